@@ -1,0 +1,162 @@
+"""Digests of a byte stream, computed beside the transfer."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from imgstore.errors import InvalidArgument
+
+MIB: Final = 1024 * 1024
+# Below this many bytes a thread per digest costs more than it saves.
+_INLINE_LIMIT: Final = MIB
+# What may wait for one digest; a block larger than this waits alone.
+_BACKLOG: Final = 8 * MIB
+
+
+class Hasher(Protocol):
+    """The part of a hashlib object that is used here."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of everything so far."""
+
+
+def new_hasher(name: str) -> Hasher:
+    """Return a hashlib object for ``name``, which need not be for security (FIPS hosts).
+
+    Raises InvalidArgument for a name that is not lower-case, unknown to this Python's hashlib or
+    of extendable output (``shake_128``), whose digests have no length of their own.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgument(f"a digest's name is text, not {type(name).__name__}")
+    remedy = "use a lower-case name of hashlib.algorithms_available such as sha256"
+    if name != name.lower():
+        raise InvalidArgument(f"digest {name!r} is not in lower case", remedy=remedy)
+    try:
+        hasher: Any = hashlib.new(name, usedforsecurity=False)
+    except (ValueError, TypeError) as exc:
+        raise InvalidArgument(f"unknown digest {name!r}", remedy=remedy) from exc
+    if hasher.digest_size == 0:
+        raise InvalidArgument(f"digest {name!r} has no fixed length", remedy=remedy)
+    return hasher  # type: ignore[no-any-return]  # hashlib's own class has no public name
+
+
+class _Worker(threading.Thread):
+    """One digest on a thread of its own, fed through a queue that is bounded in bytes."""
+
+    def __init__(self, name: str, hasher: Hasher) -> None:
+        super().__init__(name=f"imgstore-{name}", daemon=True)
+        self._hasher = hasher
+        self._blocks: deque[bytes] = deque()
+        self._waiting = 0
+        self._ended = False
+        self._change = threading.Condition(threading.Lock())
+        self.error: BaseException | None = None
+
+    def feed(self, block: bytes) -> None:
+        """Queue a block, waiting while too much is queued."""
+        with self._change:
+            while self._waiting and self._waiting + len(block) > _BACKLOG and not self.error:
+                self._change.wait()
+            if self.error:
+                return  # results() raises it
+            self._blocks.append(block)
+            self._waiting += len(block)
+            self._change.notify_all()
+
+    def end(self, *, discard: bool) -> None:
+        """Tell the thread that nothing follows; with ``discard``, drop what is queued."""
+        with self._change:
+            self._ended = True
+            if discard:
+                self._blocks.clear()
+            self._change.notify_all()
+
+    def run(self) -> None:
+        """Hash blocks until the end."""
+        try:
+            while (block := self._next()) is not None:
+                self._hasher.update(block)
+                with self._change:
+                    self._waiting -= len(block)
+                    self._change.notify_all()
+        except BaseException as exc:  # noqa: BLE001  # handed to the feeding thread
+            with self._change:
+                self.error = exc
+                self._change.notify_all()
+
+    def _next(self) -> bytes | None:
+        with self._change:
+            while not self._blocks and not self._ended:
+                self._change.wait()
+            return self._blocks.popleft() if self._blocks else None
+
+
+class Digests:
+    """Digests of one stream: in line for the first MiB, then a thread for each algorithm.
+
+    hashlib releases the GIL, so digests run beside each other and beside the transfer. At most
+    8 MiB, or one block, wait for each. Used by one thread; ``close`` ends the threads.
+    """
+
+    def __init__(self, algorithms: Iterable[str]) -> None:
+        """Check every name; raises InvalidArgument before a byte is read."""
+        if isinstance(algorithms, str | bytes):
+            raise InvalidArgument(
+                "algorithms is one name", remedy=f"pass a sequence: ({algorithms!r},)"
+            )
+        try:
+            names: Sequence[str] = tuple(dict.fromkeys(algorithms))
+        except TypeError as exc:
+            raise InvalidArgument("algorithms is not a sequence of names") from exc
+        self._hashers = {name: new_hasher(name) for name in names}
+        self._workers: list[_Worker] = []
+        self._seen = 0
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to compute."""
+        return bool(self._hashers)
+
+    def update(self, block: bytes) -> None:
+        """Take in the next block."""
+        if not self._hashers:
+            return
+        self._seen += len(block)
+        if self._seen > _INLINE_LIMIT and not self._workers:
+            self._start()
+        if self._workers:
+            for worker in self._workers:
+                worker.feed(block)
+        else:
+            for hasher in self._hashers.values():
+                hasher.update(block)
+
+    def _start(self) -> None:
+        for name, hasher in self._hashers.items():
+            worker = _Worker(name, hasher)
+            worker.start()
+            self._workers.append(worker)
+
+    def results(self) -> dict[str, str]:
+        """Wait for the threads and return lower-case name to hexadecimal digest."""
+        self._join(discard=False)
+        for worker in self._workers:
+            if worker.error is not None:
+                raise worker.error
+        return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
+
+    def close(self) -> None:
+        """End the threads without waiting for what is queued; harmless after ``results``."""
+        self._join(discard=True)
+
+    def _join(self, *, discard: bool) -> None:
+        for worker in self._workers:
+            worker.end(discard=discard)
+        for worker in self._workers:
+            worker.join()

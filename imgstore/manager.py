@@ -1,0 +1,491 @@
+"""Many stores behind one object."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import EntryPoint
+from itertools import chain
+from os import PathLike
+from types import MappingProxyType
+from typing import Any, Final, NoReturn, TypeVar
+
+from oslo_config import cfg
+from stevedore.named import NamedExtensionManager
+
+from imgstore import config
+from imgstore.errors import (
+    ConfigError,
+    DriverUnavailable,
+    ImgStoreError,
+    InvalidArgument,
+    InvalidLocation,
+    UnknownScheme,
+    UnknownStore,
+)
+from imgstore.location import Location
+from imgstore.store import (
+    Capability,
+    ClosedError,
+    Context,
+    Leftover,
+    Ownership,
+    Store,
+    StoredImage,
+)
+from imgstore.streams import ImageReader, Progress, Sink
+from imgstore.translation import describe
+
+LOG = logging.getLogger(__name__)
+
+_NAMESPACE: Final = "imgstore.drivers"
+_KNOWN: Final = frozenset(
+    {"cinder", "file", "filesystem", "http", "memory", "rbd", "s3", "swift", "vmware"}
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store is; ``url_prefix`` is what every URL that it writes begins with."""
+
+    name: str
+    driver: str
+    weight: int
+    description: str
+    capabilities: Capability
+    default: bool
+    reserved: bool
+    url_prefix: str | None
+
+
+class StoreManager(Mapping[str, Store]):
+    """Named stores, one of which may be the default.
+
+    As a mapping it goes from names to stores, in the order of the configuration, reserved stores
+    last. The verbs are those of a Store with ``store=`` beside: a name, which selects a store but
+    opens none of its borders. Without it, ``add`` uses the default store, and the others use the
+    one store that the location lies in. Closing the manager closes its stores.
+    """
+
+    def __init__(self, stores: Iterable[Store], *, default: str | None = None) -> None:
+        """Take over ``stores``; ``default`` is the name of one of them.
+
+        Raises ConfigError on equal names, an unknown default, or one that cannot be written.
+        """
+        given = list(stores)
+        self._stores = {store.name: store for store in given}
+        self._default = default
+        self._failures: Mapping[str, ConfigError] = MappingProxyType({})
+        self._failed_schemes: Mapping[str, tuple[str, ...] | None] = {}
+        self._closed = False
+        faults = [
+            ConfigError(f"two stores are named {name!r}", remedy="rename one")
+            for name in self._stores
+            if sum(store.name == name for store in given) > 1
+        ]
+        if default is not None:
+            faults += self._faults_of_default(default)
+        if faults:
+            raise _merged(faults)
+
+    def _faults_of_default(self, default: str) -> Iterator[ConfigError]:
+        if default not in self._stores:
+            yield ConfigError(
+                f"the default store {default!r} is not one of them", remedy=self._choose()
+            )
+        elif Capability.WRITE not in self._stores[default].capabilities:
+            yield ConfigError(
+                f"the default store {default!r} is read-only",
+                remedy="choose a store that images can be added to",
+            )
+
+    @classmethod
+    def from_file(
+        cls,
+        *paths: str | PathLike[str],
+        reserved: Mapping[str, str] | None = None,
+        strict: bool = True,
+    ) -> StoreManager:
+        """Build the stores of configuration files; later files win over earlier ones.
+
+        A directory stands for its sorted ``*.conf``. The command line and default files are not
+        read. For ``reserved``, ``strict`` and errors see ``from_conf``.
+        """
+        return cls.from_conf(config.read_files(paths), reserved=reserved, strict=strict)
+
+    @classmethod
+    def from_conf(
+        cls,
+        conf: cfg.ConfigOpts,
+        *,
+        reserved: Mapping[str, str] | None = None,
+        strict: bool = True,
+    ) -> StoreManager:
+        """Build the stores that an application's configuration asks for.
+
+        ``reserved`` maps names of stores that the application needs for itself to their drivers,
+        e.g. ``{"os_glance_staging_store": "file"}``. The names begin with ``os_glance_``; each
+        such store has a directory of its own unless its group sets another.
+
+        Raises ConfigError with every fault found, DriverUnavailable if all of them are missing
+        drivers. With ``strict=False`` a store that cannot be built is put into ``failures``
+        instead and the others work.
+        """
+        done = config.Configuration(conf, reserved=reserved, load=load_driver)
+        with ExitStack() as unfinished:
+            unfinished.callback(done.close)
+            if done.whole or (strict and done.failures):
+                raise _merged([*done.whole, *chain.from_iterable(done.failures.values())])
+            manager = cls(done.stores.values(), default=done.default)
+            unfinished.pop_all()
+        manager._failures = MappingProxyType(
+            {name: _merged(faults) for name, faults in done.failures.items()}
+        )
+        manager._failed_schemes = {
+            name: driver.schemes if driver else None
+            for name, driver in done.drivers.items()
+            if name in done.failures
+        }
+        return manager
+
+    # What it holds.
+
+    @property
+    def default(self) -> Store | None:
+        """Return the store for adds that name none, or None if there is no such store."""
+        return None if self._default is None else self._stores[self._default]
+
+    @property
+    def failures(self) -> Mapping[str, ConfigError]:
+        """Return the stores that could not be built (``strict=False``) and why."""
+        return self._failures
+
+    def info(self, name: str) -> StoreInfo:
+        """Return what a store is; raises UnknownStore."""
+        self._check_open()
+        store = self[name]
+        return StoreInfo(
+            name=name,
+            driver=store.driver,
+            weight=store.weight,
+            description=store.description,
+            capabilities=store.capabilities,
+            default=name == self._default,
+            reserved=name.startswith(config.RESERVED_PREFIX),
+            url_prefix=store.url_prefix,
+        )
+
+    def __getitem__(self, name: str) -> Store:
+        """Return a store; raises UnknownStore, which is a KeyError too."""
+        try:
+            return self._stores[name]
+        except (KeyError, TypeError):
+            pass
+        failure = self._failures.get(name) if isinstance(name, str) else None
+        if failure is not None:
+            raise UnknownStore(
+                f"the store {name!r} could not be configured: {failure}"
+            ) from failure
+        raise UnknownStore(f"there is no store {name!r}", remedy=self._choose())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stores
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stores)
+
+    def __len__(self) -> int:
+        return len(self._stores)
+
+    def _choose(self) -> str:
+        return f"choose one of: {', '.join(map(str, self._stores)) or '(there are none)'}"
+
+    # The verbs.
+
+    def add(
+        self,
+        image_id: str,
+        source: object,
+        *,
+        store: str | None = None,
+        size: int | None = None,
+        max_size: int | None = None,
+        algorithms: Iterable[str] = ("sha256",),
+        sinks: Iterable[Sink] = (),
+        progress: Progress | None = None,
+        context: Context = None,
+    ) -> StoredImage:
+        """Store an image, all or nothing; see ``Store.add``."""
+        with self._verb("add"):
+            target = self._stores.get(self._default or "") if store is None else self[store]
+            if target is None:
+                names = ", ".join(map(repr, self._failures))
+                failed = f" ({names} failed)" if names else ""
+                raise InvalidArgument(
+                    f"no store is named and there is no default{failed}",
+                    remedy=f"configure a default, or pass store=…; {self._choose()}",
+                )
+        return target.add(
+            image_id,
+            source,
+            size=size,
+            max_size=max_size,
+            algorithms=algorithms,
+            sinks=sinks,
+            progress=progress,
+            context=context,
+        )
+
+    def get(  # type: ignore[override]  # a verb: of Mapping, only stores[name] is wanted here
+        self,
+        location: Location | str,
+        *,
+        store: str | None = None,
+        offset: int = 0,
+        length: int | None = None,
+        context: Context = None,
+    ) -> ImageReader:
+        """Open an image, or ``length`` bytes of it from ``offset``; see ``Store.get``."""
+        origin = self._find("get", location, store)
+        return origin.get(location, offset=offset, length=length, context=context)
+
+    def size(
+        self, location: Location | str, *, store: str | None = None, context: Context = None
+    ) -> int:
+        """Return an image's size in bytes; see ``Store.size``."""
+        return self._find("size", location, store).size(location, context=context)
+
+    def delete(
+        self, location: Location | str, *, store: str | None = None, context: Context = None
+    ) -> None:
+        """Delete an image; see ``Store.delete``."""
+        self._find("delete", location, store).delete(location, context=context)
+
+    def copy(
+        self,
+        location: Location | str,
+        image_id: str,
+        *,
+        to: str,
+        store: str | None = None,
+        size: int | None = None,
+        max_size: int | None = None,
+        algorithms: Iterable[str] = ("sha256",),
+        sinks: Iterable[Sink] = (),
+        progress: Progress | None = None,
+        context: Context = None,
+    ) -> StoredImage:
+        """Copy an image into the store named ``to``; see ``Store.copy``."""
+        with self._verb("copy"):
+            target = self[to]
+        return self._find("copy", location, store).copy(
+            location,
+            image_id,
+            to=target,
+            size=size,
+            max_size=max_size,
+            algorithms=algorithms,
+            sinks=sinks,
+            progress=progress,
+            context=context,
+        )
+
+    def set_acls(
+        self,
+        location: Location | str,
+        *,
+        public: bool = False,
+        read: Sequence[str] = (),
+        write: Sequence[str] = (),
+        store: str | None = None,
+        context: Context = None,
+    ) -> None:
+        """Set which projects may read and write an image; see ``Store.set_acls``."""
+        origin = self._find("set_acls", location, store)
+        origin.set_acls(location, public=public, read=read, write=write, context=context)
+
+    def leftovers(
+        self, *, older_than: timedelta | float, store: str | None = None
+    ) -> list[Leftover]:
+        """List what unfinished adds of dead processes left, in one store or in all."""
+        listed = self._each("leftovers", store, lambda one: one.leftovers(older_than=older_than))
+        return [leftover for found in listed for leftover in found]
+
+    def remove_leftovers(
+        self, *, older_than: timedelta | float, store: str | None = None
+    ) -> list[Leftover]:
+        """Remove what ``leftovers`` lists and return what was removed.
+
+        A store that fails keeps none of the others from being cleaned; then its error is raised.
+        """
+        removed = self._each(
+            "remove_leftovers", store, lambda one: one.remove_leftovers(older_than=older_than)
+        )
+        return [leftover for found in removed for leftover in found]
+
+    def check(self, *, store: str | None = None) -> list[str]:
+        """Talk to the backends and return what is wrong, failed stores included."""
+        problems = []
+        if store is None:
+            problems = [f"store {name!r}: {error}" for name, error in self._failures.items()]
+        for one in self._chosen("check", store):
+            subject = f"store {one.name!r}: "
+            problems += [subject + text.removeprefix(subject) for text in one.check()]
+        return problems
+
+    def close(self) -> None:
+        """Close all stores, each whatever becomes of the others; then raise the last error."""
+        self._closed = True
+        with ExitStack() as closing:
+            for store in self._stores.values():
+                closing.callback(store.close)
+
+    def __enter__(self) -> StoreManager:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(map(str, self._stores))}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a StoreManager cannot be pickled")
+
+    # How they find their store.
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the store manager is closed")
+
+    @contextmanager
+    def _verb(self, operation: str, location: Location | None = None) -> Iterator[None]:
+        """Refuse once closed; name the operation in what is raised."""
+        self._check_open()
+        try:
+            yield
+        except ImgStoreError as exc:
+            exc.add_context(operation=operation, location=location)
+            raise
+
+    def _chosen(self, operation: str, store: str | None) -> list[Store]:
+        with self._verb(operation):
+            return list(self._stores.values()) if store is None else [self[store]]
+
+    def _each(self, operation: str, store: str | None, call: Callable[[Store], T]) -> list[T]:
+        results, failed = [], []
+        for one in self._chosen(operation, store):
+            try:
+                results.append(call(one))
+            except Exception as exc:
+                failed.append(exc)
+        if failed:
+            raise failed[0]
+        return results
+
+    def _find(self, operation: str, location: Location | str, store: str | None) -> Store:
+        with self._verb(operation):
+            at = Location.parse(location)
+        with self._verb(operation, at):
+            return self._owner(at) if store is None else self[store]
+
+    def _owner(self, at: Location) -> Store:
+        """Return the only store that owns a location, else the only one that may."""
+        answers: dict[Ownership, list[Store]] = {ownership: [] for ownership in Ownership}
+        for store in self._stores.values():
+            if at.scheme in store.schemes:
+                answers[store.ownership(at)].append(store)
+        if not any(answers.values()):
+            raise self._unknown_scheme(at.scheme)
+        candidates = answers[Ownership.YES] or answers[Ownership.MAYBE]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            names = ", ".join(repr(store.name) for store in candidates)
+            raise InvalidLocation(
+                f"it may lie in each of the stores {names}", remedy="name one of them with store=…"
+            )
+        names = ", ".join(repr(store.name) for store in answers[Ownership.NO])
+        raise InvalidLocation(
+            f"it lies in none of the stores that read {at.scheme}://, which are {names}",
+            remedy=self._perhaps(at.scheme)
+            or "if it is a former place of one, name it in store_also_owns",
+        )
+
+    def _unknown_scheme(self, scheme: str) -> UnknownScheme:
+        known = dict.fromkeys(name for store in self._stores.values() for name in store.schemes)
+        return UnknownScheme(
+            f"no store reads {scheme}:// locations; they read: {', '.join(known) or 'none'}",
+            remedy=self._perhaps(scheme) or "configure a store that does",
+        )
+
+    def _perhaps(self, scheme: str) -> str:
+        """Return the remedy for a location that a failed store might have read."""
+        names = [
+            repr(name)
+            for name, schemes in self._failed_schemes.items()
+            if schemes is None or scheme in schemes
+        ]
+        return f"repair {', '.join(names)}, whose configuration failed" if names else ""
+
+
+def _merged(faults: Sequence[ConfigError]) -> ConfigError:
+    """Return one error for all ``faults``, of which there is at least one."""
+    if len(faults) == 1:
+        return faults[0]
+    unavailable = all(isinstance(fault, DriverUnavailable) for fault in faults)
+    lines = "".join(f"\n  {' '.join(str(fault).split())}" for fault in faults)
+    return (DriverUnavailable if unavailable else ConfigError)(
+        f"{len(faults)} faults in the configuration:{lines}"
+    )
+
+
+def load_driver(name: str) -> type[Store]:
+    """Import and return the driver registered as ``name``; raises DriverUnavailable."""
+    found = _entry_points()
+    if name not in found:
+        reason = f"there is no driver {name!r}"
+        if name in _KNOWN:
+            reason = f"the driver {name!r} is not part of this installation of imgstore"
+        raise DriverUnavailable(reason, remedy=f"installed are: {', '.join(sorted(found))}")
+    values = sorted({entry_point.value for entry_point in found[name]})
+    if len(values) > 1:
+        raise DriverUnavailable(
+            f"the driver {name!r} is registered more than once, as {', '.join(values)}",
+            remedy="uninstall all but one of these packages",
+        )
+    try:
+        driver: type[Store] = found[name][0].load()
+    except Exception as exc:
+        raise DriverUnavailable(
+            f"the driver {name!r} ({values[0]}) cannot be imported: {describe(exc)}",
+            remedy="repair or reinstall the package that it comes from",
+        ) from exc
+    if not (isinstance(driver, type) and issubclass(driver, Store)):
+        raise DriverUnavailable(f"the driver {name!r} ({values[0]}) is not a subclass of Store")
+    return driver
+
+
+def installed_drivers() -> list[type[Store]]:
+    """Import and return all drivers, each once, in the order of their names."""
+    drivers: dict[type[Store], None] = {}
+    for name in sorted(_entry_points()):
+        try:
+            drivers[load_driver(name)] = None
+        except DriverUnavailable as exc:
+            LOG.warning("left out: %s", exc)
+    return list(drivers)
+
+
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """Return what is registered, by name; nothing of it is imported."""
+    found: dict[str, list[EntryPoint]] = {}
+    manager: Any = NamedExtensionManager(_NAMESPACE, names=[])
+    for entry_point in manager.list_entry_points():
+        found.setdefault(entry_point.name, []).append(entry_point)
+    return found

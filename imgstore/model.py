@@ -1,0 +1,64 @@
+"""What stores are described with and what their verbs return."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from imgstore.location import Location
+
+
+class Capability(enum.Flag):
+    """What a store can do."""
+
+    READ = enum.auto()
+    WRITE = enum.auto()
+    DELETE = enum.auto()
+    RANGES = enum.auto()
+    COPY = enum.auto()
+    ACLS = enum.auto()
+
+
+class Ownership(enum.Enum):
+    """Whether a location lies in a store, as far as can be told without I/O."""
+
+    NO = "no"
+    MAYBE = "maybe"
+    YES = "yes"
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """The outcome of an ``add``: persist ``location.url``, ``size``, ``digests``, ``metadata``."""
+
+    location: Location
+    size: int
+    digests: dict[str, str]
+    store: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a driver's ``_add`` or ``_copy`` returns; ``size`` is needed from ``_copy`` only."""
+
+    location: Location
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that an unfinished add of a dead process left in a store.
+
+    ``name`` is for people; ``key`` is the driver's own handle. ``size`` is in bytes where known.
+    """
+
+    store: str
+    name: str
+    modified: datetime
+    size: int | None = None
+    key: Any = field(default=None, repr=False, compare=False)

@@ -1,0 +1,227 @@
+"""What an image can be read from, and how."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from imgstore.errors import InvalidArgument
+from imgstore.hashing import MIB
+from imgstore.reader import ImageReader, SourceFile
+
+READ_LIMIT: Final = 64 * MIB
+_PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
+
+
+class RefusedSource(InvalidArgument):
+    """The source is of a kind, or gave something, that cannot be image data."""
+
+
+class Readable(Protocol):
+    """A source that is read in pieces; fewer bytes than asked for are not the end, none are."""
+
+    def read(self, n: int, /) -> bytes:
+        """Return at most ``n`` bytes, or none at the end."""
+
+
+class Sink(Protocol):
+    """Anything that takes every byte of an image, once and in order."""
+
+    def update(self, data: bytes, /) -> object:
+        """Take in more bytes."""
+
+
+Source = (
+    bytes
+    | bytearray
+    | memoryview
+    | os.PathLike[str]
+    | os.PathLike[bytes]
+    | Readable
+    | Iterable[bytes | bytearray | memoryview]
+)
+Progress = Callable[[int, int | None], object]
+
+
+class Input(Protocol):
+    """A source of any kind, as the body sees it."""
+
+    size: int | None
+    file: SourceFile | None
+
+    def pull(self, n: int) -> bytes:
+        """Return 1 to ``n`` bytes, or none at the end."""
+
+    def close(self, consumed: int) -> None:
+        """Leave the source as if ``consumed`` bytes had been read from it."""
+
+
+class Pieces:
+    """Pieces of any size, handed out in sizes asked for."""
+
+    size: int | None = None
+    file: SourceFile | None = None
+
+    def __init__(self, fetch: Callable[[int], object]) -> None:
+        self._fetch = fetch
+        self._rest = memoryview(b"")
+
+    def pull(self, n: int) -> bytes:
+        if not self._rest:
+            piece = self._fetch(n)
+            if type(piece) is bytes and len(piece) <= n:
+                return piece
+            self._rest = _view(piece, "the source gave")
+        taken = bytes(self._rest[:n])
+        self._rest = self._rest[n:]
+        return taken
+
+    def close(self, consumed: int) -> None:
+        self._rest = memoryview(b"")
+
+
+class _File:
+    """A file that can be read at any position, up to ``file.length`` bytes or to its end."""
+
+    def __init__(
+        self, file: SourceFile, *, exact: bool, leave: Callable[[int], None] = lambda used: None
+    ) -> None:
+        self.file: SourceFile | None = file
+        # /proc and sysfs show files that are not empty as 0 bytes long.
+        self.size = file.length if exact else file.length or None
+        self._fd = file.fd
+        self._position = file.offset
+        self._end = file.offset + file.length if exact else None
+        self._leave = leave
+
+    def pull(self, n: int) -> bytes:
+        if self._end is not None:
+            n = min(n, self._end - self._position)
+        data = os.pread(self._fd, n, self._position)
+        self._position += len(data)
+        return data
+
+    def skip(self, n: int) -> None:
+        self._position += n
+
+    def close(self, consumed: int) -> None:
+        self._leave(consumed)
+
+
+def _view(piece: object, who: str) -> memoryview:
+    try:
+        return memoryview(piece).cast("B")  # type: ignore[arg-type]  # the check is the cast
+    except TypeError:
+        raise RefusedSource(
+            f"{who} {type(piece).__name__}, not contiguous bytes", remedy="open files with 'rb'"
+        ) from None
+
+
+def _is_buffer(source: object) -> bool:
+    try:
+        memoryview(source)  # type: ignore[arg-type]  # the only test before Python 3.12
+    except TypeError:
+        return False
+    return True
+
+
+def open_input(source: object) -> Input:
+    """Return the input for any kind of source; raises InvalidArgument for the rest."""
+    if isinstance(source, os.PathLike):
+        return _open_path(source)
+    if isinstance(source, ImageReader):
+        file = source.take_file()
+        if file is not None:
+            return _from_reader(file)
+    elif type(source) in _PLAIN_FILES:
+        plain = _plain_file(source)
+        if plain is not None:
+            return plain
+    read = getattr(source, "read", None)
+    if callable(read) and not isinstance(source, io.TextIOBase):
+        return Pieces(read)
+    if _is_buffer(source):
+        return _from_bytes(source)
+    if isinstance(source, Iterable) and not isinstance(source, str | io.TextIOBase):
+        return _from_iterable(source)
+    raise RefusedSource(
+        f"a source cannot be {type(source).__name__}",
+        remedy="pass bytes, a path object, an object with read(n), or an iterable of bytes",
+    )
+
+
+def _from_bytes(source: object) -> Input:
+    view = _view(source, "the source is")
+    position = 0
+
+    def fetch(n: int) -> memoryview:
+        nonlocal position
+        piece = view[position : position + n]
+        position += len(piece)
+        return piece
+
+    pieces = Pieces(fetch)
+    pieces.size = len(view)
+    return pieces
+
+
+def _from_iterable(source: Iterable[Any]) -> Input:
+    pieces = iter(source)
+
+    def fetch(n: int) -> object:
+        for piece in pieces:
+            if isinstance(piece, bytes) or _view(piece, "the source gave"):
+                if len(piece):
+                    return piece
+        return b""
+
+    return Pieces(fetch)
+
+
+def _open_path(path: os.PathLike[Any]) -> Input:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            file = SourceFile(fd, 0, status.st_size)
+            return _File(file, exact=False, leave=lambda used: os.close(fd))
+        stream = Pieces(lambda n: os.read(fd, n))
+        stream.close = lambda consumed: os.close(fd)  # type: ignore[method-assign]  # one instance
+        return stream
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _plain_file(source: Any) -> Input | None:
+    """Return an input that reads an open binary file by position, where it is a regular file."""
+    try:
+        fd = source.fileno()
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        start = source.tell()
+        raw_position = os.lseek(fd, 0, os.SEEK_CUR)
+    except (OSError, ValueError):
+        return None
+
+    def leave(used: int) -> None:
+        # The object remembers where it left the descriptor; put that back before it seeks.
+        os.lseek(fd, raw_position, os.SEEK_SET)
+        source.seek(start + used)
+
+    file = SourceFile(fd, start, max(0, status.st_size - start))
+    return _File(file, exact=False, leave=leave)
+
+
+def _from_reader(file: SourceFile) -> Input:
+    """Return an input for a reader's file; the reader takes what was read as delivered."""
+
+    def leave(used: int) -> None:
+        os.lseek(file.fd, file.offset + used, os.SEEK_SET)
+        os.close(file.fd)
+
+    return _File(file, exact=True, leave=leave)

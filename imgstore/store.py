@@ -1,0 +1,561 @@
+"""The two halves of a store: the verbs, written once, and the hooks that a driver fills in."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, NoReturn
+
+from oslo_config import cfg
+
+from imgstore import errors
+from imgstore.arguments import age_limit, check_image_id, check_range, is_below, is_safe_image_id
+from imgstore.context import ContextLike, RequestContext
+from imgstore.hashing import Digests
+from imgstore.location import Location
+from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
+from imgstore.streams import Body, ImageReader, Opened, Progress, Sink
+from imgstore.translation import ClosedError, describe, error_class
+
+__all__ = [
+    "Added",
+    "Capability",
+    "ClosedError",
+    "Context",
+    "Leftover",
+    "Ownership",
+    "Store",
+    "StoredImage",
+]
+
+Context = RequestContext | ContextLike | None
+
+
+class Store(ABC):
+    """One configured place for images.
+
+    Users call the public verbs, which check capabilities, containment and sizes, compute digests,
+    resume reads and translate errors. A driver derives from this class, declares ``OPTIONS``,
+    ``schemes`` and ``capabilities``, and fills in ``owns`` and the hooks ``_get``, ``_size``,
+    ``_add``, ``_delete`` and ``_classify``; optional abilities have hooks of their own.
+
+    Hooks are called for permitted operations only, with locations whose scheme and root fit; they
+    finish the containment check where that needs I/O. They raise their SDK's errors as they are,
+    which ``_classify`` maps. They never log and raise. They may be called from many threads: a
+    store does not change after ``__init__``, the state of an upload lives in local variables.
+
+    ``OPTIONS`` maps each keyword of the constructor to its oslo.config option; an option whose
+    keyword has no default is required. Constructors never touch the network.
+    """
+
+    driver: ClassVar[str] = ""
+    OPTIONS: ClassVar[Mapping[str, cfg.Opt]] = {}
+    # Keywords of which one replaces the others: set for a store, it hides what shared settings
+    # say about its alternatives.
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
+    schemes: ClassVar[tuple[str, ...]] = ()
+    capabilities: Capability = Capability(0)
+    read_retries: int = 3
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weight: int = 0,
+        description: str = "",
+        also_owns: Iterable[str] = (),
+        single: bool = False,
+    ) -> None:
+        """Name the store.
+
+        ``weight`` orders stores that hold the same image, higher first. ``also_owns`` are
+        URL prefixes of former places whose images this store still serves. ``single`` says that
+        the store comes from the old single form of configuration, where locations and metadata
+        do not name their store.
+        """
+        self.name = name
+        self.weight = weight
+        self.description = description
+        self.single = single
+        self.also_owns = tuple(Location.parse(prefix) for prefix in also_owns)
+        self._closed = False
+        self._readers: weakref.WeakSet[ImageReader] = weakref.WeakSet()
+        self._readers_lock = threading.Lock()
+
+    # What a driver fills in.
+
+    @abstractmethod
+    def owns(self, location: Location) -> Ownership:
+        """Tell without I/O whether a location of one of ``schemes`` lies in this store."""
+
+    @abstractmethod
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        """Open an image at ``offset``; ``length`` is positive, or None for all that follows.
+
+        More than ``length`` may be delivered, the library trims. With ``if_version`` only that
+        version may be opened, otherwise raise IntegrityError. Raises InvalidRange if the backend
+        refuses the offset as beyond the end. Without Capability.RANGES, offset is 0 and length
+        None.
+        """
+
+    @abstractmethod
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        """Return the image's size in bytes; raise when it cannot be told, never guess."""
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        """Store ``body`` under ``image_id``, all or nothing, never over an existing image.
+
+        Write under a temporary name or upload id until ``body.read`` returned nothing or a short
+        block, commit last, and undo everything on any BaseException. Raise AlreadyExists if the
+        id is taken. A commit whose answer was lost is asked after; one's own success is success,
+        and where that cannot be told raise with ``indeterminate=True`` and delete nothing that
+        may be committed. ``body`` is neither closed nor rewound here, and its sizes are checked
+        already.
+        """
+        raise NotImplementedError
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        """Delete an image; raise NotFound if there is none."""
+        raise NotImplementedError
+
+    def _classify(self, exc: Exception) -> errors.ImgStoreError | type[errors.ImgStoreError] | None:
+        """Map an SDK's error to one of ours; None leaves it to the table of errno values.
+
+        Return an instance where the SDK's text may hold secrets or help nobody.
+        """
+
+    def _copy(
+        self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
+    ) -> Added | None:
+        """Let the backend copy an image of ``origin`` here, like ``_add``; None: it cannot.
+
+        Called with Capability.COPY only.
+        """
+        raise NotImplementedError
+
+    def _set_acls(
+        self,
+        location: Location,
+        *,
+        public: bool,
+        read: Sequence[str],
+        write: Sequence[str],
+        context: RequestContext | None,
+    ) -> None:
+        """Set who may read and write an image. Called with Capability.ACLS only."""
+        raise NotImplementedError
+
+    def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
+        """Yield what unfinished adds of dead processes left at least ``older_than`` ago."""
+        return ()
+
+    def _remove_leftover(self, leftover: Leftover) -> None:
+        """Remove one; raise NotFound if it is gone or turned out to be alive."""
+        raise NotImplementedError
+
+    def _check(self) -> Iterable[str]:
+        """Talk to the backend and yield what is wrong, each with its remedy."""
+        return ()
+
+    def _close(self) -> None:
+        """Release clients and threads; called once."""
+
+    @property
+    def url_prefix(self) -> str | None:
+        """Return what every URL that this store writes begins with, or None if there is none."""
+        return None
+
+    @classmethod
+    def reserved_defaults(cls, name: str) -> Mapping[str, Any]:
+        """Return keywords whose defaults differ for the reserved store ``name``.
+
+        They must keep reserved stores apart from each other and from all others.
+        """
+        raise errors.ConfigError(f"driver {cls.driver!r} cannot hold a reserved store")
+
+    # What a user calls.
+
+    def add(
+        self,
+        image_id: str,
+        source: object,
+        *,
+        size: int | None = None,
+        max_size: int | None = None,
+        algorithms: Iterable[str] = ("sha256",),
+        sinks: Iterable[Sink] = (),
+        progress: Progress | None = None,
+        context: Context = None,
+    ) -> StoredImage:
+        """Store an image, all or nothing.
+
+        ``source`` is bytes-like, a path object, an object with ``read(n)`` (short reads allowed,
+        never asked for more than 64 MiB) or an iterable of bytes-like objects; it is read once,
+        never rewound, and closed only if it was opened here. ``size`` in bytes is checked; None
+        is unknown, 0 an empty image. ``max_size`` bounds either. ``algorithms`` are lower-case
+        names of hashlib. ``sinks`` get every byte once, in order, through ``update``.
+        ``progress(done, total_or_none)`` is called as bytes arrive. What source, sinks and
+        progress raise comes through unchanged, and nothing is stored.
+
+        Raises AlreadyExists, SizeMismatch, TooLarge, StorageFull, PermissionDenied, InvalidArgument,
+        Unsupported, Unavailable and their kin.
+        """
+        body: Body | None = None
+        try:
+            self._require(Capability.WRITE)
+            check_image_id(image_id)
+            asker = RequestContext.of(context)
+            body = Body(
+                source,
+                size=size,
+                max_size=max_size,
+                algorithms=algorithms,
+                sinks=sinks,
+                progress=progress,
+            )
+            with body:
+                added = self._add(image_id, body, context=asker)
+                body.finish()
+                return self._stored(added, body.total, body.digests())
+        except Exception as exc:
+            self._raise(exc, "add", image_id=image_id, body=body)
+
+    def get(
+        self,
+        location: Location | str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        context: Context = None,
+    ) -> ImageReader:
+        """Open an image, or ``length`` bytes of it from ``offset``; close the reader after use.
+
+        ``offset`` may equal the image's size and ``length`` may be 0 or go beyond the end: the
+        reader's ``size`` tells how much there is. The first chunk is fetched here, so a missing
+        image is found out before a response begins. Raises NotFound, InvalidRange, InvalidLocation,
+        Unsupported (ranges), PermissionDenied, Unavailable.
+        """
+        at: Location | None = None
+        try:
+            self._require(Capability.READ)
+            at = self._contained(location)
+            asker = RequestContext.of(context)
+            check_range(offset, length)
+            if (offset or length is not None) and Capability.RANGES not in self.capabilities:
+                raise errors.Unsupported("this store reads whole images only")
+            return self._open(at, offset, length, asker)
+        except Exception as exc:
+            self._raise(exc, "get", location=at)
+
+    def size(self, location: Location | str, *, context: Context = None) -> int:
+        """Return an image's size in bytes; raises NotFound, InvalidLocation, Unavailable."""
+        at: Location | None = None
+        try:
+            self._require(Capability.READ)
+            at = self._contained(location)
+            return self._size(at, context=RequestContext.of(context))
+        except Exception as exc:
+            self._raise(exc, "size", location=at)
+
+    def delete(self, location: Location | str, *, context: Context = None) -> None:
+        """Delete an image; raises NotFound, InUse, InvalidLocation, PermissionDenied."""
+        at: Location | None = None
+        try:
+            self._require(Capability.DELETE)
+            at = self._contained(location)
+            self._delete(at, context=RequestContext.of(context))
+        except Exception as exc:
+            self._raise(exc, "delete", location=at)
+
+    def copy(
+        self,
+        location: Location | str,
+        image_id: str,
+        *,
+        to: Store | None = None,
+        size: int | None = None,
+        max_size: int | None = None,
+        algorithms: Iterable[str] = ("sha256",),
+        sinks: Iterable[Sink] = (),
+        progress: Progress | None = None,
+        context: Context = None,
+    ) -> StoredImage:
+        """Copy an image of this store to another store, or under another id to this one.
+
+        The backend copies where it can and nobody asked for the bytes (sinks, progress, sizes);
+        ``digests`` is then empty. Otherwise the image is streamed, as ``add`` does it.
+        """
+        target = self if to is None else to
+        sinks = tuple(sinks)
+        wanted = sinks or progress or size is not None or max_size is not None
+        if Capability.COPY in target.capabilities and not wanted:
+            copied = target._copy_from(self, location, image_id, algorithms, context)
+            if copied is not None:
+                return copied
+        with self.get(location, context=context) as reader:
+            return target.add(
+                image_id,
+                reader,
+                size=reader.image_size if size is None else size,
+                max_size=max_size,
+                algorithms=algorithms,
+                sinks=sinks,
+                progress=progress,
+                context=context,
+            )
+
+    def set_acls(
+        self,
+        location: Location | str,
+        *,
+        public: bool = False,
+        read: Sequence[str] = (),
+        write: Sequence[str] = (),
+        context: Context = None,
+    ) -> None:
+        """Set which projects may read and write an image; raises Unsupported where none can be."""
+        at: Location | None = None
+        try:
+            self._require(Capability.ACLS)
+            at = self._contained(location)
+            asker = RequestContext.of(context)
+            self._set_acls(at, public=public, read=tuple(read), write=tuple(write), context=asker)
+        except Exception as exc:
+            self._raise(exc, "set_acls", location=at)
+
+    def leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
+        """List what unfinished adds of dead processes left, ``older_than`` seconds ago or more.
+
+        Adds that are under way, here or elsewhere, are not listed.
+        """
+        try:
+            self._check_open()
+            return list(self._leftovers(age_limit(older_than)))
+        except Exception as exc:
+            self._raise(exc, "leftovers")
+
+    def remove_leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
+        """Remove what ``leftovers`` lists and return what was removed."""
+        removed = []
+        try:
+            self._check_open()
+            for leftover in self._leftovers(age_limit(older_than)):
+                try:
+                    self._remove_leftover(leftover)
+                except (errors.NotFound, FileNotFoundError):
+                    continue
+                removed.append(leftover)
+        except Exception as exc:
+            self._raise(exc, "remove_leftovers")
+        return removed
+
+    def check(self) -> list[str]:
+        """Talk to the backend and return what is wrong, one text each; nothing is raised for it."""
+        self._check_open()
+        try:
+            return list(self._check())
+        except Exception as exc:
+            error = self._translate(exc, "check")
+            return [str(error)]
+
+    @property
+    def unwrapped(self) -> Store:
+        """Return the driver under any layers."""
+        return self
+
+    def ownership(self, location: Location) -> Ownership:
+        """Tell without I/O whether a location lies in this store, former places included."""
+        if location.scheme not in self.schemes:
+            return Ownership.NO
+        if any(is_below(location, prefix) for prefix in self.also_owns):
+            return Ownership.YES
+        return self.owns(location)
+
+    def close(self) -> None:
+        """Close the store and its readers; afterwards every verb raises ValueError."""
+        with self._readers_lock:
+            if self._closed:
+                return
+            self._closed = True
+            readers = list(self._readers)
+        for reader in readers:
+            reader.close()
+        self._close()
+
+    def __enter__(self) -> Store:
+        """Return self."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return the class and the store's name."""
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled."""
+        raise TypeError("a Store cannot be pickled")
+
+    # How the verbs work.
+
+    def _open(
+        self, at: Location, offset: int, length: int | None, context: RequestContext | None
+    ) -> ImageReader:
+        opened = self._open_range(at, offset, length, context)
+        size = max(0, opened.image_size - offset)
+        size = size if length is None else min(size, length)
+
+        def reopen(offset: int, length: int, version: str) -> Opened:
+            self._check_open()
+            return self._get(at, offset, length, if_version=version, context=context)
+
+        reader = ImageReader(
+            opened,
+            offset=offset,
+            size=size,
+            reopen=reopen,
+            translate=lambda exc: self._translate(exc, "get", location=at),
+            retries=self.read_retries if Capability.RANGES in self.capabilities else 0,
+        )
+        try:
+            if offset > opened.image_size:
+                raise errors.InvalidRange(
+                    f"offset {offset} is beyond the image's {opened.image_size} bytes"
+                )
+            with self._readers_lock:
+                self._check_open()
+                self._readers.add(reader)
+            reader.prime()
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _open_range(
+        self, at: Location, offset: int, length: int | None, context: RequestContext | None
+    ) -> Opened:
+        """Open through the driver; an empty range only needs the image to exist."""
+        if length != 0:
+            try:
+                return self._get(at, offset, length, if_version=None, context=context)
+            except Exception as exc:
+                if not isinstance(self._translate(exc, "get"), errors.InvalidRange):
+                    raise
+                size = self._size(at, context=context)
+                if offset != size:
+                    raise
+        else:
+            size = self._size(at, context=context)
+        return Opened(iter(()), size)
+
+    def _copy_from(
+        self,
+        origin: Store,
+        location: Location | str,
+        image_id: str,
+        algorithms: Iterable[str],
+        context: Context,
+    ) -> StoredImage | None:
+        try:
+            origin._require(Capability.READ)
+            at = origin._contained(location)
+        except Exception as exc:
+            origin._raise(exc, "copy", image_id=image_id)
+        try:
+            self._require(Capability.WRITE)
+            check_image_id(image_id)
+            Digests(algorithms)  # refuses what add would refuse
+            asker = RequestContext.of(context)
+            added = self._copy(at, origin.unwrapped, image_id, context=asker)
+            if added is None:
+                return None
+            size = self._size(added.location, context=asker) if added.size is None else added.size
+            return self._stored(added, size, {})
+        except Exception as exc:
+            self._raise(exc, "copy", image_id=image_id, location=at)
+
+    def _stored(self, added: Added, size: int, digests: dict[str, str]) -> StoredImage:
+        metadata = dict(added.metadata)
+        if not self.single:
+            metadata["store"] = self.name
+        return StoredImage(added.location, size, digests, self.name, metadata)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"store {self.name!r} is closed")
+
+    def _require(self, capability: Capability) -> None:
+        self._check_open()
+        if capability not in self.capabilities:
+            raise errors.Unsupported(f"this store has not the capability {capability.name}")
+
+    def _contained(self, location: Location | str) -> Location:
+        at = Location.parse(location)
+        if at.scheme not in self.schemes:
+            raise errors.InvalidLocation(
+                f"{at} is not of a scheme that this store reads: {', '.join(self.schemes)}"
+            )
+        if self.ownership(at) is Ownership.NO:
+            raise errors.InvalidLocation(
+                f"{at} lies outside this store",
+                remedy="if it is one of its former places, name it in store_also_owns",
+            )
+        return at
+
+    def _translate(
+        self,
+        exc: BaseException,
+        operation: str,
+        *,
+        location: Location | None = None,
+        image_id: str | None = None,
+    ) -> BaseException:
+        """Return the error of our tree for any exception; the one translator."""
+        if isinstance(exc, ClosedError | MemoryError) or not isinstance(exc, Exception):
+            return exc
+        error = exc if isinstance(exc, errors.ImgStoreError) else self._classified(exc)
+        if image_id is not None and not is_safe_image_id(image_id):
+            image_id = None
+        error.add_context(
+            store=self.name, operation=operation, location=location, image_id=image_id
+        )
+        return error
+
+    def _classified(self, exc: Exception) -> errors.ImgStoreError:
+        found = self._classify(exc)
+        if isinstance(found, errors.ImgStoreError):
+            return found
+        found = found or error_class(exc)
+        return found(describe(exc))
+
+    def _raise(
+        self,
+        exc: Exception,
+        operation: str,
+        *,
+        location: Location | None = None,
+        image_id: str | None = None,
+        body: Body | None = None,
+    ) -> NoReturn:
+        """Raise the translated error; a failure of the caller's own objects stays as it is."""
+        if body is not None and body.error is not None:
+            if body.error_is_callers:
+                raise body.error
+            exc = body.error if isinstance(body.error, Exception) else exc
+        error = self._translate(exc, operation, location=location, image_id=image_id)
+        if error is exc:
+            raise exc
+        raise error from exc

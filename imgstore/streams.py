@@ -1,0 +1,274 @@
+"""Image data on its way in (``Body``) and out (``Opened``, ``ImageReader``)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NoReturn, final
+
+from imgstore.errors import (
+    ImgStoreError,
+    IntegrityError,
+    InvalidArgument,
+    SizeMismatch,
+    TooLarge,
+)
+from imgstore.hashing import MIB, Digests
+from imgstore.reader import ImageReader, Opened, SourceFile
+from imgstore.sources import (
+    READ_LIMIT,
+    Input,
+    Pieces,
+    Progress,
+    RefusedSource,
+    Sink,
+    Source,
+    open_input,
+)
+
+__all__ = ["Body", "ImageReader", "Opened", "Progress", "Sink", "Source", "SourceFile"]
+
+_ZEROS: Final = bytes(MIB)
+
+
+@final
+class Body:
+    """An image on its way into a store: exact blocks, sizes checked, digests beside it.
+
+    ``read`` raises before it releases the last block when the source holds more or fewer bytes
+    than ``size`` or more than ``max_size``, so the failure comes before the driver commits.
+    ``size`` is the declared size, or that of a source which knows its own; None is unknown.
+    ``error`` is what ended the body early; the library raises it whatever an SDK made of it.
+    One thread uses a body.
+    """
+
+    def __init__(
+        self,
+        source: object,
+        *,
+        size: int | None = None,
+        max_size: int | None = None,
+        algorithms: Iterable[str] = (),
+        sinks: Iterable[Sink] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        """Check the arguments; nothing is opened or read yet."""
+        self._declared = _count("size", size)
+        self._max_size = _count("max_size", max_size)
+        self._digests = Digests(algorithms)
+        self._sinks = _checked_sinks(sinks)
+        if progress is not None and not callable(progress):
+            raise InvalidArgument("progress is not callable")
+        self._progress = progress
+        if self._declared is not None:
+            self._check_max(self._declared)
+        self.source = source
+        self.size = self._declared
+        self.error: BaseException | None = None
+        self.error_is_callers = False
+        self._input: Input = Pieces(lambda n: b"")
+        self._total = 0
+        self._ended = False
+        self._results: dict[str, str] = {}
+        self._data_end = 0
+
+    def __enter__(self) -> Body:
+        """Open the source; what that raises is the caller's."""
+        self._input = self._guard(open_input, self.source)
+        if self._declared is None:
+            self.size = self._input.size
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """End the digests' threads and leave the source where reading ended."""
+        self._digests.close()
+        self._input.close(self._total)
+
+    def read(self, n: int) -> bytes:
+        """Return the next block of exactly ``n`` bytes, shorter or empty only at the end."""
+        self._check_failed()
+        if self._ended:
+            return b""
+        limit = self._limit()
+        want = n if limit is None else min(n, limit - self._total)
+        block: bytes = self._guard(self._gather, want)
+        if len(block) < want:
+            self._ended = True
+        elif limit is not None and self._total + want == limit:
+            self._ended = not self._guard(self._input.pull, 1)
+            if not self._ended:
+                self._fail(self._excess(limit))
+        if self._ended and self.size is not None and self._total + len(block) != self.size:
+            self._fail(self._shortage(self._total + len(block)))
+        if block:
+            self._account(block)
+        if self._ended:
+            self._results = self._digests.results()
+        return block
+
+    def hole(self) -> int:
+        """Return how many zero bytes follow that need not be read; 0 where none are known.
+
+        Only sources that are files tell (SEEK_DATA, see lseek(2)). Follow up with ``skip``.
+        """
+        file = self._input.file
+        if file is None or self._ended or self._total < self._data_end:
+            return 0
+        position, end = file.offset + self._total, file.offset + file.length
+        try:
+            data = os.lseek(file.fd, position, os.SEEK_DATA)
+            if data <= position:
+                self._data_end = os.lseek(file.fd, position, os.SEEK_HOLE) - file.offset
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:  # ENXIO: no data after this position
+                self._data_end = file.length
+                return 0
+            data = end
+        return max(0, min(data, end) - position)
+
+    def skip(self, n: int) -> None:
+        """Pass over ``n`` bytes that ``hole`` told of; digests and sinks get zeros."""
+        limit = self._limit()
+        if limit is not None and self._total + n > limit:
+            self._fail(self._excess(limit))
+        self._input.skip(n)  # type: ignore[attr-defined]  # only files have holes
+        if not self.observed:
+            self._advance(n)
+            return
+        while n > 0:
+            self._account(_ZEROS if n >= MIB else _ZEROS[:n])
+            n -= MIB
+
+    @property
+    def file(self) -> SourceFile | None:
+        """Return the regular file behind a source of which nothing has been read yet."""
+        return self._input.file if self._total == 0 else None
+
+    @property
+    def observed(self) -> bool:
+        """Return whether digests or sinks want the bytes."""
+        return bool(self._digests) or bool(self._sinks)
+
+    def adopt(self, length: int, reread: Callable[[int, int], bytes]) -> None:
+        """Account for the whole file, of which the driver made the kernel copy ``length`` bytes.
+
+        ``reread(offset, n)`` reads the copy back, where digests or sinks want the bytes.
+        """
+        if self._max_size is not None and length > self._max_size:
+            self._fail(self._excess(self._max_size))
+        if self.size is not None and length != self.size:
+            self._fail(self._shortage(length))
+        self._ended = True
+        if not self.observed:
+            self._advance(length)
+            return
+        while self._total < length:
+            block = reread(self._total, min(MIB, length - self._total))
+            if not block:
+                self._fail(IntegrityError(f"the copy ends after {self._total} of {length} bytes"))
+            self._account(block)
+        self._results = self._digests.results()
+
+    def _check_failed(self) -> None:
+        if self.error is not None:
+            raise RuntimeError("the source failed before") from self.error
+
+    def finish(self) -> None:
+        """Check that the driver read to the end; called by the library after the commit."""
+        self._check_failed()
+        if not self._ended and self.read(1):
+            raise IntegrityError("the driver committed before it had read the whole source")
+
+    @property
+    def total(self) -> int:
+        """Return the bytes read so far."""
+        return self._total
+
+    def digests(self) -> dict[str, str]:
+        """Return lower-case algorithm to hexadecimal digest, once everything was read."""
+        return self._results
+
+    def _gather(self, n: int) -> bytes:
+        """Read ``n`` bytes however small the source's pieces are."""
+        if n == 0:
+            return b""
+        first: bytes = self._input.pull(min(n, READ_LIMIT))
+        if len(first) == n or not first:
+            return first
+        pieces, missing = [first], n - len(first)
+        while missing and (piece := self._input.pull(min(missing, READ_LIMIT))):
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def _account(self, block: bytes) -> None:
+        self._digests.update(block)
+        for sink in self._sinks:
+            self._guard(sink.update, block)
+        self._advance(len(block))
+
+    def _advance(self, n: int) -> None:
+        self._total += n
+        if self._progress is not None:
+            self._guard(self._progress, self._total, self.size)
+
+    def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call the caller's code, remembering that an exception is the caller's."""
+        try:
+            return call(*args)
+        except BaseException as exc:
+            self.error = exc
+            self.error_is_callers = not isinstance(exc, RefusedSource)
+            if isinstance(exc, StopIteration):
+                # It would end a driver's loop over the body like an image that is complete.
+                raise RuntimeError("the source raised StopIteration") from exc
+            raise
+
+    def _fail(self, error: ImgStoreError) -> NoReturn:
+        self.error = error
+        raise error
+
+    def _limit(self) -> int | None:
+        if self.size is None or self._max_size is None:
+            return self._max_size if self.size is None else self.size
+        return min(self.size, self._max_size)
+
+    def _check_max(self, size: int) -> None:
+        if self._max_size is not None and size > self._max_size:
+            raise TooLarge(f"the image has {size} bytes, more than max_size={self._max_size}")
+
+    def _excess(self, limit: int) -> ImgStoreError:
+        if self.size is not None and limit == self.size:
+            return self._shortage(None)
+        return TooLarge(f"the source holds more than max_size={limit} bytes")
+
+    def _shortage(self, found: int | None) -> ImgStoreError:
+        found_text = "more" if found is None else str(found)
+        if self._declared is None:
+            return SizeMismatch(
+                f"the source held {self.size} bytes at first and {found_text} at the end",
+                remedy="do not change a source while it is stored",
+            )
+        return SizeMismatch(f"the source holds {found_text} bytes, declared were {self.size}")
+
+
+def _checked_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    try:
+        checked = tuple(sinks)
+    except TypeError as exc:
+        raise InvalidArgument("sinks is not a sequence") from exc
+    for sink in checked:
+        if not callable(getattr(sink, "update", None)):
+            raise InvalidArgument(f"a sink of type {type(sink).__name__} has no update(bytes)")
+    return checked
+
+
+def _count(name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidArgument(
+            f"{name} is {value!r}", remedy="pass a number of bytes, or None if unknown"
+        )
+    return value
