@@ -1,0 +1,177 @@
+"""System calls that may hang on a dead server, given up after a time."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from imgstore._process import PerProcess
+from imgstore.errors import TimedOut
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _Job:
+    """One call: waiting, then running, then done or given up."""
+
+    def __init__(self, call: Callable[[], Any], late: Callable[[Any], object] | None) -> None:
+        self.call = call
+        self.late = late
+        self.given_up = False
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class _Pool:
+    """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting."""
+
+    def __init__(self, size: int, threshold: int) -> None:
+        self._size = size
+        self._threshold = threshold
+        self._lock = threading.Condition(threading.Lock())
+        self._waiting: deque[_Job] = deque()
+        self._threads = 0
+        self._active = 0
+        self._warned = False
+
+    def run(self, job: _Job, timeout: float, *, give_up: bool) -> None:
+        with self._lock:
+            self._waiting.append(job)
+            if self._active + len(self._waiting) > self._threads and self._threads < self._size:
+                self._threads += 1
+                threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
+            self._lock.notify()
+        if job.done.wait(timeout):
+            return
+        with self._lock:
+            job.given_up = give_up and not job.done.is_set()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._waiting:
+                    self._lock.wait()
+                job = self._waiting.popleft()
+                self._active += 1
+                self._watch()
+            if not job.given_up:
+                try:
+                    job.result = job.call()
+                except BaseException as exc:  # noqa: BLE001  # handed to the waiting thread
+                    job.error = exc
+            with self._lock:
+                self._active -= 1
+                self._watch()
+                job.done.set()
+            if job.given_up:
+                self._clean(job)
+
+    def _watch(self) -> None:
+        """Warn once each time the pool fills beyond the threshold."""
+        full = self._active * 100 >= self._threshold * self._size
+        if full and not self._warned:
+            LOG.warning(
+                "%d of %d threads for file system calls are busy; is a file server down?",
+                self._active,
+                self._size,
+            )
+        self._warned = full
+
+    @staticmethod
+    def _clean(job: _Job) -> None:
+        """Undo what a call achieved after its caller had gone."""
+        try:
+            if job.late is not None:
+                job.late(job.result)
+        except Exception as exc:  # noqa: BLE001  # nobody is left to tell
+            LOG.debug("cleaning up after a late file system call failed: %s", exc)
+
+
+class Calls:
+    """Runs system calls directly, or with a time limit in a pool of threads.
+
+    ``timeout`` is in seconds for each call, 0 for none. A call that exceeds it raises TimedOut;
+    when it returns after all, ``late`` gets its result (None if it failed) to release it. A call
+    that had not begun by then is never made, and ``late`` gets None.
+    """
+
+    def __init__(self, *, timeout: int, size: int, threshold: int) -> None:
+        """Make the pool when it is first needed, once per process."""
+        self.timeout = timeout
+        self._pool = PerProcess(lambda: _Pool(size, threshold), lambda pool: None)
+
+    def __call__(
+        self, call: Callable[..., T], *args: Any, late: Callable[[Any], object] | None = None
+    ) -> T:
+        """Return ``call(*args)``."""
+        if not self.timeout:
+            return call(*args)
+        job = _Job(lambda: call(*args), late)
+        self._pool.get().run(job, self.timeout, give_up=True)
+        if job.given_up:
+            raise TimedOut(
+                f"the file system did not answer within {self.timeout} seconds",
+                remedy="look at the mount, or raise filesystem_store_timeout",
+            )
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    def eventually(self, call: Callable[..., object], *args: Any) -> None:
+        """Make a call that must happen, but wait for it only as long as for any other."""
+        if not self.timeout:
+            call(*args)
+            return
+        job = _Job(lambda: call(*args), None)
+        self._pool.get().run(job, self.timeout, give_up=False)
+        if job.error is not None:
+            raise job.error
+
+
+class OpenFile:
+    """A descriptor whose calls have a time limit.
+
+    After a call was given up the descriptor is still in use by it, so the thread that hangs
+    closes it when it comes back: a number that is closed too early may be given to another file.
+    """
+
+    def __init__(self, fd: int, calls: Calls) -> None:
+        """Take over ``fd``."""
+        self.fd = fd
+        self._calls = calls
+        self._lost = False
+
+    def __call__(self, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(fd, *args)``."""
+        if not self._calls.timeout:
+            return call(self.fd, *args)
+        try:
+            return self._calls(call, self.fd, *args, late=lambda _: os.close(self.fd))
+        except TimedOut:
+            self._lost = True
+            raise
+
+    def reader(self, n: int) -> Callable[[], bytes]:
+        """Return a function that reads up to ``n`` bytes, as direct as the time limit allows."""
+        if self.has_time_limit:
+            return functools.partial(self, os.read, n)
+        return functools.partial(os.read, self.fd, n)
+
+    def close(self) -> None:
+        """Close the descriptor once."""
+        if self.fd >= 0 and not self._lost:
+            fd, self.fd = self.fd, -1
+            self._calls.eventually(os.close, fd)
+
+    @property
+    def has_time_limit(self) -> bool:
+        """Return whether calls are given up after a time."""
+        return bool(self._calls.timeout)

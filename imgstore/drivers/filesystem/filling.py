@@ -1,0 +1,164 @@
+"""Filling a draft: cloned, copied inside the kernel, or written block by block, with holes."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Final
+
+from imgstore.drivers.filesystem import kernel
+from imgstore.drivers.filesystem.calls import OpenFile
+from imgstore.hashing import MIB
+from imgstore.streams import Body, SourceFile
+
+# A hole is left wherever this much, aligned, is zero.
+_GRAIN: Final = 64 * 1024
+_ZEROS: Final = bytes(_GRAIN)
+# Dirty pages are handed to the disk in steps of this size while digests are computed.
+_WRITEBACK: Final = 32 * MIB
+_COPY_LIMIT: Final = 1024 * MIB
+
+
+def fill(body: Body, target: OpenFile, *, thin: bool, block_size: int, sync: bool) -> None:
+    """Write the whole of ``body`` to an empty file.
+
+    Holes of a source that is a file stay holes. With ``thin``, zeros become holes too, which
+    takes reading them; otherwise the kernel clones or copies where source and target allow.
+    With ``sync``, an fsync follows.
+    """
+    source = body.file
+    if source is not None and not thin and _copy_in_kernel(body, source, target):
+        return
+    _Writer(target, thin=thin, sync=sync).write(body, block_size)
+
+
+def _copy_in_kernel(body: Body, source: SourceFile, target: OpenFile) -> bool:
+    status = os.fstat(source.fd)
+    whole = source.offset == 0 and source.length == status.st_size
+    if whole and target(lambda fd: kernel.clone(source.fd, fd)):
+        length = target(os.fstat).st_size
+        body.adopt(length, lambda offset, n: target(os.pread, n, offset))
+        return True
+    if not source.length or not target(kernel.copies_ranges):
+        return False
+    return _copy_extents(body, source, target)
+
+
+def _copy_extents(body: Body, source: SourceFile, target: OpenFile) -> bool:
+    """Copy the data and leave the holes; False, and nothing done, if the kernel cannot."""
+    position = 0
+    while position < source.length:
+        start, end = _next_extent(source, position)
+        position = _copy_extent(source, target, start, end)
+        if position < 0:
+            target(os.ftruncate, 0)
+            return False
+        if position < end:
+            break  # the source became shorter, which adopt() finds out
+    length = position
+    target(os.ftruncate, length)
+    body.adopt(length, lambda offset, n: target(os.pread, n, offset))
+    return True
+
+
+def _copy_extent(source: SourceFile, target: OpenFile, start: int, end: int) -> int:
+    """Return how far the copy came, -1 if the kernel cannot copy between these files."""
+    while start < end:
+        step = functools.partial(
+            kernel.copy_range,
+            source.fd,
+            offset=source.offset + start,
+            to=start,
+            length=min(end - start, _COPY_LIMIT),
+        )
+        copied = target(step)
+        if copied is None:
+            return -1
+        if copied == 0:
+            break
+        start += copied
+    return start
+
+
+def _next_extent(source: SourceFile, position: int) -> tuple[int, int]:
+    """Return start and end of the next stretch of data at or after ``position``."""
+    base = source.offset
+    try:
+        start = os.lseek(source.fd, base + position, os.SEEK_DATA) - base
+        end = os.lseek(source.fd, base + start, os.SEEK_HOLE) - base
+    except OSError:  # ENXIO: nothing but a hole follows
+        return source.length, source.length
+    return min(start, source.length), min(end, source.length)
+
+
+class _Writer:
+    """Writes blocks at increasing positions of a file."""
+
+    def __init__(self, target: OpenFile, *, thin: bool, sync: bool) -> None:
+        self._target = target
+        self._thin = thin
+        self._sync = sync
+        self._written_to = 0
+        self._flushed_to = 0
+
+    def write(self, body: Body, block_size: int) -> None:
+        position = 0
+        while True:
+            hole = body.hole()
+            if hole:
+                body.skip(hole)
+                position += hole
+                continue
+            # Blocks end on a boundary of the grain, so that no aligned zeros are split.
+            block = body.read(block_size - position % _GRAIN)
+            if not block:
+                break
+            if self._thin:
+                self._write_data(block, position)
+            else:
+                self._write_at(memoryview(block), position)
+            position += len(block)
+            self._flush(position)
+        if position > self._written_to:
+            self._target(os.ftruncate, position)
+
+    def _write_data(self, block: bytes, position: int) -> None:
+        """Write the stretches of a block that are not zero."""
+        view = memoryview(block)
+        data_from = None
+        at = 0
+        while at < len(block):
+            end = min(len(block), at + _GRAIN - (position + at) % _GRAIN)
+            if block.startswith(_ZEROS if end - at == _GRAIN else _ZEROS[: end - at], at):
+                if data_from is not None:
+                    self._write_at(view[data_from:at], position + data_from)
+                    data_from = None
+            elif data_from is None:
+                data_from = at
+            at = end
+        if data_from is not None:
+            self._write_at(view[data_from:], position + data_from)
+
+    def _write_at(self, data: memoryview, position: int) -> None:
+        while data:
+            written = self._target(os.pwrite, data, position)
+            data = data[written:]
+            position += written
+        self._written_to = position
+
+    def _flush(self, position: int) -> None:
+        """Keep the disk busy meanwhile, and every single call short."""
+        step = position - self._flushed_to
+        if not self._sync or step < _WRITEBACK:
+            return
+        if self._target.has_time_limit:
+            self._target(os.fdatasync)
+        else:
+            kernel.start_writeback(self._target.fd, self._flushed_to, step)
+        self._flushed_to = position
+
+
+def grain_of(chunk_size: int) -> int:
+    """Return the size of blocks to write: at least 1 MiB, whole grains, at most 64 MiB."""
+    size = min(max(chunk_size, MIB), 64 * MIB)
+    return size - size % _GRAIN

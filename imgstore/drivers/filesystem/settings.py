@@ -1,0 +1,119 @@
+"""What a filesystem store's options mean."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from imgstore.errors import ConfigError, InvalidArgument
+from imgstore.placement import parse_weighted, unique
+
+DEFAULT_DATADIR: Final = "/var/lib/glance/images"
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """A directory for images; higher priorities are filled first."""
+
+    path: str
+    priority: int
+
+
+def data_dirs(datadir: str | None, datadirs: Sequence[str]) -> list[DataDir]:
+    """Return the configured directories, in the order given; raises ConfigError."""
+    if datadir and datadirs:
+        raise ConfigError(
+            "filesystem_store_datadir and filesystem_store_datadirs are both set",
+            remedy="keep one of them",
+        )
+    if not datadirs:
+        return [DataDir(_absolute(datadir or DEFAULT_DATADIR), 0)]
+    try:
+        found = [parse_weighted(text, fields=1, escapes=False) for text in datadirs]
+        normal = unique([type(one)((_absolute(one.parts[0]),), one.weight) for one in found])
+    except InvalidArgument as exc:
+        raise ConfigError(
+            f"filesystem_store_datadirs: {exc}", remedy="write path or path:priority"
+        ) from exc
+    return [DataDir(one.parts[0], one.weight) for one in normal]
+
+
+def _absolute(path: str) -> str:
+    if "\0" in path:
+        raise ConfigError("a data directory's path holds a NUL character")
+    return "/" + os.path.abspath(path).lstrip("/")
+
+
+def file_mode(decimal: int) -> int:
+    """Return the mode for which an option's decimal digits stand (640 is 0640), 0 for unchanged.
+
+    Raises ConfigError for digits that are not octal and for modes that the owner cannot read.
+    """
+    if decimal <= 0:
+        return 0
+    try:
+        mode = int(str(decimal), 8)
+    except ValueError:
+        mode = 0o10000
+    if mode > 0o777 or not mode & 0o400:
+        raise ConfigError(
+            f"filesystem_store_file_perm is {decimal}",
+            remedy="use three octal digits with read permission for the owner, e.g. 640",
+        )
+    return mode
+
+
+def directory_bits(mode: int) -> int:
+    """Return the search permissions that a directory needs for files of ``mode`` to be reached."""
+    return (0o010 if mode & 0o070 else 0) | (0o001 if mode & 0o007 else 0)
+
+
+class MetadataFile:
+    """The location metadata that an operator attached to mount points."""
+
+    def __init__(self, path: str | None) -> None:
+        """Read and check the file; raises ConfigError naming what is wrong in it."""
+        self._entries = [] if not path else _read(path)
+
+    def __call__(self, path: str) -> dict[str, Any]:
+        """Return a copy of the metadata of the longest mount point that ``path`` lies below."""
+        fitting = [entry for entry in self._entries if _is_below(path, entry["mountpoint"])]
+        if not fitting:
+            return {}
+        return copy.deepcopy(max(fitting, key=lambda entry: len(entry["mountpoint"])))
+
+
+def _is_below(path: str, mountpoint: str) -> bool:
+    return path.startswith(mountpoint.rstrip("/") + "/")
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+    name = f"filesystem_store_metadata_file {path!r}"
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"{name} cannot be read: {reason}") from exc
+    entries = content if isinstance(content, list) else [content]
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{name} holds neither an object nor a list of objects")
+        for key in ("id", "mountpoint"):
+            if not isinstance(entry.get(key), str):
+                raise ConfigError(f"{name} has an entry without a string {key!r}")
+        if not _is_plain(entry):
+            raise ConfigError(f"{name} holds values that are not strings, lists or objects")
+    return entries
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, str)

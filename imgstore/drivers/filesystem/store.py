@@ -1,0 +1,396 @@
+"""The filesystem store: its options and how the hooks use the other modules here."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from oslo_config import cfg
+
+from imgstore.context import RequestContext
+from imgstore.drivers.filesystem import drafts, kernel, settings
+from imgstore.drivers.filesystem.calls import Calls, OpenFile
+from imgstore.drivers.filesystem.drafts import DeadDraft, Draft
+from imgstore.drivers.filesystem.filling import fill, grain_of
+from imgstore.drivers.filesystem.paths import DRAFT_PREFIX, Tree, open_directory, path_of
+from imgstore.errors import (
+    AlreadyExists,
+    IntegrityError,
+    InvalidArgument,
+    InvalidRange,
+    NotFound,
+    StoreError,
+    Unavailable,
+)
+from imgstore.location import Location
+from imgstore.placement import Candidate, pick
+from imgstore.store import Added, Capability, Leftover, Ownership, Store
+from imgstore.streams import Body, Opened
+
+LOG = logging.getLogger(__name__)
+
+OPTIONS: dict[str, cfg.Opt] = {
+    "datadir": cfg.StrOpt(
+        "filesystem_store_datadir",
+        default=settings.DEFAULT_DATADIR,
+        help="Directory for images. It is created by the first add if it is missing.",
+    ),
+    "datadirs": cfg.MultiStrOpt(
+        "filesystem_store_datadirs",
+        default=[],
+        help="Several directories for images, each as path or path:priority, instead of "
+        "filesystem_store_datadir. The highest priority (default 0) is filled first, among equal "
+        "ones that with the most free space.",
+    ),
+    "metadata_file": cfg.StrOpt(
+        "filesystem_store_metadata_file",
+        help="JSON file with the location metadata of new images: an object, or a list of them, "
+        "with the strings id and mountpoint and whatever else other services look for. An entry "
+        "applies to images below its mountpoint.",
+    ),
+    "file_perm": cfg.IntOpt(
+        "filesystem_store_file_perm",
+        default=0,
+        help="Permissions of new image files, in octal digits such as 640. With 0 or less the "
+        "umask decides.",
+    ),
+    "chunk_size": cfg.IntOpt(
+        "filesystem_store_chunk_size",
+        default=65536,
+        min=1,
+        help="Bytes per read of an image. Writes gather at least 1 MiB.",
+    ),
+    "thin_provisioning": cfg.BoolOpt(
+        "filesystem_thin_provisioning",
+        default=False,
+        help="Leave holes where images hold zeros, in steps of 64 KiB. Holes of sources that are "
+        "files stay holes without it.",
+    ),
+    "timeout": cfg.IntOpt(
+        "filesystem_store_timeout",
+        default=0,
+        min=0,
+        help="Seconds after which a call to the file system is given up, e.g. because its server "
+        "is down. 0 waits for ever.",
+    ),
+    "thread_pool_size": cfg.IntOpt(
+        "filesystem_store_thread_pool_size",
+        default=10,
+        min=1,
+        help="Threads for calls with a time limit. Used only if filesystem_store_timeout is set.",
+    ),
+    "threadpool_threshold": cfg.IntOpt(
+        "filesystem_store_threadpool_threshold",
+        default=75,
+        min=0,
+        max=100,
+        help="Percentage of busy threads from which on a warning is logged. Used only if "
+        "filesystem_store_timeout is set.",
+    ),
+    "fsync": cfg.BoolOpt(
+        "filesystem_store_fsync",
+        default=True,
+        help="Flush an image and its directory to the disk before an add succeeds. Without it a "
+        "power failure may lose images that were reported as stored.",
+    ),
+    "require_mount": cfg.BoolOpt(
+        "filesystem_store_require_mount",
+        default=False,
+        help="Refuse to write to a data directory that is not a mount point at that moment. This "
+        "keeps images off the local disk while a share is not mounted.",
+    ),
+}
+
+
+class FilesystemStore(Store):
+    """Images as files ``<datadir>/<image id>``, written under no name and published at once.
+
+    Keywords are those of ``OPTIONS``; see there for meaning, units and defaults.
+    """
+
+    driver = "file"
+    OPTIONS = OPTIONS
+    alternatives = (frozenset({"datadir", "datadirs"}),)
+    schemes = ("file", "filesystem")
+    capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        datadir: str | None = None,
+        datadirs: Sequence[str] = (),
+        metadata_file: str | None = None,
+        file_perm: int = 0,
+        chunk_size: int = 65536,
+        thin_provisioning: bool = False,
+        timeout: int = 0,
+        thread_pool_size: int = 10,
+        threadpool_threshold: int = 75,
+        fsync: bool = True,
+        require_mount: bool = False,
+        **common: Any,
+    ) -> None:
+        """Check the settings; directories are looked at when they are used."""
+        super().__init__(name, **common)
+        dirs = settings.data_dirs(datadir, datadirs)
+        # Highest priority first; sorting is stable, so ties keep the order given.
+        self.datadirs = sorted(dirs, key=lambda entry: -entry.priority)
+        self._mode = settings.file_mode(file_perm)
+        self._metadata = settings.MetadataFile(metadata_file)
+        self._chunk_size = chunk_size
+        self._thin = thin_provisioning
+        self._fsync = fsync
+        self._require_mount = require_mount
+        self._calls = Calls(timeout=timeout, size=thread_pool_size, threshold=threadpool_threshold)
+        self._roots = tuple(entry.path for entry in self.datadirs)
+        former = [path_of(prefix) for prefix in self.also_owns]
+        self._tree = Tree([*self._roots, *former])
+        self._prepared: dict[int, set[str]] = {}
+        self._prepare_lock = threading.Lock()
+
+    @classmethod
+    def reserved_defaults(cls, name: str) -> Mapping[str, Any]:
+        """Give each reserved store a directory of its own."""
+        return {"datadir": f"/var/lib/glance/{name}", "datadirs": []}
+
+    @property
+    def url_prefix(self) -> str:
+        """Return the URL of the preferred data directory."""
+        return f"file://{self._roots[0]}"
+
+    def owns(self, location: Location) -> Ownership:
+        """Own what lies directly in a data directory; links may lead other paths there."""
+        try:
+            path = path_of(location)
+        except InvalidArgument:
+            return Ownership.NO
+        return Ownership.YES if os.path.dirname(path) in self._roots else Ownership.MAYBE
+
+    # Reading
+
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        path = path_of(location)
+        with self._explaining_absence(path):
+            fd = self._calls(self._tree.open_image, path, late=_close_late)
+        file = OpenFile(fd, self._calls)
+        try:
+            status = file(os.fstat)
+            version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+            if if_version not in {None, version}:
+                raise IntegrityError("the file changed while it was read")
+            size = status.st_size
+            if offset > size:
+                raise InvalidRange(f"offset {offset} is beyond the image's {size} bytes")
+            if offset:
+                file(os.lseek, offset, os.SEEK_SET)
+        except BaseException:
+            file.close()
+            raise
+        # The library trims the last chunk, so an iterator without a Python frame will do.
+        chunks = iter(file.reader(self._chunk_size), b"")
+        return Opened(chunks, size, version, file.close, fd)
+
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        path = path_of(location)
+        with self._explaining_absence(path):
+            return self._calls(self._tree.image_status, path).st_size
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        path = path_of(location)
+        with self._explaining_absence(path):
+            self._calls(self._tree.unlink_image, path)
+
+    @contextmanager
+    def _explaining_absence(self, path: str) -> Iterator[None]:
+        """Tell a missing image from a share that is not mounted."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            root = os.path.dirname(path)
+            if self._require_mount and root in self._roots:
+                self._calls(self._require_mounted, root)
+            raise NotFound("there is no such file") from exc
+        except OSError as exc:
+            if exc.errno == errno.ENAMETOOLONG:
+                raise NotFound("there is no such file") from exc
+            raise
+
+    # Writing
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        if image_id.startswith(DRAFT_PREFIX):
+            raise InvalidArgument(f"image ids here cannot begin with {DRAFT_PREFIX!r}")
+        for root in self._roots:
+            self._prepare(root)
+        root = self._choose(image_id, body)
+        directory = self._calls(self._open_for_writing, root, late=_close_late)
+        try:
+            self._write(image_id, body, directory)
+        finally:
+            self._calls.eventually(os.close, directory)
+        path = f"{root.rstrip('/')}/{image_id}"
+        return Added(Location.parse(f"file://{path}"), self._metadata(path))
+
+    def _write(self, image_id: str, body: Body, directory: int) -> None:
+        draft = Draft.create(directory, self._calls)
+        try:
+            fill(
+                body,
+                draft.file,
+                thin=self._thin,
+                block_size=grain_of(self._chunk_size),
+                sync=self._fsync,
+            )
+            if not draft.settle(mode=self._mode, sync=self._fsync):
+                LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
+            draft.publish(image_id, sync=self._fsync, alone=self._alone)
+        except BaseException as exc:
+            if not draft.abandon() and draft.published is not None:
+                raise StoreError("the image may exist", indeterminate=True) from exc
+            raise
+        finally:
+            draft.close()
+
+    def _choose(self, image_id: str, body: Body) -> str:
+        """Return the directory for a new image; raises AlreadyExists, StorageFull."""
+        if self._calls(self._is_taken, image_id, self._roots):
+            raise AlreadyExists("an image of this id exists")
+        if len(self._roots) == 1:
+            return self._roots[0]
+        size = body.size
+        if size is not None and body.file is not None:
+            # A file with holes needs less than its size.
+            size = min(size, os.fstat(body.file.fd).st_blocks * 512)
+        candidates = [
+            Candidate(entry.path, entry.priority, functools.partial(self._free, entry.path))
+            for entry in self.datadirs
+        ]
+        return pick(candidates, size)[0]
+
+    def _free(self, root: str) -> int:
+        """Return the bytes that may be written to a directory, 0 where none may."""
+        try:
+            status = self._calls(os.statvfs, root)
+        except OSError as exc:
+            LOG.warning("store %s: free space of %s is unknown: %s", self.name, root, exc)
+            return 0
+        return 0 if status.f_flag & os.ST_RDONLY else status.f_bavail * status.f_frsize
+
+    @staticmethod
+    def _is_taken(image_id: str, roots: Iterable[str]) -> bool:
+        return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
+
+    @contextmanager
+    def _alone(self, image_id: str) -> Iterator[None]:
+        """Keep the id out of all data directories while it is published in one of them."""
+        if len(self._roots) == 1:
+            yield
+            return
+        # The same directory for every process, whatever the order in its configuration.
+        first = open_directory(min(root for root in self._roots if os.path.isdir(root)))
+        try:
+            with drafts.locked(first):
+                if self._is_taken(image_id, self._roots):
+                    raise AlreadyExists("an image of this id exists")
+                yield
+        finally:
+            os.close(first)
+
+    def _open_for_writing(self, root: str) -> int:
+        """Open a data directory, making sure about the mount that the descriptor is in."""
+        directory = open_directory(root)
+        try:
+            if self._require_mount and not kernel.is_mount_point(directory):
+                raise self._unmounted(root)
+        except BaseException:
+            os.close(directory)
+            raise
+        return directory
+
+    def _require_mounted(self, root: str) -> None:
+        try:
+            os.close(self._open_for_writing(root))
+        except FileNotFoundError:
+            raise self._unmounted(root) from None
+
+    @staticmethod
+    def _unmounted(root: str) -> Unavailable:
+        return Unavailable(
+            f"{root} is not a mount point",
+            remedy="mount it, or unset filesystem_store_require_mount",
+        )
+
+    def _prepare(self, root: str) -> None:
+        """Before the first add of a process: make the directory and clear what the dead left."""
+        prepared = self._prepared.setdefault(os.getpid(), set())
+        if root in prepared:
+            return
+        with self._prepare_lock:
+            if root in prepared:
+                return
+            self._calls(self._make_directory, root)
+            for draft in self._calls(drafts.dead_drafts, root):
+                self._calls(drafts.remove_draft, draft)
+            prepared.add(root)
+
+    def _make_directory(self, root: str) -> None:
+        if self._require_mount:
+            self._require_mounted(root)
+        elif not os.path.isdir(root):
+            os.makedirs(root, exist_ok=True)
+        bits = settings.directory_bits(self._mode)
+        mode = os.stat(root).st_mode & 0o7777
+        if bits & ~mode:
+            try:
+                os.chmod(root, mode | bits)
+            except OSError as exc:
+                LOG.warning("store %s may not set permissions of %s: %s", self.name, root, exc)
+
+    # Looking after it
+
+    def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
+        limit = datetime.now(timezone.utc) - older_than
+        for root in self._roots:
+            for draft in self._calls(drafts.dead_drafts, root):
+                modified = datetime.fromtimestamp(draft.modified, timezone.utc)
+                if modified <= limit:
+                    path = os.path.join(root, draft.name)
+                    yield Leftover(self.name, path, modified, draft.size, draft)
+
+    def _remove_leftover(self, leftover: Leftover) -> None:
+        draft: DeadDraft = leftover.key
+        if not self._calls(drafts.remove_draft, draft):
+            raise NotFound("it is gone or in use")
+
+    def _check(self) -> Iterator[str]:
+        for root in self._roots:
+            try:
+                self._calls(self._make_directory, root)
+                directory = self._calls(self._open_for_writing, root, late=_close_late)
+                try:
+                    drafts.require_support(directory, self._calls)
+                finally:
+                    self._calls.eventually(os.close, directory)
+            except Exception as exc:
+                yield f"{root}: {self._translate(exc, 'check')}"
+
+
+def _close_late(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
