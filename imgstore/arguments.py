@@ -26,6 +26,7 @@ def check_image_id(image_id: object) -> None:
 
 
 def is_safe_image_id(image_id: object) -> bool:
+    """Return whether ``image_id`` would pass ``check_image_id``."""
     if not isinstance(image_id, str) or image_id in {"", ".", ".."}:
         return False
     if not image_id.isprintable() or any(char in image_id for char in "/?#"):
@@ -34,12 +35,14 @@ def is_safe_image_id(image_id: object) -> bool:
 
 
 def check_range(offset: int, length: int | None) -> None:
+    """Raise InvalidRange unless both are numbers of bytes that are not negative."""
     for name, value in (("offset", offset), ("length", 0 if length is None else length)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise errors.InvalidRange(f"{name} is {value!r}", remedy="pass a number of bytes >= 0")
 
 
 def age_limit(older_than: timedelta | float) -> timedelta:
+    """Return an age given in seconds or as a timedelta; raises InvalidArgument."""
     try:
         age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
     except (TypeError, OverflowError, ValueError):

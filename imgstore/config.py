@@ -228,7 +228,8 @@ class Configuration:
     def _enabled_backends(self) -> dict[str, str] | None:
         """Return names and drivers as far as they can be read; None if the option is not set."""
         try:
-            value = self._conf["enabled_backends"]
+            self._conf.get_location(_BACKENDS.dest)  # unlike [], it says which $name is unknown
+            value = self._conf[_BACKENDS.dest]
             if isinstance(value, list | tuple):  # an application may have registered it as a list
                 value = ", ".join(map(str, value))
             return dict(_Backends()(value or {})) or None
@@ -282,14 +283,12 @@ class Configuration:
     def _single(self) -> list[_Wanted]:
         """Return the stores of the form without ``enabled_backends``."""
         origin = f"[{LIBRARY_GROUP}] {_STORES.name}"
-        drivers = []
+        wanted = []
         for name in self._setting(_STORES) or ():
             old = _OLD_DRIVER_NAME.fullmatch(name)
-            drivers.append(_OLD_DRIVERS.get(old[1], old[1]) if old else name)
-        return [
-            _Wanted(driver, driver, (LIBRARY_GROUP,), origin, single=True)
-            for driver in dict.fromkeys(drivers)
-        ]
+            driver = _OLD_DRIVERS.get(old[1], old[1]) if old else name
+            wanted.append(_Wanted(driver, driver, (LIBRARY_GROUP,), origin, single=True))
+        return wanted
 
     def _apart(self, reserved: Mapping[str, str]) -> list[_Wanted]:
         wanted = []
@@ -362,8 +361,12 @@ class Configuration:
         faults: list[ConfigError] = []
         try:
             values = self._values(wanted, driver, faults)
-            if not faults:
-                self.stores[name] = driver(name, single=wanted.single, **values)
+            if _required(driver) <= values.keys():  # it may find more faults
+                store = driver(name, single=wanted.single, **values)
+                if faults:
+                    store.close()
+                else:
+                    self.stores[name] = store
         except Exception as exc:
             faults.append(_passed_on(exc, f"[{wanted.groups[0]}] driver {wanted.driver!r}"))
         if faults:
@@ -399,6 +402,7 @@ class Configuration:
             if keyword in required and value in _EMPTY:
                 reason = f"[{wanted.groups[0]}] {opt.name}: the driver {wanted.driver!r} needs it"
                 faults.append(_fault(reason, f"set it there, or in [{wanted.groups[-1]}]"))
+                continue
             values[keyword] = Secret(str(value)) if opt.secret and value is not None else value
         return values
 
@@ -477,7 +481,7 @@ def _passed_on(exc: Exception, subject: str) -> ConfigError:
     reason, remedy = describe(exc), ""
     if isinstance(exc, ImgStoreError):
         reason, remedy = exc.reason or reason, exc.remedy
-    kind = type(exc) if isinstance(exc, ConfigError) else ConfigError
+    kind = DriverUnavailable if isinstance(exc, DriverUnavailable) else ConfigError
     fault = _fault(f"{subject}: {reason}", remedy, kind=kind)
     fault.__cause__ = exc
     return fault

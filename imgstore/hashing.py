@@ -86,7 +86,7 @@ class _Worker(threading.Thread):
                 with self._change:
                     self._waiting -= len(block)
                     self._change.notify_all()
-        except BaseException as exc:  # noqa: BLE001  # handed to the feeding thread
+        except BaseException as exc:  # handed to the feeding thread
             with self._change:
                 self.error = exc
                 self._change.notify_all()

@@ -114,7 +114,7 @@ class StoreManager(Mapping[str, Store]):
         """Build the stores of configuration files; later files win over earlier ones.
 
         A directory stands for its sorted ``*.conf``. The command line and default files are not
-        read. For ``reserved``, ``strict`` and errors see ``from_conf``.
+        read; oslo.config's environment variables count. For the rest see ``from_conf``.
         """
         return cls.from_conf(config.read_files(paths), reserved=reserved, strict=strict)
 
@@ -352,7 +352,7 @@ class StoreManager(Mapping[str, Store]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {', '.join(map(str, self._stores))}>"
+        return f"<{type(self).__name__} {list(self._stores)}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a StoreManager cannot be pickled")

@@ -70,6 +70,7 @@ class Pieces:
         self._rest = memoryview(b"")
 
     def pull(self, n: int) -> bytes:
+        """Return 1 to ``n`` bytes, or none at the end."""
         if not self._rest:
             piece = self._fetch(n)
             if type(piece) is bytes and len(piece) <= n:
@@ -80,6 +81,7 @@ class Pieces:
         return taken
 
     def close(self, consumed: int) -> None:
+        """Drop what was fetched too much; sources are never rewound."""
         self._rest = memoryview(b"")
 
 
@@ -173,9 +175,8 @@ def _from_iterable(source: Iterable[Any]) -> Input:
 
     def fetch(n: int) -> object:
         for piece in pieces:
-            if isinstance(piece, bytes) or _view(piece, "the source gave"):
-                if len(piece):
-                    return piece
+            if len(piece if isinstance(piece, bytes) else _view(piece, "the source gave")):
+                return piece
         return b""
 
     return Pieces(fetch)
@@ -199,19 +200,25 @@ def _open_path(path: os.PathLike[Any]) -> Input:
 def _plain_file(source: Any) -> Input | None:
     """Return an input that reads an open binary file by position, where it is a regular file."""
     try:
-        fd = source.fileno()
-        status = os.fstat(fd)
+        status = os.fstat(source.fileno())
         if not stat.S_ISREG(status.st_mode):
             return None
         start = source.tell()
-        raw_position = os.lseek(fd, 0, os.SEEK_CUR)
+        # A duplicate: the caller may close the file meanwhile, and its number be given away.
+        fd = os.dup(source.fileno())
     except (OSError, ValueError):
         return None
+    raw_position = os.lseek(fd, 0, os.SEEK_CUR)
 
     def leave(used: int) -> None:
-        # The object remembers where it left the descriptor; put that back before it seeks.
-        os.lseek(fd, raw_position, os.SEEK_SET)
-        source.seek(start + used)
+        try:
+            # The object remembers where it left the descriptor; put that back before it seeks.
+            os.lseek(fd, raw_position, os.SEEK_SET)
+            source.seek(start + used)
+        except (OSError, ValueError):
+            return  # closed by the caller
+        finally:
+            os.close(fd)
 
     file = SourceFile(fd, start, max(0, status.st_size - start))
     return _File(file, exact=False, leave=leave)

@@ -64,7 +64,7 @@ class _Pool:
             if not job.given_up:
                 try:
                     job.result = job.call()
-                except BaseException as exc:  # noqa: BLE001  # handed to the waiting thread
+                except BaseException as exc:  # handed to the waiting thread
                     job.error = exc
             with self._lock:
                 self._active -= 1
@@ -90,7 +90,7 @@ class _Pool:
         try:
             if job.late is not None:
                 job.late(job.result)
-        except Exception as exc:  # noqa: BLE001  # nobody is left to tell
+        except Exception as exc:  # nobody is left to tell
             LOG.debug("cleaning up after a late file system call failed: %s", exc)
 
 

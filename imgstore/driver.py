@@ -1,0 +1,142 @@
+"""The driver half of a store: what only one backend knows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from oslo_config import cfg
+
+from imgstore import errors
+from imgstore.context import RequestContext
+from imgstore.location import Location
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.streams import Body, Opened
+
+if TYPE_CHECKING:
+    from imgstore.store import Store
+
+
+class Driver(ABC):
+    """The hooks that a driver fills in; drivers derive from Store, which adds the verbs.
+
+    A driver declares ``OPTIONS``, ``schemes`` and ``capabilities``, and fills in ``owns``,
+    ``_get``, ``_size``, ``_add``, ``_delete`` and ``_classify``; optional abilities have hooks of
+    their own.
+
+    Hooks are called for permitted operations only, with locations whose scheme and root fit; they
+    finish the containment check where that needs I/O. They raise their SDK's errors as they are,
+    which ``_classify`` maps. They never log and raise. They may be called from many threads: a
+    store does not change after ``__init__``, the state of an upload lives in local variables.
+
+    ``OPTIONS`` maps each keyword of the constructor to its oslo.config option; an option whose
+    keyword has no default is required. Constructors never touch the network.
+    """
+
+    driver: ClassVar[str] = ""
+    OPTIONS: ClassVar[Mapping[str, cfg.Opt]] = {}
+    # Keywords of which one replaces the others: set for a store, it hides what shared settings
+    # say about its alternatives.
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
+    schemes: ClassVar[tuple[str, ...]] = ()
+    capabilities: Capability = Capability(0)
+    read_retries: int = 3
+
+    @abstractmethod
+    def owns(self, location: Location) -> Ownership:
+        """Tell without I/O whether a location of one of ``schemes`` lies in this store."""
+
+    @abstractmethod
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        """Open an image at ``offset``; ``length`` is positive, or None for all that follows.
+
+        More than ``length`` may be delivered, the library trims. With ``if_version`` only that
+        version may be opened, otherwise raise IntegrityError. Raises InvalidRange if the backend
+        refuses the offset as beyond the end. Without Capability.RANGES, offset is 0 and length
+        None.
+        """
+
+    @abstractmethod
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        """Return the image's size in bytes; raise when it cannot be told, never guess."""
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        """Store ``body`` under ``image_id``, all or nothing, never over an existing image.
+
+        Write under a temporary name or upload id until ``body.read`` returned nothing or a short
+        block, commit last, and undo everything on any BaseException. Raise AlreadyExists if the
+        id is taken. A commit whose answer was lost is asked after; one's own success is success,
+        and where that cannot be told raise with ``indeterminate=True`` and delete nothing that
+        may be committed. ``body`` is neither closed nor rewound here, and its sizes are checked
+        already.
+        """
+        raise NotImplementedError
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        """Delete an image; raise NotFound if there is none."""
+        raise NotImplementedError
+
+    def _classify(self, exc: Exception) -> errors.ImgStoreError | type[errors.ImgStoreError] | None:
+        """Map an SDK's error to one of ours; None leaves it to the table of errno values.
+
+        Return an instance where the SDK's text may hold secrets or help nobody.
+        """
+
+    def _copy(
+        self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
+    ) -> Added | None:
+        """Let the backend copy an image of ``origin`` here, like ``_add``; None: it cannot.
+
+        Called with Capability.COPY only.
+        """
+        raise NotImplementedError
+
+    def _set_acls(
+        self,
+        location: Location,
+        *,
+        public: bool,
+        read: Sequence[str],
+        write: Sequence[str],
+        context: RequestContext | None,
+    ) -> None:
+        """Set who may read and write an image. Called with Capability.ACLS only."""
+        raise NotImplementedError
+
+    def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
+        """Yield what unfinished adds of dead processes left at least ``older_than`` ago."""
+        return ()
+
+    def _remove_leftover(self, leftover: Leftover) -> None:
+        """Remove one; raise NotFound if it is gone or turned out to be alive."""
+        raise NotImplementedError
+
+    def _check(self) -> Iterable[str]:
+        """Talk to the backend and yield what is wrong, each with its remedy."""
+        return ()
+
+    def _close(self) -> None:
+        """Release clients and threads; called once."""
+
+    @property
+    def url_prefix(self) -> str | None:
+        """Return what every URL that this store writes begins with, or None if there is none."""
+        return None
+
+    @classmethod
+    def reserved_defaults(cls, name: str) -> Mapping[str, Any]:
+        """Return keywords whose defaults differ for the reserved store ``name``.
+
+        They must keep reserved stores apart from each other and from all others.
+        """
+        raise errors.ConfigError(f"driver {cls.driver!r} cannot hold a reserved store")

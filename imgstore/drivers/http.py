@@ -1,0 +1,190 @@
+"""A read-only store for images that web servers hold."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
+
+from oslo_config import cfg
+
+from imgstore import _lazy
+from imgstore._process import PerProcess
+from imgstore.context import RequestContext
+from imgstore.drivers._http import INSTALL, AddressGuard, Client, Url
+from imgstore.drivers._http_transport import Transport, classify
+from imgstore.errors import ImgStoreError, InvalidArgument
+from imgstore.location import Location
+from imgstore.store import Capability, Ownership, Store
+from imgstore.streams import Opened
+
+_LINK_LOCAL: Final = ("169.254.0.0/16", "fe80::/10")
+_NO_PROXIES: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class HttpStore(Store):
+    """Images of any web server: ``http[s]://[user:password@]host[:port]/path[?query]``.
+
+    ``ca_certificates_file`` is a PEM bundle to trust instead of requests' own, and makes
+    ``insecure``, which trusts every server, have no effect. ``proxy_information`` maps a URL
+    scheme to a proxy. Timeouts are in seconds. ``allowed_hosts`` are globs, none allow all;
+    ``denied_networks`` are CIDRs no connection goes to. Raises InvalidArgument for bad values and
+    DriverUnavailable without requests.
+    """
+
+    driver = "http"
+    schemes = ("http", "https")
+    capabilities = Capability.READ | Capability.RANGES
+    OPTIONS: ClassVar[Mapping[str, cfg.Opt]] = {
+        "ca_certificates_file": cfg.StrOpt(
+            "https_ca_certificates_file",
+            help="Path of a PEM file with the certificate authorities that https servers are "
+            "verified by. Unset, the bundle that comes with requests is used.",
+        ),
+        "insecure": cfg.BoolOpt(
+            "https_insecure",
+            default=False,
+            help="Accept every https server without verifying its certificate. "
+            "Has no effect where https_ca_certificates_file is set.",
+        ),
+        "proxy_information": cfg.DictOpt(
+            "http_proxy_information",
+            default={},
+            help="Proxies as scheme:host:port or scheme:http://host:port, one for each of http "
+            "and https. Unset, servers are asked directly; the environment is not looked at.",
+        ),
+        "connect_timeout": cfg.FloatOpt(
+            "http_connect_timeout",
+            default=10.0,
+            min=0.001,
+            help="Seconds that connecting to a server may take. "
+            "The TLS handshake has the same time again.",
+        ),
+        "read_timeout": cfg.FloatOpt(
+            "http_read_timeout",
+            default=60.0,
+            min=0.001,
+            help="Seconds to wait for the head of an answer and for each piece of its body. "
+            "A transfer that goes on may take as long as it needs.",
+        ),
+        "allowed_hosts": cfg.ListOpt(
+            "http_allowed_hosts",
+            default=[],
+            help="Globs for the hosts that images may be read from, redirects included. "
+            "Empty allows every host.",
+        ),
+        "denied_networks": cfg.ListOpt(
+            "http_denied_networks",
+            default=list(_LINK_LOCAL),
+            help="Networks in CIDR notation that are never connected to, whatever name led there. "
+            "The default holds the metadata services of clouds.",
+        ),
+    }
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ca_certificates_file: str | None = None,
+        insecure: bool = False,
+        proxy_information: Mapping[str, str] = _NO_PROXIES,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        allowed_hosts: Iterable[str] = (),
+        denied_networks: Iterable[str] = _LINK_LOCAL,
+        **common: Any,
+    ) -> None:
+        """Check the options; ``common`` are the keywords of Store."""
+        super().__init__(name, **common)
+        _lazy.require("requests", "urllib3", install=INSTALL)
+        if ca_certificates_file is not None:
+            _check_readable(ca_certificates_file)
+        for option, seconds in (
+            ("http_connect_timeout", connect_timeout),
+            ("http_read_timeout", read_timeout),
+        ):
+            if not isinstance(seconds, int | float) or not 0 < seconds < threading.TIMEOUT_MAX:
+                raise InvalidArgument(f"{option} is {seconds!r}", remedy="give it seconds > 0")
+        guard = AddressGuard(allowed_hosts=allowed_hosts, denied_networks=denied_networks)
+        proxies = {scheme: _proxy(scheme, proxy) for scheme, proxy in proxy_information.items()}
+
+        def build() -> Client:
+            return Client(
+                Transport(
+                    guard=guard,
+                    verify=ca_certificates_file or not insecure,
+                    proxies=proxies,
+                    connect_timeout=connect_timeout,
+                    read_timeout=read_timeout,
+                )
+            )
+
+        self._ca_file = ca_certificates_file
+        self._client = PerProcess(build, Client.close)
+
+    def owns(self, location: Location) -> Ownership:
+        """Own nothing for certain: every http URL may be read."""
+        return Ownership.MAYBE if location.scheme in self.schemes else Ownership.NO
+
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        url = Url.of(location)
+        return self._client.get().open(url, offset, length, if_version=if_version)
+
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        return self._client.get().size(Url.of(location))
+
+    def _classify(self, exc: Exception) -> ImgStoreError | None:
+        return classify(exc)
+
+    def _check(self) -> Iterable[str]:
+        if self._ca_file is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self._ca_file)
+            except OSError as exc:
+                yield (
+                    f"https_ca_certificates_file {self._ca_file} cannot be used: "
+                    f"{exc.strerror or exc}; give the path of a PEM file with certificates"
+                )
+
+    def _close(self) -> None:
+        self._client.close()
+
+
+def _check_readable(path: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as exc:
+        raise InvalidArgument(
+            f"https_ca_certificates_file {path} cannot be read: {exc.strerror}",
+            remedy="give the path of a PEM file with certificates",
+        ) from exc
+
+
+def _proxy(scheme: str, proxy: str) -> str:
+    """Return a proxy's URL; messages do not show it, for it may hold a password."""
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if scheme not in {"http", "https"} or not usable:
+        raise InvalidArgument(
+            f"http_proxy_information: the entry for {scheme!r} is not usable",
+            remedy="write http:host:port or https:host:port, with http:// or https:// before "
+            "the host if need be",
+        )
+    return url

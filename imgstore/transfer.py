@@ -1,0 +1,176 @@
+"""Transfers in parts, several at a time, bounded in memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Final, Generic, Protocol, TypeVar
+
+from imgstore.hashing import MIB
+from imgstore.streams import Body
+
+LOG = logging.getLogger(__name__)
+
+DEFAULT_BUDGET: Final = 256 * MIB
+_RETRY_PAUSE: Final = 0.2  # seconds
+
+P = TypeVar("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class PartedUpload(Protocol[P, R_co]):
+    """An upload in parts, as a backend does it; ``put`` is called from several threads."""
+
+    def put(self, number: int, data: bytes) -> P:
+        """Send part ``number``, counted from 1, and return what ``finish`` needs of it."""
+
+    def finish(self, parts: list[P]) -> R_co:
+        """Commit the parts, given in order; if the answer is lost, ask after it.
+
+        What is raised with ``indeterminate`` set is not followed by ``abort``.
+        """
+
+    def abort(self) -> None:
+        """Remove everything that was sent; no part is in flight any more."""
+
+
+def upload_in_parts(
+    body: Body,
+    *,
+    start: Callable[[], PartedUpload[P, R]],
+    put_whole: Callable[[bytes], R],
+    part_size: Callable[[int], int],
+    workers: int,
+    budget: int = DEFAULT_BUDGET,
+) -> R:
+    """Upload ``body``, in one piece if it ends inside the first part, else in parts.
+
+    ``start`` begins an upload in parts, once two parts are known to be needed. ``part_size``
+    gives the bytes of part 1, 2, …. At most ``workers`` parts are in flight, and fewer where they
+    and the part being read would exceed ``budget`` bytes, but always two parts in all. The first
+    failure cancels what has not begun, waits for what has, and aborts.
+    """
+    first = body.read(part_size(1))
+    following = body.read(part_size(2)) if len(first) == part_size(1) else b""
+    if not following:
+        return put_whole(first)
+    parts = _Parts(start(), workers, budget)
+    try:
+        parts.send(first)
+        parts.send(following)
+        del first, following
+        while True:
+            size = part_size(parts.count + 1)
+            parts.make_room(size)
+            data = body.read(size)
+            if not data:
+                break
+            parts.send(data)
+            del data
+        return parts.upload.finish(parts.results())
+    except BaseException as exc:
+        parts.pool.shutdown(wait=True, cancel_futures=True)
+        if not getattr(exc, "indeterminate", False):
+            _abort(parts.upload)
+        raise
+    finally:
+        parts.pool.shutdown()
+
+
+class _Parts(Generic[P, R]):
+    """The parts of one upload: in flight, or sent."""
+
+    def __init__(self, upload: PartedUpload[P, R], workers: int, budget: int) -> None:
+        self.upload = upload
+        self.pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="imgstore-part")
+        self._workers = workers
+        self._budget = budget
+        self._futures: list[Future[P]] = []
+        self._flying: dict[Future[P], int] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._futures)
+
+    def make_room(self, size: int) -> None:
+        """Wait until a part of ``size`` bytes may be read; raises what a part raised."""
+        while len(self._flying) > 1 and sum(self._flying.values()) + size > self._budget:
+            self._land()
+
+    def send(self, data: bytes) -> None:
+        """Send the next part as soon as a worker is free; raises what a part raised."""
+        while len(self._flying) >= self._workers:
+            self._land()
+        future = self.pool.submit(self.upload.put, self.count + 1, data)
+        self._flying[future] = len(data)
+        self._futures.append(future)
+
+    def _land(self) -> None:
+        done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
+        for future in done:
+            del self._flying[future]
+            future.result()
+
+    def results(self) -> list[P]:
+        """Wait for all parts; raises what the first to fail raised."""
+        wait(self._futures, return_when=FIRST_EXCEPTION)
+        for future in self._futures:
+            if future.done():
+                future.result()
+        return [future.result() for future in self._futures]
+
+
+def _abort(upload: PartedUpload[P, R]) -> None:
+    """Abort without hiding the failure that led here."""
+    try:
+        upload.abort()
+    except Exception as exc:  # what is left is for leftovers() to find
+        LOG.warning("an upload that failed could not be removed: %s", type(exc).__name__)
+
+
+def read_in_parts(
+    fetch: Callable[[int, int], bytes],
+    *,
+    offset: int,
+    length: int,
+    part_size: int,
+    workers: int,
+    retries: int,
+    is_retryable: Callable[[Exception], bool],
+    budget: int = DEFAULT_BUDGET,
+) -> Iterator[bytes]:
+    """Yield ``length`` bytes from ``offset``, fetched in parts side by side, in order.
+
+    ``fetch(offset, n)`` returns ``n`` bytes of one pinned version, from several threads. A part
+    whose failure ``is_retryable`` is fetched again, up to ``retries`` times. At most ``workers``
+    parts are in flight or waiting, and fewer where ``budget`` bytes would be exceeded, but always
+    one. Closing the iterator cancels what has not begun and waits for what has.
+    """
+
+    def fetch_part(at: int, n: int) -> bytes:
+        for attempt in range(retries + 1):
+            try:
+                return fetch(at, n)
+            except Exception as exc:
+                if attempt == retries or not is_retryable(exc):
+                    raise
+                time.sleep(_RETRY_PAUSE * 2**attempt)
+        raise AssertionError("unreachable")
+
+    ahead = max(1, min(workers, budget // part_size))
+    end = offset + length
+    pool = ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="imgstore-part")
+    waiting: deque[Future[bytes]] = deque()
+    try:
+        while offset < end or waiting:
+            while offset < end and len(waiting) < ahead:
+                n = min(part_size, end - offset)
+                waiting.append(pool.submit(fetch_part, offset, n))
+                offset += n
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
