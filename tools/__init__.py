@@ -1,0 +1,1 @@
+"""What the Makefile calls; the standard library is all that these modules need."""

@@ -1,0 +1,178 @@
+"""What ``make test`` does: every check, on every supported interpreter, against one built wheel.
+
+With ``CI=true`` nothing may be missing and nothing may be skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import environments, interpreters, system_packages
+from tools.environments import ENVIRONMENTS, REPOSITORY
+
+IN_CI = os.environ.get("CI") == "true"
+CI_NEEDS = ("3.11", "3.13")
+FUNCTIONAL = "3.11"  # the one that distributions build Ceph's bindings for
+SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
+LIMIT = 45 * 60  # seconds for one step
+GRACE = 60  # seconds from its interruption to its end
+TESTS = REPOSITORY / "tests"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command; with ``python`` it needs the test environment of that interpreter."""
+
+    label: str
+    command: tuple[str, ...]
+    version: str = ""
+    python: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label as a file's name."""
+        return self.label.replace(",", "").replace(" ", "-").lower()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a step ended; ``closing`` is the last line that it printed."""
+
+    label: str
+    passed: bool
+    seconds: float
+    closing: str
+
+
+def main() -> int:
+    """Run everything, print a summary, and return the exit status."""
+    complete = system_packages.provide()
+    pythons = interpreters.find()
+    absent = [version for version in interpreters.supported() if version not in pythons]
+    if IN_CI and not complete:
+        print("System packages are missing, which CI=true does not allow.")
+        return 1
+    if needed := [version for version in CI_NEEDS if version in absent] if IN_CI else []:
+        print(f"Missing, which CI=true does not allow: Python {', '.join(needed)}")
+        return 1
+    if not pythons:
+        print(f"Found none of Python {', '.join(absent)}")
+        return 1
+    for version, python in pythons.items():
+        print(f"Python {version}: {python}", flush=True)
+    environments.build_wheel()
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        results = list(pool.map(_run, _steps(pythons)))
+    # Alone: these are the tests with disks, servers and time limits.
+    version = FUNCTIONAL if FUNCTIONAL in pythons else list(pythons)[-1]
+    functional = _tests("functional", version, pythons[version], str(TESTS / "functional"))
+    results.append(_run(functional, live=True))
+    _summarise(results, absent)
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _steps(pythons: dict[str, str]) -> list[Step]:
+    make = os.environ.get("MAKE", "make")
+    steps = [Step(target, (make, "--no-print-directory", target)) for target in ("lint", "docs")]
+    paths = [str(TESTS), *(f"--ignore={TESTS / name}" for name in ("functional", "typing"))]
+    steps += [_tests("unit", version, python, *paths) for version, python in pythons.items()]
+    return steps
+
+
+def _tests(kind: str, version: str, python: str, *paths: str) -> Step:
+    pytest = str(ENVIRONMENTS / f"tests{version}" / "bin" / "pytest")
+    configuration = ("--config-file", str(REPOSITORY / "pyproject.toml"))
+    command = (pytest, *configuration, "--rootdir", str(REPOSITORY), *paths)
+    return Step(f"{kind} tests, Python {version}", command, version, python)
+
+
+def _run(step: Step, *, live: bool = False) -> Result:
+    """Run a step; what it prints is shown while it comes, or whole at the end."""
+    began = time.monotonic()
+    log = ENVIRONMENTS / "logs" / f"{step.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    heading = f"\n---- {step.label}"
+    print(heading if live else f"started: {step.label}", flush=True)
+    try:
+        if step.python:
+            environments.ensure("tests", version=step.version, python=step.python)
+        passed = _execute(step, log, live=live)
+    except subprocess.CalledProcessError as exc:
+        passed = False
+        log.write_text(f"its environment could not be set up: {exc}\n")
+    text = log.read_text(errors="replace")
+    if not live:
+        print(f"{heading}\n{text}", flush=True)
+    closing = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return Result(step.label, passed, time.monotonic() - began, closing)
+
+
+def _execute(step: Step, log: Path, *, live: bool) -> bool:
+    """Run the command with its output in ``log``; return whether it succeeded in time."""
+    deadline = time.monotonic() + LIMIT
+    # Python 3.10 does not know PYTHONSAFEPATH. Away from the checkout no child process of a test
+    # finds the checkout's package there either.
+    directory = ENVIRONMENTS / "run" / step.name if step.python else REPOSITORY
+    directory.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, log.open("rb") as written:
+        process = subprocess.Popen(
+            step.command,
+            cwd=directory,
+            env=_environ() if step.python else None,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            running = True
+            while running:
+                running = process.poll() is None
+                if live:
+                    sys.stdout.buffer.write(written.read())
+                    sys.stdout.flush()
+                if running and time.monotonic() > deadline:
+                    output.write(f"\nstopped: it took longer than {LIMIT} s\n".encode())
+                    process.send_signal(signal.SIGINT)
+                    running = False
+                time.sleep(0.2 * running)
+        finally:
+            # When interrupted, pytest still has servers to stop and disks to unmount.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            process.kill()
+            process.wait()
+        return process.returncode == 0
+
+
+def _environ() -> dict[str, str]:
+    environ = os.environ | {
+        "PYTHONSAFEPATH": "1",
+        "IMGSTORE_WHEEL": str(environments.build_wheel()),
+    }
+    environ.pop("PYTHONPATH", None)
+    if IN_CI:
+        environ["IMGSTORE_REQUIRE"] = "all"
+    return environ
+
+
+def _summarise(results: list[Result], absent: list[str]) -> None:
+    print("\n---- summary")
+    for version in absent:
+        print(f"  absent            Python {version}")
+    for result in results:
+        verdict = "passed" if result.passed else "FAILED"
+        print(f"  {verdict}  {result.seconds:6.1f} s  {result.label}")
+    print(*(result.closing for result in results if "tests" in result.label), sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
