@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -46,6 +47,7 @@ else:
 _TARGET: Final = "Imgstore-Target"  # never sent: _Connection takes it out
 _HOSTS: Final = 16  # whose idle connections are kept
 _CONNECTIONS: Final = 32  # idle ones kept per host
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 
@@ -154,6 +156,10 @@ class _Response(http.client.HTTPResponse):
     def begin(self) -> None:
         super().begin()
         self._wire.deadline = None
+        stated = set(self.headers.get_all("Content-Length", []))
+        # urllib3 would find this out too late to close the connection.
+        if len(stated) > 1 or any(not _LENGTH.fullmatch(text.strip()) for text in stated):
+            raise http.client.HTTPException("Content-Length is not one number")
 
     def read(self, amt: int | None = None) -> bytes:
         # A chunk of one byte has five bytes of framing.
@@ -278,10 +284,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
         ((socket.gaierror,), Unavailable("the host's name cannot be resolved")),
         ((ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError), broken),
         ((TimeoutError, urllib3.TimeoutError), TimedOut("the server does not answer in time")),
-        (
-            (http.client.HTTPException, urllib3.InvalidHeader),
-            StoreError("the server's answer is not sound HTTP"),
-        ),
+        ((http.client.HTTPException,), StoreError("the server's answer is not sound HTTP")),
         ((ssl.SSLError,), StoreError(f"TLS failed: {getattr(failed, 'reason', None) or text}")),
         ((urllib3.LocationValueError,), InvalidLocation("requests cannot use the URL")),
         ((requests.exceptions.InvalidURL,), InvalidLocation("requests cannot use the URL")),
