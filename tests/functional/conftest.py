@@ -1,0 +1,113 @@
+"""Fixtures over the real servers, and what happens where this machine has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.filesystems import Filesystems
+from servers.fuse import FaultyFilesystem, faulty
+from servers.hostile import Hostile
+from servers.missing import Missing, required
+from servers.nginx import Nginx
+from servers.nginx import nginx as run_nginx
+from servers.proxy import Proxy
+from servers.scratch import Scratch, tail
+
+_SCRATCH = pytest.StashKey[Scratch]()
+_LOGGED = pytest.StashKey[dict[Path, int]]()
+
+
+@pytest.fixture(scope="session")
+def scratch(pytestconfig: pytest.Config) -> Iterator[Scratch]:
+    """The private directory of this run."""
+    with Scratch() as made:
+        pytestconfig.stash[_SCRATCH] = made
+        yield made
+        del pytestconfig.stash[_SCRATCH]
+
+
+@pytest.fixture(scope="session")
+def _nginx(scratch: Scratch) -> Iterator[Nginx]:
+    with run_nginx(scratch) as server:
+        yield server
+
+
+@pytest.fixture
+def nginx(_nginx: Nginx) -> Nginx:
+    """A running nginx whose log starts with this test, whatever the last one did to it."""
+    _nginx.process.thaw()
+    if not _nginx.process.alive:
+        _nginx.process.start()
+    _nginx.forget()
+    return _nginx
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    """A hostile HTTP server of this test's own."""
+    with Hostile() as server:
+        yield server
+
+
+@pytest.fixture
+def proxies() -> Iterator[Callable[..., Proxy]]:
+    """Make proxies: ``proxies(target, **options)``."""
+    with ExitStack() as stack:
+        yield lambda target, **options: stack.enter_context(Proxy(target, **options))
+
+
+@pytest.fixture
+def filesystems(scratch: Scratch) -> Iterator[Filesystems]:
+    """Make mounts that end with this test."""
+    with Filesystems(scratch) as made:
+        yield made
+
+
+@pytest.fixture
+def faulty_filesystem(scratch: Scratch) -> Iterator[FaultyFilesystem]:
+    """A FUSE file system that fails and hangs on demand."""
+    with faulty(scratch) as made:
+        yield made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Remember what the servers had logged before this test."""
+    made = item.config.stash.get(_SCRATCH, None)
+    item.stash[_LOGGED] = made.logs() if made else {}
+    try:
+        return (yield)
+    except Missing as missing:
+        _skip_or_fail(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Skip a test, or fail it, that found something missing only while it ran."""
+    try:
+        return (yield)
+    except Missing as missing:
+        _skip_or_fail(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Show what every server logged during a test that failed."""
+    report = yield
+    made = item.config.stash.get(_SCRATCH, None)
+    if report.failed and made is not None:
+        before = item.stash.get(_LOGGED, {})
+        for log, size in made.logs().items():
+            if text := tail(log, start=before.get(log, 0)):
+                report.sections.append((f"{log.parent.name}/{log.name} ({size} bytes)", text))
+    return report
+
+
+def _skip_or_fail(missing: Missing) -> None:
+    if required(missing.what):
+        pytest.fail(f"required by IMGSTORE_REQUIRE, but missing: {missing}", pytrace=False)
+    pytest.skip(str(missing))

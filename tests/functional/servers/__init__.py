@@ -1,0 +1,61 @@
+"""Real servers, file systems and bad connections for tests, on loopback and in a private directory.
+
+Fixtures (tests/functional/conftest.py)
+    scratch             Scratch, one a run
+    nginx               Nginx, one a run; what was logged before is forgotten
+    hostile             Hostile, one a test
+    proxies             proxies(target, **options) -> Proxy, closed at the end of the test
+    filesystems         Filesystems, unmounted at the end of the test
+    faulty_filesystem   FaultyFilesystem, one a test
+
+A fixture or call that this machine cannot serve raises Missing: the test is skipped with the
+reason, or fails where IMGSTORE_REQUIRE (names separated by commas, or "all") asks for it. Names:
+nginx, openssl, fuse, ext4, xfs, btrfs, quota, tmpfs, bind, run_as.
+The logs of all servers, as far as written during a test that fails, are in its report.
+
+servers.process
+    free_port() -> int
+    until(condition, *, seconds, what)              ask every 20 ms; ServerFailed when time is up
+    accepts(address) -> bool
+    state(pid) -> str                               "" is gone (zombies too), "T" frozen
+    Process(name, command, *, directory, ready, environment=None, start_seconds=30.0)
+        .start() .stop(seconds=10.0) .kill() .freeze() .thaw() .restart()   also `with Process(...)`
+        .pid .alive .log .log_text(limit=16384)
+    ServerFailed
+servers.proxy
+    Proxy(target, *, host="127.0.0.1", delay=0.0, bandwidth=None, window=1 MiB)
+        .address .port .connections .passed["up" | "down"]
+        .delay .bandwidth .window                   settable at any time
+        .cut(after, *, direction="down", times=1, reset=True)
+        .stall() .flow() .refuse() .accept() .drop() .close()
+servers.nginx                                       paths: the module's docstring
+    nginx(scratch)                                  context manager -> Nginx
+    Nginx: .root .ca .ports .process .url(path, *, scheme="http", host="127.0.0.1")
+        .forget() .requests(at_least=0, seconds=5.0) -> list[Logged]
+    USER, PASSWORD
+servers.hostile                                     paths: the module's docstring
+    Hostile(content=None, *, stall_seconds=30.0)
+        .content .changed .etag .requests .address .url(target) .release() .forget() .close()
+    full_backlog()                                  context manager -> address that never connects
+    MARKER, DENIED, Request(method, target, headers, .path, .query)
+servers.filesystems
+    Filesystems(scratch)                            every method returns the mounted directory
+        .ext4(size=16 MiB) .xfs(size=300 MiB) .btrfs(size=128 MiB) .tmpfs(size=1 MiB, inodes=None)
+        .quota(limit=1 MiB, size=128 MiB)           EDQUOT, for root too
+        .readonly(directory) .bind(directory, at=None) .unmount(directory)
+    run_as(snippet, *arguments, uid=NOBODY, read_all=True, seconds=60.0) -> CompletedProcess[str]
+servers.fuse
+    faulty(scratch, *, source=None)                 context manager -> FaultyFilesystem
+    FaultyFilesystem: .path .source .process
+        .fail(operation, errno, *, nth=1, times=None)
+        .hang(operation, *, nth=1, times=None, seconds=60.0)
+        .release() .calls(operation) .hanging()
+    Refusals: fail("tmpfile", EOPNOTSUPP), fail("link", EPERM), fail("rename2", EINVAL),
+    fail("flock", ENOLCK).
+servers.certificates
+    Authority(directory, *, name=...): .ca .issue(name, hosts) -> Certificate(chain, key)
+servers.scratch
+    Scratch(parent=None): .path .directory(name) .logs()
+servers.missing
+    Missing(what, reason), required(what), tool(name, *, what, package), root(what)
+"""
