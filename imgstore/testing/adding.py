@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from imgstore import Capability, Location, RequestContext, Store, errors
+from imgstore.streams import Source
 from imgstore.testing.doubles import Collected, Untouched, Watched
 from imgstore.testing.harness import MIB, Harness, Undone, content, lacks, needs, new_id, pattern
 
@@ -79,7 +80,7 @@ class Adding(Harness):
     @pytest.mark.parametrize("declared", [0, None])
     @pytest.mark.parametrize("source", [b"", (), (b"", b"")], ids=["bytes", "none", "empties"])
     def test_an_empty_image_is_an_image(
-        self, store: Store, declared: int | None, source: object
+        self, store: Store, declared: int | None, source: Source
     ) -> None:
         """An empty image is stored, whether its size was declared or not."""
         image = store.add(new_id(), source, size=declared, algorithms=("md5",))

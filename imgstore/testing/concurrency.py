@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from imgstore import Capability, ImageReader, Store, StoredImage, errors
+from imgstore.streams import Source
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import WAIT, Harness, Place, content, needs, new_id, pattern
 
@@ -56,7 +57,7 @@ class Concurrency(Harness):
         slow, fast = pattern(self.large), pattern(self.large + 1)
         source = Paused(slow)
 
-        def add(source: object) -> StoredImage | errors.AlreadyExists:
+        def add(source: Source) -> StoredImage | errors.AlreadyExists:
             try:
                 return store.add(image_id, source)
             except errors.AlreadyExists as exc:

@@ -11,6 +11,7 @@ import pytest
 
 from imgstore import Capability, Store, errors
 from imgstore.drivers.memory import MemoryStore
+from imgstore.streams import Source
 from imgstore.testing.doubles import Collected, Failing, Untouched, Watched
 from imgstore.testing.harness import MIB, Harness, Undone, content, needs, new_id, pattern
 
@@ -38,7 +39,7 @@ def _as_path(data: bytes, directory: Path) -> Path:
     return path
 
 
-SOURCES: dict[str, Callable[[bytes, Path], object]] = {
+SOURCES: dict[str, Callable[[bytes, Path], Source]] = {
     "bytes": lambda data, _: data,
     "short reads": lambda data, _: Watched(data, at_most=65_537),
     "pieces": lambda data, _: iter([data[:9], data[9:]]),
@@ -57,7 +58,7 @@ class Failures(Harness):
         store: Store,
         undone: Undone,
         tmp_path: Path,
-        make: Callable[[bytes, Path], object],
+        make: Callable[[bytes, Path], Source],
         wrong: int,
     ) -> None:
         """A source of more or fewer bytes than declared is SizeMismatch."""
@@ -82,7 +83,7 @@ class Failures(Harness):
         store: Store,
         undone: Undone,
         tmp_path: Path,
-        make: Callable[[bytes, Path], object],
+        make: Callable[[bytes, Path], Source],
         too_large: int,
     ) -> None:
         """A source of more than ``max_size`` bytes is TooLarge."""

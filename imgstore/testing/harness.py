@@ -30,7 +30,8 @@ class Harness:
     ``foreign_locations`` are URLs of the store's schemes that lie outside it. ``secrets`` are
     the credentials that the store was given, none of which may be shown. ``threads`` is how many
     use the store at once. ``memory_limit`` is how many bytes of memory an add or a read may take,
-    however large the image; None leaves that test out.
+    however large the image; None leaves that test out. ``patience`` is how many seconds threads
+    and connections may take to end after their use.
     """
 
     capabilities: ClassVar[Capability] = (
@@ -64,6 +65,7 @@ class Harness:
     secrets: ClassVar[tuple[str, ...]] = ()
     threads: ClassVar[int] = 8
     memory_limit: ClassVar[int | None] = None
+    patience: ClassVar[float] = 5.0
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run tests that take ``image_size`` or ``good_id`` for each of the class's values."""

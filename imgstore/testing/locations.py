@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imgstore import Capability, Location, Store, errors
+from imgstore import Capability, Location, RequestContext, Store, errors
 from imgstore.store import Ownership
 from imgstore.testing.harness import Harness, Place, content, lacks, needs, new_id, pattern
 
@@ -72,6 +72,22 @@ class Locations(Harness):
         assert store.ownership(foreign) is Ownership.NO
         for url in self.foreign_locations:
             assert store.ownership(Location.parse(url)) is not Ownership.YES
+
+    def test_who_reads_is_a_context(self, store: Store, place: Place) -> None:
+        """A context has the right shape, or every verb refuses it; other stores pass over it."""
+        location = place(b"data")
+        stranger: Any = object()
+        for verb in (store.get, store.size):
+            with pytest.raises(errors.InvalidArgument):
+                verb(location, context=stranger)
+        context = RequestContext(token="token", project_id="project")  # noqa: S106
+        assert store.size(location, context=context) == 4
+        with store.get(location, context=context) as reader:
+            assert reader.read() == b"data"
+        if Capability.DELETE in self.capabilities:
+            with pytest.raises(errors.InvalidArgument):
+                store.delete(location, context=stranger)
+            store.delete(location, context=context)
 
     @needs(Capability.DELETE)
     def test_deleting_is_final(self, store: Store, place: Place) -> None:

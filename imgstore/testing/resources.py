@@ -25,7 +25,6 @@ from imgstore.testing.harness import (
     pattern,
 )
 
-_GIVE_BACK: Final = 5  # seconds for threads and connections to end
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")
@@ -38,14 +37,16 @@ def _held() -> tuple[int, int]:
 
 
 @contextmanager
-def nothing_held(call: Callable[[], object]) -> Iterator[None]:
+def nothing_held(call: Callable[[], object], *, patience: float) -> Iterator[None]:
     """Call once, so that pools and clients exist; what the block takes it must give back."""
     call()
     before = _held()
     yield
-    deadline = time.monotonic() + _GIVE_BACK
-    while (now := _held()) > before and time.monotonic() < deadline:
+    deadline = time.monotonic() + patience
+    now = _held()
+    while (now[0] > before[0] or now[1] > before[1]) and time.monotonic() < deadline:
         time.sleep(0.01)
+        now = _held()
     assert now[0] <= before[0], "descriptors leak"
     assert now[1] <= before[1], "threads leak"
 
@@ -82,7 +83,7 @@ class Resources(Harness):
                 if number % 3 == 0:
                     reader.close()
 
-        with nothing_held(use):
+        with nothing_held(use, patience=self.patience):
             use()
             use()
 
@@ -95,7 +96,7 @@ class Resources(Harness):
             with pytest.raises((errors.InvalidRange, errors.Unsupported)):
                 store.get(location, offset=1)
 
-        with nothing_held(use):
+        with nothing_held(use, patience=self.patience):
             for _ in range(20):
                 use()
 
@@ -116,7 +117,7 @@ class Resources(Harness):
             with pytest.raises(errors.TooLarge):
                 store.add(new_id(), path, max_size=self.large - 1)
 
-        with nothing_held(use):
+        with nothing_held(use, patience=self.patience):
             for _ in range(5):
                 use()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +13,19 @@ import pytest
 
 from imgstore import Capability, Store, errors
 from imgstore.drivers.memory import MemoryStore
+from imgstore.streams import Source
 from imgstore.testing.doubles import Watched
-from imgstore.testing.harness import KIB, MIB, Harness, Undone, content, needs, new_id, pattern
+from imgstore.testing.harness import (
+    KIB,
+    MIB,
+    WAIT,
+    Harness,
+    Undone,
+    content,
+    needs,
+    new_id,
+    pattern,
+)
 
 READ_LIMIT: Final = 64 * MIB
 
@@ -52,7 +64,7 @@ def _uneven(data: bytes) -> Iterator[bytes | bytearray | memoryview]:
     yield b""
 
 
-IN_MEMORY: dict[str, Callable[[bytes], object]] = {
+IN_MEMORY: dict[str, Callable[[bytes], Source]] = {
     "bytes": bytes,
     "bytearray": bytearray,
     "memoryview": memoryview,
@@ -82,7 +94,7 @@ class _Converted:
         return self._convert(self._stream.read(min(n, 100_000)))
 
 
-NOT_SOURCES: dict[str, Callable[[], object]] = {
+NOT_SOURCES: dict[str, Callable[[], Any]] = {
     "text": lambda: "text",
     "nothing": lambda: None,
     "number": lambda: 7,
@@ -103,7 +115,7 @@ class Sources(Harness):
 
     @pytest.mark.parametrize("make", IN_MEMORY.values(), ids=IN_MEMORY)
     def test_every_kind_of_source_is_taken(
-        self, store: Store, make: Callable[[bytes], object]
+        self, store: Store, make: Callable[[bytes], Source]
     ) -> None:
         """Bytes-like objects, readable ones and iterables are stored whole."""
         data = pattern(2 * MIB + 80)
@@ -113,7 +125,7 @@ class Sources(Harness):
 
     @pytest.mark.parametrize("kind", [Path, _Path])
     def test_a_path_is_opened_and_closed(
-        self, store: Store, tmp_path: Path, kind: Callable[[Path], object]
+        self, store: Store, tmp_path: Path, kind: Callable[[Path], Source]
     ) -> None:
         """A path object stands for the whole of its file."""
         data = pattern(self.large)
@@ -195,6 +207,27 @@ class Sources(Harness):
                     assert reader.read() == b""
                 assert content(store, image.location) == data[10 + read : 100_010]
 
+    def test_a_reader_that_is_closed_meanwhile(self, store: Store) -> None:
+        """A source that somebody else closes is stored whole or not at all."""
+        data = pattern(self.large)
+        with MemoryStore("other") as other:
+            for origin in (other, store):
+                reader = origin.get(origin.add(new_id(), data).location)
+                closing = threading.Thread(target=reader.close)
+
+                def progress(done: int, _: int | None, closing: threading.Thread = closing) -> None:
+                    if done < len(data) and closing.ident is None:
+                        closing.start()
+                        closing.join(WAIT)
+
+                try:
+                    image = store.add(new_id(), reader, progress=progress)
+                except ValueError as exc:
+                    assert "closed" in str(exc)  # noqa: PT017  # either outcome is right
+                else:
+                    assert content(store, image.location) == data
+                assert reader.closed
+
     def test_a_source_is_asked_politely(self, store: Store) -> None:
         """A source is asked for 1 byte to 64 MiB at a time, never rewound, and not closed."""
         source = Watched(pattern(self.large), at_most=100_000)
@@ -211,7 +244,7 @@ class Sources(Harness):
 
     @pytest.mark.parametrize("make", NOT_SOURCES.values(), ids=NOT_SOURCES)
     def test_what_is_not_bytes_is_refused(
-        self, store: Store, undone: Undone, make: Callable[[], object]
+        self, store: Store, undone: Undone, make: Callable[[], Any]
     ) -> None:
         """Text, text streams and what has no bytes are InvalidArgument."""
         with undone() as image_id, pytest.raises(errors.InvalidArgument) as caught:
@@ -223,4 +256,4 @@ class Sources(Harness):
         path = tmp_path / "text"
         path.write_text("text")
         with undone() as image_id, path.open() as file, pytest.raises(errors.InvalidArgument):
-            store.add(image_id, file)
+            store.add(image_id, file)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""A driver that lives outside imgstore: images are files on one shelf, a directory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote, unquote
+
+from oslo_config import cfg
+
+from imgstore import Capability, Location, RequestContext, Store
+from imgstore.errors import IntegrityError
+from imgstore.store import Added, Ownership
+from imgstore.streams import Body, Opened
+
+MIB = 1024 * 1024
+
+
+class ShelfStore(Store):
+    """Images on a shelf: ``shelf://<store>/<image id>``."""
+
+    driver = "shelf"
+    OPTIONS: ClassVar[dict[str, cfg.Opt]] = {
+        "directory": cfg.StrOpt("shelf_store_directory", help="Directory for images."),
+        "password": cfg.StrOpt("shelf_store_password", secret=True, help="Opens the shelf."),
+    }
+    schemes = ("shelf",)
+    capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
+
+    def __init__(
+        self, name: str, *, directory: str, password: object = None, **common: Any
+    ) -> None:
+        super().__init__(name, **common)
+        self._directory = Path(directory)
+        self._password = password
+
+    @property
+    def url_prefix(self) -> str:
+        return f"shelf://{self.name}/"
+
+    def owns(self, location: Location) -> Ownership:
+        head, _, last = location.rest.partition("/")
+        mine = head == self.name and last and "/" not in last
+        return Ownership.YES if mine else Ownership.NO
+
+    def _path(self, location: Location) -> Path:
+        return self._directory / f"image-{unquote(location.rest.partition('/')[2])}"
+
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        file = self._path(location).open("rb")
+        status = os.fstat(file.fileno())
+        version = f"{status.st_ino}-{status.st_mtime_ns}"
+        if if_version not in {None, version}:
+            file.close()
+            raise IntegrityError("the image was replaced")
+        file.seek(min(offset, status.st_size))
+        chunks = iter(lambda: file.read(MIB), b"")
+        return Opened(chunks, status.st_size, version, file.close)
+
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        return self._path(location).stat().st_size
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        location = Location.parse(f"{self.url_prefix}{quote(image_id, safe='')}")
+        with tempfile.NamedTemporaryFile(dir=self._directory) as file:
+            while block := body.read(MIB):
+                file.write(block)
+            file.flush()
+            os.link(file.name, self._path(location))
+        return Added(location)
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        self._path(location).unlink()

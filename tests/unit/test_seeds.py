@@ -1,0 +1,91 @@
+"""The configuration examples of operators' documents load as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from imgstore import StoreManager
+from imgstore.drivers.filesystem import FilesystemStore
+from imgstore.drivers.http import HttpStore
+from imgstore.errors import DriverUnavailable
+
+DATA = Path(__file__).with_name("data")
+DOCUMENTS = sorted(DATA.joinpath("documents").glob("*.conf"))
+RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_example_is_read(path: Path) -> None:
+    """Each store of an example works, or its driver is said to be missing."""
+    with StoreManager.from_file(path, strict=False) as stores:
+        assert len(stores) + len(stores.failures) > 0
+        for error in stores.failures.values():
+            assert type(error) is DriverUnavailable
+
+
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name.startswith("file-")], ids=str)
+def test_every_file_example_loads(path: Path) -> None:
+    """Examples with nothing but files and web servers load strictly and have a default."""
+    with StoreManager.from_file(path) as stores:
+        assert isinstance(stores.default, FilesystemStore)
+        assert not stores.failures
+
+
+@pytest.mark.parametrize("name", ["file-datadirs", "file-datadirs-single"])
+def test_directories_come_by_priority(name: str) -> None:
+    """``filesystem_store_datadirs`` needs no blanking of ``filesystem_store_datadir``."""
+    with StoreManager.from_file(DATA / "documents" / f"{name}.conf") as stores:
+        assert stores.default is not None
+        assert [(each.path, each.priority) for each in stores.default.datadirs] == [
+            ("/var/glance/store2", 200),
+            ("/var/glance/store1", 100),
+            ("/var/glance/store", 0),
+        ]
+
+
+def test_the_defaults_of_the_documents() -> None:
+    """The documents' own defaults are the defaults."""
+    with StoreManager.from_file(DATA / "documents" / "file-datadir.conf") as stores:
+        assert list(stores) == ["store1_id", "store2_id"]
+        assert stores.info("store1_id").url_prefix == "file:///var/lib/glance/images"
+        assert isinstance(stores["store2_id"], HttpStore)
+
+
+def test_drivers_by_their_former_names() -> None:
+    """``glance.store.<x>.Store`` means the driver of that name; single stores are named so too."""
+    with StoreManager.from_file(DATA / "documents" / "file-single.conf") as stores:
+        assert list(stores) == ["file", "http"]
+        assert all(store.single for store in stores.values())
+
+
+def test_a_whole_service_configuration() -> None:
+    """A service's own file loads unchanged, whatever else it holds."""
+    with StoreManager.from_file(DATA / "glance-api.conf", reserved=RESERVED) as stores:
+        assert list(stores) == ["fast", "archive", "web", *RESERVED]
+        assert stores.default is stores["fast"]
+        fast, archive = stores.info("fast"), stores.info("archive")
+        assert (fast.weight, archive.weight, stores.info("web").weight) == (100, 5, 5)
+        assert fast.description == "SSDs 100% local, US$ 1 per GiB"
+        assert archive.description == "Two big disks"
+        assert fast.url_prefix == "file:///srv/glance/fast"
+        assert archive.url_prefix == "file:///srv/glance/archive-1"
+        prefixes = [stores.info(name).url_prefix for name in RESERVED]
+        assert prefixes == ["file:///srv/glance/staging", "file:///srv/glance/tasks"]
+
+
+def test_an_applications_own_options_are_left_alone() -> None:
+    """An application reads its own groups of the same file as if nobody else had."""
+    conf = cfg.ConfigOpts()
+    conf.register_opts([cfg.StrOpt("state_path"), cfg.StrOpt("transport_url")])
+    conf.register_opts([cfg.StrOpt("connection"), cfg.StrOpt("slave_connection")], "database")
+    conf.register_opts([cfg.StrOpt("password", secret=True)], "keystone_authtoken")
+    path = str(DATA / "glance-api.conf")
+    conf([], default_config_files=[path], default_config_dirs=[])
+    with StoreManager.from_conf(conf, reserved=RESERVED):
+        assert conf.state_path == "/srv/glance"
+        assert conf.database.connection == conf.database.slave_connection
+        assert "s3cr%25t$x@db" in conf.database.connection
+        assert conf.keystone_authtoken.password == "pa$w%rd #1; with = everything"

@@ -1,0 +1,88 @@
+"""The contract itself: it finds what it is for, and selects its tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imgstore
+from imgstore import Capability
+from imgstore.testing import StoreContract
+
+BROKEN = Path(__file__).parent / "broken_stores.py"
+
+
+def selected(cls):
+    return {name for name in dir(cls) if name.startswith("test_") and callable(getattr(cls, name))}
+
+
+def test_every_broken_rule_is_found(tmp_path):
+    """For each rule that a store breaks, the test that is there for it fails."""
+    spec = importlib.util.spec_from_file_location("broken_stores", BROKEN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    expected = {f"Test{broken.__name__}::{broken.caught_by}" for broken in module.BROKEN}
+    options = ("-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--import-mode=importlib")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--rootdir", str(BROKEN.parent)]
+        + [f"{BROKEN}::{test}" for test in sorted(expected)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(imgstore.__file__).parents[1])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    found = set(re.findall(r"^FAILED \S*?::(\w+::\w+)", done.stdout, re.MULTILINE))
+    assert expected - found == set(), done.stdout + done.stderr
+    assert "ERROR" not in done.stdout
+
+
+def test_tests_are_selected_by_capability():
+    """A class has the tests for what its store can do, and for what it cannot."""
+    read_only = type("ReadOnly", (StoreContract,), {"capabilities": Capability.READ})
+    everything = type("Everything", (StoreContract,), {"capabilities": ~Capability(0)})
+    assert "test_what_is_added_comes_back" not in selected(read_only)
+    assert "test_every_range_gives_its_bytes" not in selected(read_only)
+    assert {
+        "test_adding_is_unsupported",
+        "test_copying_here_is_unsupported",
+        "test_deleting_is_unsupported",
+        "test_ranges_are_unsupported",
+        "test_acls_are_unsupported",
+        "test_an_image_that_exists_is_read",
+    } <= selected(read_only)
+    assert {"test_acls_are_set", "test_deleting_is_final"} <= selected(everything)
+    assert not {name for name in selected(everything) if name.endswith("_unsupported")}
+    assert selected(read_only) | selected(everything) | {
+        "test_memory_does_not_grow_with_the_image"
+    } == selected(StoreContract)
+
+
+def test_no_test_hides_another():
+    """Every part of the contract names its tests differently from all others."""
+    names = [name for part in StoreContract.__bases__ for name in selected(part)]
+    assert sorted(names) == sorted(selected(StoreContract))
+
+
+def test_a_class_in_between_leaves_nothing_out():
+    """What a class left out comes back in a class derived from it that can do more."""
+    less = type("Less", (StoreContract,), {"capabilities": Capability.READ})
+    more = type("More", (less,), {"capabilities": ~Capability(0), "memory_limit": 1})
+    assert "test_deleting_is_final" not in selected(less)
+    assert "test_deleting_is_final" in selected(more)
+    assert "test_memory_does_not_grow_with_the_image" in selected(more)
+    assert "test_deleting_is_unsupported" not in selected(more)
+
+
+@pytest.mark.parametrize("name", sorted(selected(StoreContract)))
+def test_every_test_states_its_rule(name):
+    """Each test of the contract says in a sentence what a store must do."""
+    assert getattr(StoreContract, name).__doc__.rstrip().endswith(".")

@@ -1,0 +1,234 @@
+"""Transfers in parts against an upload that records, delays and fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from imgstore.errors import SizeMismatch, StoreError, Unavailable
+from imgstore.streams import Body
+from imgstore.transfer import read_in_parts, upload_in_parts
+
+
+class Upload:
+    """Keeps parts in memory and counts how many are in flight."""
+
+    def __init__(self, put: Callable[[int], object] = lambda number: None) -> None:
+        self.behave = put
+        self.parts: dict[int, bytes] = {}
+        self.events: list[str] = []
+        self.flying = 0
+        self.most = 0
+        self.most_bytes = 0
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    def start(self) -> Upload:
+        self.events.append("start")
+        return self
+
+    def put(self, number: int, data: bytes) -> int:
+        with self.lock:
+            self.flying += 1
+            self.bytes += len(data)
+            self.most = max(self.most, self.flying)
+            self.most_bytes = max(self.most_bytes, self.bytes)
+        try:
+            self.behave(number)
+            self.parts[number] = data
+            return number
+        finally:
+            with self.lock:
+                self.flying -= 1
+                self.bytes -= len(data)
+
+    def finish(self, parts: list[int]) -> bytes:
+        self.events.append("finish")
+        assert parts == sorted(self.parts)
+        return b"".join(self.parts[number] for number in parts)
+
+    def abort(self) -> None:
+        self.events.append(f"abort with {self.flying} in flight")
+
+    def put_whole(self, data: bytes) -> bytes:
+        self.events.append("whole")
+        return data
+
+
+def send(upload: Upload, source: object, *, size: int | None = None, **settings: int) -> bytes:
+    part = settings.pop("part", 10)
+    with Body(source, size=size) as body:
+        return upload_in_parts(
+            body,
+            start=upload.start,
+            put_whole=upload.put_whole,
+            part_size=lambda number: part,
+            workers=settings.pop("workers", 3),
+            **settings,
+        )
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10])
+def test_what_fits_into_one_part_goes_in_one_piece(size):
+    """No upload in parts is begun for data of up to one part."""
+    upload = Upload()
+    assert send(upload, bytes(size)) == bytes(size)
+    assert upload.events == ["whole"]
+
+
+@pytest.mark.parametrize("size", [11, 20, 21, 995])
+@pytest.mark.parametrize("known", [True, False])
+def test_parts_arrive_in_order(size, known):
+    """Larger data goes in full parts and a rest, whether its size was declared or not."""
+    data = bytes(number % 251 for number in range(size))
+    upload = Upload()
+    assert send(upload, iter([data]), size=size if known else None) == data
+    assert upload.events == ["start", "finish"]
+    assert all(len(part) == 10 for number, part in upload.parts.items() if number * 10 <= size)
+
+
+def test_workers_bound_the_parts_in_flight():
+    """Never more parts than workers are in flight, and they do run side by side."""
+    upload = Upload(lambda number: time.sleep(0.02))
+    send(upload, bytes(300), workers=3)
+    assert upload.most == 3
+
+
+def test_the_budget_bounds_the_bytes_in_flight():
+    """Parts in flight and the one being read stay within the budget, down to two parts."""
+    upload = Upload(lambda number: time.sleep(0.01))
+    send(upload, bytes(300), workers=8, budget=35)
+    assert upload.most_bytes <= 30
+    narrow = Upload(lambda number: time.sleep(0.01))
+    send(narrow, bytes(100), workers=8, budget=1)
+    assert narrow.most_bytes <= 20
+
+
+def test_a_part_that_fails_aborts_after_the_others_ended():
+    """The first failure is raised, nothing is in flight when the upload is removed."""
+
+    def fail(number: int) -> None:
+        if number == 2:
+            raise Unavailable("no")
+        time.sleep(0.05)
+
+    upload = Upload(fail)
+    with pytest.raises(Unavailable):
+        send(upload, bytes(1000))
+    assert upload.events == ["start", "abort with 0 in flight"]
+    assert len(upload.parts) < 10
+
+
+@pytest.mark.parametrize("error", [OSError("source"), KeyboardInterrupt()])
+def test_a_source_that_fails_aborts(error):
+    """What the source raises comes through, and nothing stays behind."""
+
+    def source():
+        yield bytes(35)
+        raise error
+
+    upload = Upload()
+    with pytest.raises(type(error)):
+        send(upload, source())
+    assert upload.events == ["start", "abort with 0 in flight"]
+
+
+def test_a_wrong_size_is_found_before_the_commit():
+    """A source that is shorter than declared is never finished."""
+    upload = Upload()
+    with pytest.raises(SizeMismatch):
+        send(upload, bytes(25), size=30)
+    assert "finish" not in upload.events
+
+
+def test_what_may_be_committed_is_not_removed():
+    """A commit whose outcome is unknown is not aborted."""
+    upload = Upload()
+
+    def finish(parts: list[int]) -> bytes:
+        raise StoreError("no answer", indeterminate=True)
+
+    upload.finish = finish
+    with pytest.raises(StoreError):
+        send(upload, bytes(25))
+    assert upload.events == ["start"]
+
+
+def test_an_abort_that_fails_hides_nothing(caplog):
+    """The failure that led to the abort is the one that is raised."""
+    upload = Upload(lambda number: (_ for _ in ()).throw(Unavailable("first")))
+
+    def abort() -> None:
+        raise OSError("second")
+
+    upload.abort = abort
+    with pytest.raises(Unavailable, match="first"):
+        send(upload, bytes(25))
+    assert "OSError" in caplog.text
+
+
+DATA = bytes(number % 251 for number in range(1000))
+
+
+def fetch(at: int, n: int) -> bytes:
+    time.sleep(0.001 * (at % 7))
+    return DATA[at : at + n]
+
+
+def read(fetch: Callable[[int, int], bytes], **settings: int) -> bytes:
+    chosen = {"offset": 5, "length": 990, "part_size": 33, "workers": 4, "retries": 2} | settings
+    return b"".join(
+        read_in_parts(fetch, is_retryable=lambda exc: isinstance(exc, Unavailable), **chosen)
+    )
+
+
+def test_parts_are_delivered_in_order():
+    """Ranges come back in order whatever the order in which they arrive."""
+    assert read(fetch) == DATA[5:995]
+    assert read(fetch, length=0) == b""
+
+
+def test_a_part_is_fetched_again():
+    """A failure that may pass is retried for its part alone, others end the read."""
+    failures = {38: 2, 104: 1}
+
+    def flaky(at: int, n: int) -> bytes:
+        if failures.get(at):
+            failures[at] -= 1
+            raise Unavailable("again")
+        return fetch(at, n)
+
+    assert read(flaky) == DATA[5:995]
+    failures[38] = 3
+    with pytest.raises(Unavailable):
+        read(flaky)
+
+
+def test_reading_ahead_is_bounded():
+    """No more parts are fetched than workers and budget allow, however slow the consumer is."""
+    fetched = []
+
+    def count(at: int, n: int) -> bytes:
+        fetched.append(at)
+        return DATA[at : at + n]
+
+    parts = read_in_parts(
+        count,
+        offset=0,
+        length=1000,
+        part_size=10,
+        workers=8,
+        retries=0,
+        is_retryable=lambda exc: False,
+        budget=30,
+    )
+    next(parts)
+    time.sleep(0.05)
+    assert len(fetched) <= 3
+    parts.close()
+    assert threading.active_count() == 1 or not any(
+        thread.name.startswith("imgstore-part") for thread in threading.enumerate()
+    )
