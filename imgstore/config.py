@@ -223,8 +223,6 @@ class Configuration:
             for store in self.stores.values():
                 closing.callback(store.close)
 
-    # Which stores are asked for.
-
     def _enabled_backends(self) -> dict[str, str] | None:
         """Return names and drivers as far as they can be read; None if the option is not set."""
         try:
@@ -300,8 +298,6 @@ class Configuration:
                 self.whole.append(_fault(reason, f"begin it with {RESERVED_PREFIX!r}"))
         return wanted
 
-    # Which of them is the default.
-
     def _default_by_name(self, backends: Mapping[str, str]) -> str | None:
         name: str | None = self._setting(_DEFAULT_BACKEND)
         if name and name not in backends:
@@ -342,8 +338,6 @@ class Configuration:
         except _NOT_READABLE as exc:
             self.whole.append(_unreadable(LIBRARY_GROUP, opt, exc))
             return None
-
-    # How one of them is built.
 
     def _build(self, wanted: _Wanted, load: Callable[[str], type[Store]]) -> None:
         name = wanted.name

@@ -36,7 +36,7 @@ from imgstore.store import (
     Store,
     StoredImage,
 )
-from imgstore.streams import ImageReader, Progress, Sink
+from imgstore.streams import ImageReader, Progress, Sink, Source
 from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class StoreManager(Mapping[str, Store]):
     def add(
         self,
         image_id: str,
-        source: object,
+        source: Source,
         *,
         store: str | None = None,
         size: int | None = None,

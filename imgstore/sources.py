@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import io
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.errors import InvalidArgument
 from imgstore.hashing import MIB
@@ -34,14 +36,9 @@ class Sink(Protocol):
         """Take in more bytes."""
 
 
-Source = (
-    bytes
-    | bytearray
-    | memoryview
-    | os.PathLike[str]
-    | os.PathLike[bytes]
-    | Readable
-    | Iterable[bytes | bytearray | memoryview]
+Buffer: TypeAlias = "bytes | bytearray | memoryview | array.array[Any] | mmap.mmap"
+Source: TypeAlias = (
+    "Buffer | os.PathLike[str] | os.PathLike[bytes] | Readable | ImageReader | Iterable[Buffer]"
 )
 Progress = Callable[[int, int | None], object]
 

@@ -15,7 +15,7 @@ from imgstore.driver import Driver
 from imgstore.hashing import Digests
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
-from imgstore.streams import Body, ImageReader, Opened, Progress, Sink
+from imgstore.streams import Body, ImageReader, Opened, Progress, Sink, Source
 from imgstore.translation import ClosedError, describe, error_class
 
 __all__ = [
@@ -69,7 +69,7 @@ class Store(Driver):
     def add(
         self,
         image_id: str,
-        source: object,
+        source: Source,
         *,
         size: int | None = None,
         max_size: int | None = None,
