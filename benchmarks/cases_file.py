@@ -1,0 +1,277 @@
+"""The filesystem store, on tmpfs (what the code costs) and on disk (with fsync)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from model import GIB, MIB, Bench, Case, SourceFile, Task, duration, memory, speed
+
+INCUMBENT = ("glance-store==5.7.0",)
+BOTH = ("md5", "sha512")
+SHA256 = ("sha256",)
+NAME = "8c9f2b1e-6c57-4b3c-9f0e-3d5a7b1c2d4e"
+rss = partial(memory, at_most=40)
+
+
+def ours(work: Task, store: Path, *, fsync: bool = True, thin: bool = False) -> Task:
+    options = {
+        "filesystem_store_datadir": str(store),
+        "filesystem_store_fsync": str(fsync),
+        "filesystem_thin_provisioning": str(thin),
+    }
+    return replace(work, side="imgstore", options=options)
+
+
+def theirs(work: Task, store: Path, *, thin: bool = False) -> Task:
+    """The same options: the incumbent ignores the one about fsync, it never flushes."""
+    return replace(ours(work, store, thin=thin), side="incumbent")
+
+
+def hashes(size: int, *algorithms: str, threads: int = 1) -> Task:
+    return Task(operation="hashes", size=size, algorithms=algorithms, threads=threads)
+
+
+def cp(source: SourceFile, copy: Path) -> Task:
+    arguments = ("cp", str(source.path), str(copy))
+    return Task(operation="command", arguments=arguments, creates=str(copy))
+
+
+def dd(source: SourceFile, copy: Path | None = None) -> Task:
+    target = (f"of={copy}", "conv=fsync") if copy else ("of=/dev/null",)
+    arguments = ("dd", f"if={source.path}", "bs=1M", *target)
+    return Task(operation="command", arguments=arguments, creates=str(copy or ""))
+
+
+@contextmanager
+def cases(bench: Bench) -> Iterator[list[Case]]:
+    """Yield the cases; the files they need are made when a case is run."""
+    size = bench.sized(2 * GIB, 32 * MIB)
+    image = SourceFile(path=bench.tmpfs / "images" / NAME, size=size, data=size)
+    on_disk = SourceFile(path=bench.disk / "images" / NAME, size=size, data=size)
+    yield [
+        add(bench, image),
+        add_sha256(bench, image),
+        add_to_disk(bench, image),
+        *thin_adds(bench, size),
+        sparse_add(bench),
+        *gets(image, on_disk),
+        ranges(bench, image),
+        small_adds(bench, "tmpfs", bench.tmpfs / "store"),
+        small_adds(bench, "disk", bench.disk / "store"),
+    ]
+
+
+def adding(source: SourceFile, algorithms: tuple[str, ...] = BOTH) -> Task:
+    path = str(source.path)
+    return Task(operation="add", source=path, size=source.size, algorithms=algorithms)
+
+
+def add(bench: Bench, image: SourceFile) -> Case:
+    work, store = adding(image), bench.tmpfs / "store"
+    return Case(
+        name="add",
+        title=f"add {image.size // MIB} MiB of random bytes, md5+sha512, tmpfs",
+        runs={
+            "imgstore": ours(work, store),
+            "glance_store": theirs(work, store),
+            "imgstore, source is a path": ours(replace(work, as_path=True), store),
+            "hashes alone, one thread": hashes(image.size, *BOTH),
+            "hashes alone, a thread each": hashes(image.size, *BOTH, threads=2),
+            "cp": cp(image, bench.tmpfs / "copy"),
+        },
+        targets=(
+            speed("imgstore", "glance_store", 1.7),
+            speed("imgstore", "hashes alone, a thread each", 0.75),
+            rss("imgstore", "imgstore, source is a path"),
+        ),
+        sources=(image,),
+        amount=image.size / MIB,
+    )
+
+
+def add_sha256(bench: Bench, image: SourceFile) -> Case:
+    work, store = adding(image, SHA256), bench.tmpfs / "store"
+    return Case(
+        name="add-sha256",
+        title=f"add {image.size // MIB} MiB of random bytes, sha256, tmpfs",
+        runs={
+            "imgstore": ours(work, store),
+            "glance_store, md5+sha512": theirs(adding(image), store),
+            "glance_store, md5+sha256": theirs(work, store),
+            "imgstore, source is a path": ours(replace(work, as_path=True), store),
+            "hash alone": hashes(image.size, *SHA256),
+            "cp": cp(image, bench.tmpfs / "copy"),
+        },
+        targets=(
+            speed("imgstore", "glance_store, md5+sha512", 3.5),
+            rss("imgstore", "imgstore, source is a path"),
+        ),
+        sources=(image,),
+        amount=image.size / MIB,
+    )
+
+
+def add_to_disk(bench: Bench, image: SourceFile) -> Case:
+    work, store = adding(image), bench.disk / "store"
+    return Case(
+        name="add-disk",
+        title=f"add {image.size // MIB} MiB of random bytes, md5+sha512, disk",
+        runs={
+            "imgstore, with fsync": ours(work, store),
+            "glance_store (never flushes)": theirs(work, store),
+            "glance_store, then fsync": theirs(replace(work, then_fsync=True), store),
+            "imgstore, without fsync": ours(work, store, fsync=False),
+            "imgstore, sha256, with fsync": ours(adding(image, SHA256), store),
+            "cp (never flushes)": cp(image, bench.disk / "copy"),
+            "dd conv=fsync": dd(image, bench.disk / "copy"),
+        },
+        targets=(rss("imgstore, with fsync"),),
+        sources=(image,),
+        amount=image.size / MIB,
+    )
+
+
+def thin_adds(bench: Bench, size: int) -> Iterator[Case]:
+    zeros, store = SourceFile(path=bench.tmpfs / "zeros", size=size, data=0), bench.tmpfs / "store"
+    thin_case = partial(Case, sources=(zeros,), amount=size / MIB)
+    incumbent = theirs(adding(zeros), store, thin=True)
+    yield thin_case(
+        name="thin-zeros",
+        title=f"thin add of {size // MIB} MiB of zeros, md5+sha512, tmpfs",
+        runs={
+            "imgstore": ours(adding(zeros), store, thin=True),
+            "glance_store": incumbent,
+            "hashes alone, one thread": hashes(size, *BOTH),
+            "hashes alone, a thread each": hashes(size, *BOTH, threads=2),
+        },
+        targets=(speed("imgstore", "glance_store", 6), rss("imgstore")),
+    )
+    yield thin_case(
+        name="thin-zeros-sha256",
+        title=f"thin add of {size // MIB} MiB of zeros, sha256, tmpfs",
+        runs={
+            "imgstore": ours(adding(zeros, SHA256), store, thin=True),
+            "glance_store, md5+sha512": incumbent,
+            "glance_store, md5+sha256": theirs(adding(zeros, SHA256), store, thin=True),
+            "hash alone": hashes(size, *SHA256),
+        },
+        targets=(speed("imgstore", "glance_store, md5+sha512", 14), rss("imgstore")),
+    )
+
+
+def sparse_add(bench: Bench) -> Case:
+    """Equal data in files of different sizes, and half the data; the incumbent reads it all."""
+    unit, store = bench.sized(GIB, 16 * MIB), bench.tmpfs / "store"
+
+    def sparse(size: int, data: int) -> SourceFile:
+        path = bench.tmpfs / f"sparse-{size}-{data}"
+        return SourceFile(path=path, size=size, data=data)
+
+    def label(file: SourceFile) -> str:
+        return f"{file.size // MIB} MiB with {file.data // MIB} MiB of data"
+
+    large, small, half = (
+        sparse(20 * unit, unit),
+        sparse(5 * unit, unit),
+        sparse(20 * unit, unit // 2),
+    )
+    mine = {
+        f"imgstore, {label(file)}": ours(replace(adding(file, ()), as_path=True), store, thin=True)
+        for file in (large, small, half)
+    }
+    incumbent = {f"glance_store, {label(small)}": theirs(adding(small), store, thin=True)}
+    raw = {f"cp, {label(large)}": cp(large, bench.tmpfs / "copy")}
+    return Case(
+        name="sparse",
+        title="add from a sparse file, no digests, tmpfs",
+        runs=mine | incumbent | raw,
+        targets=(
+            duration(f"imgstore, {label(large)}", f"imgstore, {label(small)}", 1.25),
+            rss(*mine),
+        ),
+        sources=(large, small, half),
+    )
+
+
+def gets(image: SourceFile, on_disk: SourceFile) -> Iterator[Case]:
+    store = image.path.parent
+    get_case = partial(Case, amount=image.size / MIB)
+    get = Task(operation="get", url=f"file://{image.path}", size=image.size)
+    yield get_case(
+        name="get",
+        title=f"get {image.size // MIB} MiB by iteration, tmpfs",
+        runs={
+            "imgstore": ours(get, store),
+            "glance_store": theirs(get, store),
+            "dd": dd(image),
+        },
+        targets=(speed("imgstore", "glance_store", 1), rss("imgstore")),
+        sources=(image,),
+    )
+    for reader, discard in (("copies", False), ("discards", True)):
+        send = replace(get, operation="send", discard=discard)
+        yield get_case(
+            name=f"sendfile-{reader}",
+            title=f"get {image.size // MIB} MiB into a loopback connection whose reader {reader}",
+            runs={
+                "imgstore, sendfile": ours(send, store),
+                "glance_store, iteration": theirs(send, store),
+                "imgstore, iteration": ours(replace(send, operation="send_chunks"), store),
+            },
+            targets=(
+                speed("imgstore, sendfile", "glance_store, iteration", 1.5),
+                rss("imgstore, sendfile"),
+            ),
+            sources=(image,),
+        )
+    path = str(on_disk.path)
+    cold = replace(get, url=f"file://{path}", evict=path)
+    yield get_case(
+        name="get-disk",
+        title=f"get {image.size // MIB} MiB by iteration, disk, nothing cached",
+        runs={
+            "imgstore": ours(cold, on_disk.path.parent),
+            "glance_store": theirs(cold, on_disk.path.parent),
+        },
+        sources=(on_disk,),
+    )
+
+
+def ranges(bench: Bench, image: SourceFile) -> Case:
+    count, store, path = bench.sized(4000, 100), image.path.parent, str(image.path)
+    work = Task(operation="ranges", url=f"file://{path}", size=image.size, count=count)
+    return Case(
+        name="ranges",
+        title="ranges of 1 MiB at random offsets, tmpfs",
+        runs={
+            "imgstore": ours(work, store),
+            "glance_store": theirs(work, store),
+            "pread": replace(work, operation="pread", source=path),
+        },
+        targets=(speed("imgstore", "glance_store", 1), rss("imgstore")),
+        sources=(image,),
+        amount=count,
+        unit="ranges",
+    )
+
+
+def small_adds(bench: Bench, place: str, store: Path) -> Case:
+    count, size = bench.sized(4000, 80), 64 * 1024
+    work = Task(operation="small_adds", size=size, count=count, threads=8, algorithms=BOTH)
+    return Case(
+        name=f"small-adds-{place}",
+        title=f"adds of 64 KiB from 8 threads, md5+sha512, {place}",
+        runs={
+            "imgstore, without fsync": ours(work, store, fsync=False),
+            "glance_store (never flushes)": theirs(work, store),
+            "imgstore, with fsync": ours(work, store),
+            "glance_store, then fsync": theirs(replace(work, then_fsync=True), store),
+        },
+        targets=(speed("imgstore, without fsync", "glance_store (never flushes)", 1),),
+        amount=count,
+        unit="adds",
+    )

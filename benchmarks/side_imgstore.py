@@ -1,0 +1,38 @@
+"""imgstore, used as a service embeds it: one manager over the operator's configuration file."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from configuration import configuration_file
+
+from imgstore import Location, StoreManager
+
+
+class Side:
+    def __init__(self, driver: str, options: Mapping[str, str]) -> None:
+        with configuration_file(driver, options) as path:
+            self._stores = StoreManager.from_file(path)
+
+    def add(
+        self, image_id: str, source: Any, *, size: int, algorithms: Sequence[str]
+    ) -> tuple[str, Mapping[str, str]]:
+        image = self._stores.add(image_id, source, size=size, algorithms=algorithms)
+        return image.location.url, image.digests
+
+    def chunks(self, url: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        location = Location.parse(url)
+        with self._stores.get(location, offset=offset, length=length) as reader:
+            yield from reader
+
+    def send(self, url: str, sink: socket.socket) -> None:
+        with self._stores.get(Location.parse(url)) as reader:
+            left = reader.size
+            while left:
+                left -= os.sendfile(sink.fileno(), reader.fileno(), None, left)
+
+    def delete(self, url: str) -> None:
+        self._stores.delete(Location.parse(url))

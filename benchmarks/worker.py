@@ -1,0 +1,217 @@
+"""Carries out one task, given as JSON in the first argument, and prints its figures as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import io
+import json
+import os
+import random
+import resource
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from measure import Sink, Stream, measured
+from model import MIB, Figures, Task
+
+
+class Side(Protocol):
+    """A contender: the same four verbs over one configured store."""
+
+    def add(
+        self, image_id: str, source: Any, *, size: int, algorithms: Sequence[str]
+    ) -> tuple[str, Mapping[str, str]]:
+        """Store the image; return its URL and digests."""
+
+    def chunks(self, url: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Read the image or a range of it."""
+
+    def send(self, url: str, sink: socket.socket) -> None:
+        """Send the whole image to a socket, in the best way there is."""
+
+    def delete(self, url: str) -> None:
+        """Remove the image."""
+
+
+def side_of(task: Task) -> Side:
+    """Load the module of the task's side and open its store."""
+    side: Side = importlib.import_module(f"side_{task.side}").Side(task.driver, task.options)
+    return side
+
+
+def flush(url: str) -> None:
+    """Put a stored file and its directory on the disk, as a careful caller would afterwards."""
+    path = Path(unquote(urlsplit(url).path))
+    for target in (path, path.parent):
+        fd = os.open(target, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def add(task: Task) -> Figures:
+    side = side_of(task)
+    with open(task.source, "rb", buffering=0) as file:
+        source = Path(task.source) if task.as_path else Stream(file)
+        with measured() as meter:
+            url, digests = side.add(
+                str(uuid.uuid4()), source, size=task.size, algorithms=task.algorithms
+            )
+            if task.then_fsync:
+                flush(url)
+    side.delete(url)
+    return dataclasses.replace(meter.figures, digests=digests)
+
+
+def small_adds(task: Task) -> Figures:
+    """Add `count` images of `size` bytes from `threads` threads."""
+    side = side_of(task)
+    data = random.Random(0).randbytes(task.size)
+
+    def one(image_id: str) -> str:
+        source = Stream(io.BytesIO(data))
+        url, _ = side.add(image_id, source, size=task.size, algorithms=task.algorithms)
+        if task.then_fsync:
+            flush(url)
+        return url
+
+    ids = [str(uuid.uuid4()) for _ in range(task.count)]
+    with ThreadPoolExecutor(task.threads) as pool:
+        with measured() as meter:
+            urls = list(pool.map(one, ids))
+        list(pool.map(side.delete, urls))
+    return meter.figures
+
+
+def get(task: Task) -> Figures:
+    side = side_of(task)
+    if task.evict:
+        fd = os.open(task.evict, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+    with measured() as meter:
+        delivered = sum(map(len, side.chunks(task.url)))
+    return complete(delivered, task.size, meter.figures)
+
+
+def send(task: Task) -> Figures:
+    side = side_of(task)
+    with Sink(discard=task.discard) as sink, measured() as meter:
+        side.send(task.url, sink.socket)
+        delivered = sink.finish()
+    return complete(delivered, task.size, meter.figures)
+
+
+def send_chunks(task: Task) -> Figures:
+    """Send by iteration, what `send` does where there is no file to hand to the kernel."""
+    side = side_of(task)
+    with Sink(discard=task.discard) as sink, measured() as meter:
+        for chunk in side.chunks(task.url):
+            sink.socket.sendall(chunk)
+        delivered = sink.finish()
+    return complete(delivered, task.size, meter.figures)
+
+
+def offsets(task: Task) -> list[int]:
+    """The same random offsets for every contender, not aligned to anything."""
+    generator = random.Random(0)
+    return [generator.randrange(task.size - MIB) for _ in range(task.count)]
+
+
+def ranges(task: Task) -> Figures:
+    """Read `count` ranges of 1 MiB of an image of `size` bytes."""
+    side = side_of(task)
+    with measured() as meter:
+        delivered = sum(
+            len(chunk)
+            for offset in offsets(task)
+            for chunk in side.chunks(task.url, offset=offset, length=MIB)
+        )
+    return complete(delivered, task.count * MIB, meter.figures)
+
+
+def pread(task: Task) -> Figures:
+    """Read the same ranges from the file itself, opened once."""
+    with open(task.source, "rb") as file, measured() as meter:
+        delivered = sum(len(os.pread(file.fileno(), MIB, offset)) for offset in offsets(task))
+    return complete(delivered, task.count * MIB, meter.figures)
+
+
+def complete(delivered: int, expected: int, figures: Figures) -> Figures:
+    if delivered != expected:
+        raise RuntimeError(f"{delivered} bytes were delivered instead of {expected}")
+    return figures
+
+
+def hashes(task: Task) -> Figures:
+    """Hash `size` bytes from memory, on one thread or on one thread for each algorithm."""
+    block = os.urandom(MIB)
+
+    def digest(names: Sequence[str]) -> None:
+        digests = [hashlib.new(name) for name in names]
+        for _ in range(task.size // MIB):
+            for each in digests:
+                each.update(block)
+
+    shares = [task.algorithms] if task.threads == 1 else [(name,) for name in task.algorithms]
+    with ThreadPoolExecutor(len(shares)) as pool, measured() as meter:
+        list(pool.map(digest, shares))
+    return meter.figures
+
+
+def command(task: Task) -> Figures:
+    with measured(resource.RUSAGE_CHILDREN) as meter:
+        subprocess.run(task.arguments, check=True, capture_output=True)
+    if task.creates:
+        os.unlink(task.creates)
+    return meter.figures
+
+
+def imports(task: Task) -> Figures:
+    """Sum what `-X importtime` shows for the modules in `arguments`, in a fresh interpreter."""
+    code = f"import {', '.join(task.arguments)}"
+    argv = [sys.executable, "-X", "importtime", "-c", code]
+    # The first interpreter writes the bytecode, the second one counts. With -c the working
+    # directory is searched for modules: a checkout there would hide what is installed.
+    subprocess.run(argv, cwd="/", check=True, capture_output=True)
+    with measured(resource.RUSAGE_CHILDREN) as meter:
+        done = subprocess.run(argv, cwd="/", check=True, capture_output=True, text=True)
+    rows = [line.split(":")[1].split("|") for line in done.stderr.splitlines()[1:]]
+    start = max(number for number, row in enumerate(rows) if row[2].strip() == "site") + 1
+    # A name after a single space is not nested in another import: its time includes the nested.
+    total = sum(int(row[1]) for row in rows[start:] if not row[2].startswith("  "))
+    return dataclasses.replace(meter.figures, seconds=total / 1e6)
+
+
+OPERATIONS: dict[str, Callable[[Task], Figures]] = {
+    each.__name__: each
+    for each in (
+        add,
+        small_adds,
+        get,
+        send,
+        send_chunks,
+        ranges,
+        pread,
+        hashes,
+        command,
+        imports,
+    )
+}
+
+
+def main() -> None:
+    task = Task(**json.loads(sys.argv[1]))
+    print(json.dumps(dataclasses.asdict(OPERATIONS[task.operation](task))))
+
+
+if __name__ == "__main__":
+    main()
