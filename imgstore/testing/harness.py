@@ -164,6 +164,18 @@ def content(store: Store, location: Location | str) -> bytes:
         return reader.read()
 
 
+def difference(found: bytes, expected: bytes) -> str:
+    """Say where two images differ; empty where they do not.
+
+    Comparing in an assertion would make pytest explain megabytes line by line, for minutes.
+    """
+    if found == expected:
+        return ""
+    pairs = enumerate(zip(found, expected, strict=False))
+    at = next((at for at, (one, other) in pairs if one != other), min(len(found), len(expected)))
+    return f"{len(found)} bytes instead of {len(expected)}, the first difference at byte {at}"
+
+
 def pattern(size: int) -> bytes:
     """Return ``size`` bytes without repetitions, the same ones each time."""
     return random.Random(size).randbytes(size)  # noqa: S311  # test data

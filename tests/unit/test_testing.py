@@ -14,6 +14,7 @@ import pytest
 import imgstore
 from imgstore import Capability
 from imgstore.testing import StoreContract
+from imgstore.testing.harness import difference
 
 BROKEN = Path(__file__).parent / "broken_stores.py"
 
@@ -33,7 +34,8 @@ def test_every_broken_rule_is_found(tmp_path):
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(BROKEN.parent)]
         + [f"{BROKEN}::{test}" for test in sorted(expected)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(imgstore.__file__).parents[1])},
+        # In CI pytest explains failures in full, which must not take minutes.
+        env=os.environ | {"CI": "true", "PYTHONPATH": str(Path(imgstore.__file__).parents[1])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -64,6 +66,14 @@ def test_tests_are_selected_by_capability():
     assert selected(read_only) | selected(everything) | {
         "test_memory_does_not_grow_with_the_image"
     } == selected(StoreContract)
+
+
+def test_images_are_compared_in_one_line():
+    """Where two images differ is told without showing their bytes."""
+    assert difference(b"same", b"same") == ""
+    expected = "3145728 bytes instead of 3145729, the first difference at byte 3145728"
+    assert difference(bytes(3145728), bytes(3145729)) == expected
+    assert difference(b"one", b"ore") == "3 bytes instead of 3, the first difference at byte 1"
 
 
 def test_no_test_hides_another():
