@@ -14,7 +14,7 @@ MIB: Final = 1024 * 1024
 # Below this many bytes a thread per digest costs more than it saves.
 _INLINE_LIMIT: Final = MIB
 # What may wait for one digest; a block larger than this waits alone.
-_BACKLOG: Final = 8 * MIB
+_BACKLOG: Final = 16 * MIB
 
 
 class Hasher(Protocol):
@@ -102,7 +102,7 @@ class Digests:
     """Digests of one stream: in line for the first MiB, then a thread for each algorithm.
 
     hashlib releases the GIL, so digests run beside each other and beside the transfer. At most
-    8 MiB, or one block, wait for each. Used by one thread; ``close`` ends the threads.
+    16 MiB, or one block, wait for each. Used by one thread; ``close`` ends the threads.
     """
 
     def __init__(self, algorithms: Iterable[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn, final
 
@@ -14,6 +12,7 @@ from imgstore.errors import (
     SizeMismatch,
     TooLarge,
 )
+from imgstore.extents import Holes
 from imgstore.hashing import MIB, Digests
 from imgstore.reader import ImageReader, Opened, SourceFile
 from imgstore.sources import (
@@ -71,11 +70,12 @@ class Body:
         self._total = 0
         self._ended = False
         self._results: dict[str, str] = {}
-        self._data_end = 0
+        self._holes = Holes(None)
 
     def __enter__(self) -> Body:
         """Open the source; what that raises is the caller's."""
         self._input = self._guard(open_input, self.source)
+        self._holes = Holes(self._input.file)
         if self._declared is None:
             self.size = self._input.size
         return self
@@ -110,22 +110,13 @@ class Body:
     def hole(self) -> int:
         """Return how many zero bytes follow that need not be read; 0 where none are known.
 
-        Only sources that are files tell (SEEK_DATA, see lseek(2)). Follow up with ``skip``.
+        Only sources that are files tell, and only of 64 KiB or more. Follow up with ``skip``.
         """
-        file = self._input.file
-        if file is None or self._ended or self._total < self._data_end:
-            return 0
-        position, end = file.offset + self._total, file.offset + file.length
-        try:
-            data = os.lseek(file.fd, position, os.SEEK_DATA)
-            if data <= position:
-                self._data_end = os.lseek(file.fd, position, os.SEEK_HOLE) - file.offset
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:  # ENXIO: no data after this position
-                self._data_end = file.length
-                return 0
-            data = end
-        return max(0, min(data, end) - position)
+        return 0 if self._ended else self._holes.at(self._total)
+
+    def before_hole(self, n: int) -> int:
+        """Return how many of the next ``n`` bytes lie before the next hole, where one is known."""
+        return self._holes.before(self._total, n)
 
     def skip(self, n: int) -> None:
         """Pass over ``n`` bytes that ``hole`` told of; digests and sinks get zeros."""

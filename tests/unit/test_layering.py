@@ -17,7 +17,7 @@ PACKAGE = Path(imgstore.__file__).parent
 LAYERS = (
     {"errors", "secret", "context"},
     {"_lazy", "_process", "location", "placement", "hashing", "arguments", "translation"}
-    | {"model", "reader", "sources", "streams"},
+    | {"extents", "model", "reader", "sources", "streams"},
     {"driver", "store", "transfer"},
     {"layers", "drivers"},
     {"config", "manager"},

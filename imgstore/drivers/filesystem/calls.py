@@ -5,16 +5,22 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from imgstore._process import PerProcess
 from imgstore.errors import TimedOut
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_IDLE: Final = 2.0  # seconds after which a thread without work ends
+_QUIET: Final = 60.0  # seconds between two warnings
 
 
 class _Job:
@@ -30,7 +36,10 @@ class _Job:
 
 
 class _Pool:
-    """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting."""
+    """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting.
+
+    They end when there is nothing to do, so a store that is closed or dropped leaves none behind.
+    """
 
     def __init__(self, size: int, threshold: int) -> None:
         self._size = size
@@ -39,7 +48,7 @@ class _Pool:
         self._waiting: deque[_Job] = deque()
         self._threads = 0
         self._active = 0
-        self._warned = False
+        self._quiet_until = 0.0
 
     def run(self, job: _Job, timeout: float, *, give_up: bool) -> None:
         with self._lock:
@@ -48,16 +57,18 @@ class _Pool:
                 self._threads += 1
                 threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
             self._lock.notify()
-        if job.done.wait(timeout):
-            return
-        with self._lock:
-            job.given_up = give_up and not job.done.is_set()
+        try:
+            job.done.wait(timeout)
+        finally:  # also when the caller is interrupted
+            with self._lock:
+                job.given_up = give_up and not job.done.is_set()
 
     def _work(self) -> None:
         while True:
             with self._lock:
-                while not self._waiting:
-                    self._lock.wait()
+                if not self._lock.wait_for(lambda: self._waiting, _IDLE):
+                    self._threads -= 1
+                    return
                 job = self._waiting.popleft()
                 self._active += 1
                 self._watch()
@@ -68,21 +79,20 @@ class _Pool:
                     job.error = exc
             with self._lock:
                 self._active -= 1
-                self._watch()
                 job.done.set()
             if job.given_up:
                 self._clean(job)
 
     def _watch(self) -> None:
-        """Warn once each time the pool fills beyond the threshold."""
+        """Warn if the pool has filled beyond the threshold, at most once a minute."""
         full = self._active * 100 >= self._threshold * self._size
-        if full and not self._warned:
+        if full and time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _QUIET
             LOG.warning(
                 "%d of %d threads for file system calls are busy; is a file server down?",
                 self._active,
                 self._size,
             )
-        self._warned = full
 
     @staticmethod
     def _clean(job: _Job) -> None:
@@ -114,6 +124,11 @@ class Calls:
         if not self.timeout:
             return call(*args)
         job = _Job(lambda: call(*args), late)
+        result: T = self.outcome(job)
+        return result
+
+    def outcome(self, job: _Job) -> Any:
+        """Have a job done within the time limit; ``job.given_up`` tells whether it was not."""
         self._pool.get().run(job, self.timeout, give_up=True)
         if job.given_up:
             raise TimedOut(
@@ -122,42 +137,57 @@ class Calls:
             )
         if job.error is not None:
             raise job.error
-        result: T = job.result
-        return result
+        return job.result
 
-    def eventually(self, call: Callable[..., object], *args: Any) -> None:
-        """Make a call that must happen, but wait for it only as long as for any other."""
-        if not self.timeout:
-            call(*args)
+    def close(self, fd: int) -> None:
+        """Close a descriptor for certain, but wait for that only as long as for any other call.
+
+        What a file system reports only now concerns nobody: data that matters was flushed before.
+        """
+        if self.timeout:
+            # While the interpreter ends its threads stand still, and the kernel closes everything.
+            if not sys.is_finalizing():
+                self._pool.get().run(_Job(lambda: os.close(fd), None), self.timeout, give_up=False)
             return
-        job = _Job(lambda: call(*args), None)
-        self._pool.get().run(job, self.timeout, give_up=False)
-        if job.error is not None:
-            raise job.error
+        with suppress(OSError):
+            os.close(fd)
 
 
 class OpenFile:
-    """A descriptor whose calls have a time limit.
+    """A descriptor, of a file or a directory, whose calls have a time limit.
 
     After a call was given up the descriptor is still in use by it, so the thread that hangs
     closes it when it comes back: a number that is closed too early may be given to another file.
+    ``lost`` tells that this happened.
     """
 
     def __init__(self, fd: int, calls: Calls) -> None:
         """Take over ``fd``."""
         self.fd = fd
+        self.lost = False
         self._calls = calls
-        self._lost = False
 
-    def __call__(self, call: Callable[..., T], *args: Any) -> T:
-        """Return ``call(fd, *args)``."""
+    def __call__(
+        self, call: Callable[..., T], *args: Any, late: Callable[[Any], object] | None = None
+    ) -> T:
+        """Return ``call(fd, *args)``; ``late`` as for Calls, before the descriptor is closed."""
+        fd = self.fd
         if not self._calls.timeout:
-            return call(self.fd, *args)
+            return call(fd, *args)
+
+        def clean(result: Any) -> None:
+            try:
+                if late is not None:
+                    late(result)
+            finally:
+                os.close(fd)
+
+        job = _Job(lambda: call(fd, *args), clean)
         try:
-            return self._calls(call, self.fd, *args, late=lambda _: os.close(self.fd))
-        except TimedOut:
-            self._lost = True
-            raise
+            result: T = self._calls.outcome(job)
+            return result
+        finally:
+            self.lost = job.given_up
 
     def reader(self, n: int) -> Callable[[], bytes]:
         """Return a function that reads up to ``n`` bytes, as direct as the time limit allows."""
@@ -167,9 +197,9 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the descriptor once."""
-        if self.fd >= 0 and not self._lost:
+        if self.fd >= 0 and not self.lost:
             fd, self.fd = self.fd, -1
-            self._calls.eventually(os.close, fd)
+            self._calls.close(fd)
 
     @property
     def has_time_limit(self) -> bool:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.paths import DRAFT_PREFIX, open_directory
-from imgstore.errors import AlreadyExists, TimedOut, Unsupported
+from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unsupported
 
-# Used where a directory itself cannot be locked (NFS wants a file that is open for writing).
+# Used where a directory itself cannot be locked, or not for other hosts (NFS wants a file that is
+# open for writing).
 _LOCK_NAME: Final = f"{DRAFT_PREFIX}lock"
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -50,28 +52,17 @@ class DeadDraft:
 class Draft:
     """An unfinished file in an open directory."""
 
-    def __init__(self, directory: int, fd: int, name: str | None, calls: Calls) -> None:
+    def __init__(self, directory: OpenFile, fd: int, name: str | None, calls: Calls) -> None:
         """Take over ``fd``; ``name`` is None where the file has none."""
         self.file = OpenFile(fd, calls)
         self._directory = directory
         self._name = name
-        self._calls = calls
-        self.published: str | None = None
+        self._target: str | None = None
 
     @classmethod
-    def create(cls, directory: int, calls: Calls) -> Draft:
+    def create(cls, directory: OpenFile, calls: Calls) -> Draft:
         """Make a draft in an open directory; the umask applies."""
-
-        def open_draft() -> tuple[int, str | None]:
-            if os.path.isdir(_PROC):  # without it a file without a name can never get one
-                try:
-                    return os.open(".", _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory), None
-                except OSError as exc:
-                    if exc.errno not in _NO_TMPFILE:
-                        raise
-            return _open_named(directory)
-
-        fd, name = calls(open_draft, late=lambda opened: _discard(directory, opened))
+        fd, name = directory(_open_draft, late=functools.partial(_discard, directory.fd))
         return cls(directory, fd, name, calls)
 
     def settle(self, *, mode: int, sync: bool) -> bool:
@@ -97,84 +88,107 @@ class Draft:
         return self.file(finish)
 
     def publish(
-        self, name: str, *, sync: bool, alone: Callable[[str], AbstractContextManager[None]]
+        self, name: str, *, sync: bool, alone: Callable[[str], AbstractContextManager[int | None]]
     ) -> None:
         """Give the draft its final name; raises AlreadyExists if the name is taken.
 
-        ``alone(name)`` is held meanwhile. If the answer is lost the error says ``indeterminate``.
+        ``alone(name)`` is held meanwhile; it gives the open directory that it holds, if any. If
+        the answer is lost the error says ``indeterminate``.
         """
+        fd = self.file.fd
 
-        def link() -> None:
-            with alone(name):
-                self._link(name)
+        def link(directory: int) -> None:
+            with alone(name) as held:
+                self._link(directory, name, held)
 
+        def late(_: object) -> None:
+            self._drop_name(directory.fd)
+            os.close(fd)
+
+        directory = self._directory
         try:
-            self._calls(link)
+            directory(link, late=late)
         except TimedOut as exc:
             exc.indeterminate = True
             raise
-        self.published = name
+        finally:
+            self.file.lost = directory.lost
         if sync:
-            self._calls(os.fsync, self._directory)
+            directory(os.fsync)
 
-    def _link(self, name: str) -> None:
+    def _link(self, directory: int, name: str, held: int | None) -> None:
+        self._target = name
         try:
             if self._name is None:
-                os.link(f"{_PROC}/{self.file.fd}", name, dst_dir_fd=self._directory)
+                os.link(f"{_PROC}/{self.file.fd}", name, dst_dir_fd=directory)
             else:
-                self._link_named(self._name, name)
-        except FileExistsError:
-            # An NFS client may ask again after a lost answer and then find its own file.
-            if not self._is_named(name):
-                raise AlreadyExists("an image of this id exists") from None
+                self._link_named(directory, self._name, name, held)
+        except OSError as exc:
+            # The answer may have been lost: the client then asks again and finds its own file.
+            if not self._is_named(directory, name):
+                self._target = None
+                if isinstance(exc, FileExistsError):
+                    raise AlreadyExists("an image of this id exists") from None
+                raise
+        self._drop_name(directory)
 
-    def _link_named(self, draft: str, name: str) -> None:
-        here = self._directory
+    def _link_named(self, directory: int, draft: str, name: str, held: int | None) -> None:
         try:
-            os.link(draft, name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
+            os.link(draft, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
         except OSError as exc:
             if exc.errno not in _NO_LINK:
                 raise
-            self._rename_named(draft, name)
-        else:
-            os.unlink(draft, dir_fd=here)
-        self._name = None
+            _rename(directory, draft, name, held)
+            self._name = None
 
-    def _rename_named(self, draft: str, name: str) -> None:
-        """Publish where there are no hard links."""
-        here = self._directory
+    def _is_named(self, directory: int, name: str) -> bool:
         try:
-            kernel.rename_exclusively(here, draft, name)
-        except OSError as exc:
-            if exc.errno not in kernel.UNSUPPORTED:
-                raise
-            with locked(here):
-                if exists(here, name):
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-                os.rename(draft, name, src_dir_fd=here, dst_dir_fd=here)
-
-    def _is_named(self, name: str) -> bool:
-        found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
         return os.path.samestat(found, os.fstat(self.file.fd))
 
+    def _drop_name(self, directory: int) -> None:
+        """Remove the temporary name; where that fails, it is a dead writer's from now on."""
+        if self._name is not None:
+            with suppress(OSError):
+                os.unlink(self._name, dir_fd=directory)
+            self._name = None
+
     def abandon(self) -> bool:
-        """Undo everything that an unfinished add did; return whether that worked."""
+        """Undo everything that an unfinished add did; return whether no image is left for sure."""
 
-        def undo() -> None:
-            if self.published is not None and self._is_named(self.published):
-                os.unlink(self.published, dir_fd=self._directory)
-            if self._name is not None:
-                os.unlink(self._name, dir_fd=self._directory)
+        def undo(directory: int) -> None:
+            self._drop_name(directory)
+            if self._target is not None and self._is_named(directory, self._target):
+                os.unlink(self._target, dir_fd=directory)
 
-        try:
-            self._calls(undo)
-        except (OSError, TimedOut):
+        if self._directory.lost:  # the call that hangs may yet publish the draft
             return False
+        try:
+            self._directory(undo)
+        except (OSError, StoreError):
+            return self._target is None
         return True
 
     def close(self) -> None:
         """Close the file, which ends its lock."""
         self.file.close()
+
+
+@functools.cache
+def _has_proc() -> bool:
+    return os.path.isdir(_PROC)
+
+
+def _open_draft(directory: int) -> tuple[int, str | None]:
+    if _has_proc():  # without it a file without a name can never get one
+        try:
+            return os.open(".", _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory), None
+        except OSError as exc:
+            if exc.errno not in _NO_TMPFILE:
+                raise
+    return _open_named(directory)
 
 
 def _open_named(directory: int) -> tuple[int, str]:
@@ -207,6 +221,19 @@ def _discard(directory: int, opened: tuple[int, str | None] | None) -> None:
             os.unlink(name, dir_fd=directory)
 
 
+def _rename(directory: int, draft: str, name: str, held: int | None) -> None:
+    """Publish where there are no hard links; ``held`` is a directory that is locked already."""
+    try:
+        kernel.rename_exclusively(directory, draft, name)
+    except OSError as exc:
+        if exc.errno not in kernel.UNSUPPORTED:
+            raise
+        with locked(directory, held=held):
+            if exists(directory, name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
 def exists(directory: int | None, name: str) -> bool:
     """Return whether there is an entry of this name, of whatever kind; links are not followed."""
     try:
@@ -217,18 +244,30 @@ def exists(directory: int | None, name: str) -> bool:
 
 
 @contextmanager
-def locked(directory: int) -> Iterator[None]:
-    """Hold an exclusive lock on an open directory, among processes and hosts."""
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
+def locked(directory: int, *, held: int | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on an open directory, among processes and hosts.
+
+    ``held`` is a directory that is locked already, perhaps the same one.
+    """
+    if held is not None and os.path.samestat(os.fstat(held), os.fstat(directory)):
+        yield
+        return
+    if kernel.shares_directory_locks(directory):
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as exc:
-            if exc.errno not in _NO_DIRECTORY_LOCK:
-                raise
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as exc:
+                if exc.errno not in _NO_DIRECTORY_LOCK:
+                    raise
+            else:
+                yield
+                return
+        finally:
             os.close(fd)
-            fd = os.open(_LOCK_NAME, _READ_WRITE | os.O_CREAT, 0o666, dir_fd=directory)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+    fd = os.open(_LOCK_NAME, _READ_WRITE | os.O_CREAT, 0o666, dir_fd=directory)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
@@ -289,7 +328,7 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def require_support(directory: int, calls: Calls) -> None:
+def require_support(directory: OpenFile, calls: Calls) -> None:
     """Make and drop a draft; raises what an add would, e.g. where locks are missing."""
     draft = Draft.create(directory, calls)
     try:

@@ -8,12 +8,11 @@ from typing import Final
 
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import OpenFile
+from imgstore.extents import GRAIN, next_extent
 from imgstore.hashing import MIB
 from imgstore.streams import Body, SourceFile
 
-# A hole is left wherever this much, aligned, is zero.
-_GRAIN: Final = 64 * 1024
-_ZEROS: Final = bytes(_GRAIN)
+_ZEROS: Final = bytes(GRAIN)  # a hole is left wherever this much, aligned, is zero
 # Dirty pages are handed to the disk in steps of this size while digests are computed.
 _WRITEBACK: Final = 32 * MIB
 _COPY_LIMIT: Final = 1024 * MIB
@@ -46,18 +45,19 @@ def _copy_in_kernel(body: Body, source: SourceFile, target: OpenFile) -> bool:
 
 def _copy_extents(body: Body, source: SourceFile, target: OpenFile) -> bool:
     """Copy the data and leave the holes; False, and nothing done, if the kernel cannot."""
+    # At its full size from the start, or xfs keeps space for more after each stretch of data.
+    target(os.ftruncate, source.length)
     position = 0
     while position < source.length:
-        start, end = _next_extent(source, position)
+        start, end = next_extent(source, position)
         position = _copy_extent(source, target, start, end)
         if position < 0:
             target(os.ftruncate, 0)
             return False
-        if position < end:
-            break  # the source became shorter, which adopt() finds out
-    length = position
-    target(os.ftruncate, length)
-    body.adopt(length, lambda offset, n: target(os.pread, n, offset))
+        if position < end:  # the source became shorter, which adopt() finds out
+            target(os.ftruncate, position)
+            break
+    body.adopt(position, lambda offset, n: target(os.pread, n, offset))
     return True
 
 
@@ -80,17 +80,6 @@ def _copy_extent(source: SourceFile, target: OpenFile, start: int, end: int) -> 
     return start
 
 
-def _next_extent(source: SourceFile, position: int) -> tuple[int, int]:
-    """Return start and end of the next stretch of data at or after ``position``."""
-    base = source.offset
-    try:
-        start = os.lseek(source.fd, base + position, os.SEEK_DATA) - base
-        end = os.lseek(source.fd, base + start, os.SEEK_HOLE) - base
-    except OSError:  # ENXIO: nothing but a hole follows
-        return source.length, source.length
-    return min(start, source.length), min(end, source.length)
-
-
 class _Writer:
     """Writes blocks at increasing positions of a file."""
 
@@ -110,7 +99,7 @@ class _Writer:
                 position += hole
                 continue
             # Blocks end on a boundary of the grain, so that no aligned zeros are split.
-            block = body.read(block_size - position % _GRAIN)
+            block = body.read(body.before_hole(block_size - position % GRAIN))
             if not block:
                 break
             if self._thin:
@@ -128,8 +117,8 @@ class _Writer:
         data_from = None
         at = 0
         while at < len(block):
-            end = min(len(block), at + _GRAIN - (position + at) % _GRAIN)
-            if block.startswith(_ZEROS if end - at == _GRAIN else _ZEROS[: end - at], at):
+            end = min(len(block), at + GRAIN - (position + at) % GRAIN)
+            if block.startswith(_ZEROS if end - at == GRAIN else _ZEROS[: end - at], at):
                 if data_from is not None:
                     self._write_at(view[data_from:at], position + data_from)
                     data_from = None
@@ -161,4 +150,4 @@ class _Writer:
 def grain_of(chunk_size: int) -> int:
     """Return the size of blocks to write: at least 1 MiB, whole grains, at most 64 MiB."""
     size = min(max(chunk_size, MIB), 64 * MIB)
-    return size - size % _GRAIN
+    return size - size % GRAIN

@@ -23,6 +23,10 @@ _COPIES_ITSELF: Final = frozenset(
     {0x9123683E, 0x58465342, 0x6969, 0xFF534D42, 0xFE534D42, 0x00C36400}
 )
 
+# File systems that pass on locks of files, but keep those of directories to themselves: FUSE,
+# CIFS, SMB2, 9P.
+_LOCKS_DIRECTORIES_LOCALLY: Final = frozenset({0x65735546, 0xFF534D42, 0xFE534D42, 0x01021997})
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,10 +46,19 @@ def copies_ranges(fd: int) -> bool:
 
     Elsewhere it takes half as long again as reading and writing (measured on tmpfs).
     """
+    return _kind(fd) in _COPIES_ITSELF
+
+
+def shares_directory_locks(fd: int) -> bool:
+    """Return whether a lock on a directory of this file system could hold on other hosts too."""
+    return _kind(fd) not in _LOCKS_DIRECTORIES_LOCALLY
+
+
+def _kind(fd: int) -> int:
     buffer = ctypes.create_string_buffer(256)  # struct statfs, whose first field is f_type
     if _libc.fstatfs(fd, buffer) != 0:
-        return False
-    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF in _COPIES_ITSELF
+        return 0
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
 
 
 def copy_range(source: int, target: int, offset: int, to: int, length: int) -> int | None:

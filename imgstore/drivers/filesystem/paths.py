@@ -21,6 +21,9 @@ from imgstore.location import Location
 DRAFT_PREFIX: Final = ".imgstore-"
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_CLOEXEC
+_NOT_REGULAR: Final = "the path does not lead to a regular file"
+# A circle of links, or one that came or went while a path was resolved.
+_LINKS: Final = frozenset({errno.ELOOP, errno.EINVAL})
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,18 @@ class Tree:
         With ``follow``, links in ``path`` are resolved first; what they lead to must lie below
         a root as well.
         """
+        try:
+            entry = self._open(path, follow=follow)
+            try:
+                yield entry
+            finally:
+                os.close(entry.directory)
+        except OSError as exc:
+            if exc.errno in _LINKS:
+                raise InvalidLocation(_NOT_REGULAR) from exc
+            raise
+
+    def _open(self, path: str, *, follow: bool) -> Entry:
         root, below = self._locate(path, follow=follow)
         *parents, name = below.split("/")
         if any(part.startswith(DRAFT_PREFIX) for part in (*parents, name)):
@@ -78,10 +93,7 @@ class Tree:
                 directory = os.open(parent, os.O_PATH | _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
             finally:
                 os.close(above)
-        try:
-            yield Entry(directory, name)
-        finally:
-            os.close(directory)
+        return Entry(directory, name)
 
     def _locate(self, path: str, *, follow: bool) -> tuple[str, str]:
         if not follow and self.holds(path):
@@ -99,21 +111,12 @@ class Tree:
 
     def open_image(self, path: str) -> int:
         """Open an image for reading; raises FileNotFoundError, InvalidLocation."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        try:
-            with self.entry(path) as entry:
-                fd = os.open(entry.name, flags, dir_fd=entry.directory)
-        except OSError as exc:
-            if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                raise
-            with self.entry(path, follow=True) as entry:
-                fd = os.open(entry.name, flags, dir_fd=entry.directory)
-        try:
-            require_regular(os.fstat(fd))
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        with self.entry(path) as entry:
+            status = entry_status(entry)
+            if not stat.S_ISLNK(status.st_mode):
+                return _open_regular(entry, status)
+        with self.entry(path, follow=True) as entry:
+            return _open_regular(entry, entry_status(entry))
 
     def image_status(self, path: str) -> os.stat_result:
         """Return the status of an image, links followed; raises as ``open_image``."""
@@ -139,6 +142,18 @@ class Tree:
             os.unlink(entry.name, dir_fd=entry.directory)
 
 
+def _open_regular(entry: Entry, status: os.stat_result) -> int:
+    require_regular(status)  # before opening: that alone makes some devices do things
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    fd = os.open(entry.name, flags, dir_fd=entry.directory)
+    try:
+        require_regular(os.fstat(fd))  # it may be another one by now
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def entry_status(entry: Entry) -> os.stat_result:
     """Return the status of an entry itself, links not followed."""
     return os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=False)
@@ -147,4 +162,4 @@ def entry_status(entry: Entry) -> os.stat_result:
 def require_regular(status: os.stat_result) -> None:
     """Raise InvalidLocation unless the status is that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidLocation("the path does not lead to a regular file")
+        raise InvalidLocation(_NOT_REGULAR)

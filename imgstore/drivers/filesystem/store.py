@@ -6,9 +6,9 @@ import errno
 import functools
 import logging
 import os
-import threading
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -29,8 +29,10 @@ from imgstore.errors import (
     StoreError,
     Unavailable,
 )
+from imgstore.hashing import MIB
 from imgstore.location import Location
 from imgstore.placement import Candidate, pick
+from imgstore.sources import READ_LIMIT
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
 
@@ -145,7 +147,8 @@ class FilesystemStore(Store):
         self.datadirs = sorted(dirs, key=lambda entry: -entry.priority)
         self._mode = settings.file_mode(file_perm)
         self._metadata = settings.MetadataFile(metadata_file)
-        self._chunk_size = chunk_size
+        # A read allocates as much as it may return.
+        self._chunk_size = min(chunk_size, READ_LIMIT)
         self._thin = thin_provisioning
         self._fsync = fsync
         self._require_mount = require_mount
@@ -153,8 +156,7 @@ class FilesystemStore(Store):
         self._roots = tuple(entry.path for entry in self.datadirs)
         former = [path_of(prefix) for prefix in self.also_owns]
         self._tree = Tree([*self._roots, *former])
-        self._prepared: dict[int, set[str]] = {}
-        self._prepare_lock = threading.Lock()
+        self._prepared: set[str] = set()
 
     @classmethod
     def reserved_defaults(cls, name: str) -> Mapping[str, Any]:
@@ -239,15 +241,15 @@ class FilesystemStore(Store):
         for root in self._roots:
             self._prepare(root)
         root = self._choose(image_id, body)
-        directory = self._calls(self._open_for_writing, root, late=_close_late)
+        directory = self._open_directory(root)
         try:
             self._write(image_id, body, directory)
         finally:
-            self._calls.eventually(os.close, directory)
+            directory.close()
         path = f"{root.rstrip('/')}/{image_id}"
-        return Added(Location.parse(f"file://{path}"), self._metadata(path))
+        return Added(Location("file", path), self._metadata(path))
 
-    def _write(self, image_id: str, body: Body, directory: int) -> None:
+    def _write(self, image_id: str, body: Body, directory: OpenFile) -> None:
         draft = Draft.create(directory, self._calls)
         try:
             fill(
@@ -261,22 +263,35 @@ class FilesystemStore(Store):
                 LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
             draft.publish(image_id, sync=self._fsync, alone=self._alone)
         except BaseException as exc:
-            if not draft.abandon() and draft.published is not None:
-                raise StoreError("the image may exist", indeterminate=True) from exc
-            raise
+            if draft.abandon() or not isinstance(exc, Exception):
+                raise
+            error = self._translate(exc, "add")
+            if isinstance(error, StoreError):
+                error.indeterminate = True
+            if error is exc:
+                raise
+            raise error from exc
         finally:
             draft.close()
 
     def _choose(self, image_id: str, body: Body) -> str:
         """Return the directory for a new image; raises AlreadyExists, StorageFull."""
-        if self._calls(self._is_taken, image_id, self._roots):
-            raise AlreadyExists("an image of this id exists")
-        if len(self._roots) == 1:
-            return self._roots[0]
+        if self._require_mount:
+            for root in self._roots:  # an id may be taken in any of them
+                self._calls(self._require_mounted, root)
         size = body.size
+        single = len(self._roots) == 1
+        # Publishing finds out too; looking first saves reading a source of some size for nothing.
+        is_small = single and size is not None and size <= MIB
+        if not is_small and self._calls(self._is_taken, image_id, self._roots):
+            raise AlreadyExists("an image of this id exists")
+        if single:
+            return self._roots[0]
         if size is not None and body.file is not None:
             # A file with holes needs less than its size.
             size = min(size, os.fstat(body.file.fd).st_blocks * 512)
+        if size is not None:
+            size = max(size, 1)  # an empty image too needs a directory that can be written
         candidates = [
             Candidate(entry.path, entry.priority, functools.partial(self._free, entry.path))
             for entry in self.datadirs
@@ -297,20 +312,34 @@ class FilesystemStore(Store):
         return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
 
     @contextmanager
-    def _alone(self, image_id: str) -> Iterator[None]:
+    def _alone(self, image_id: str) -> Iterator[int | None]:
         """Keep the id out of all data directories while it is published in one of them."""
         if len(self._roots) == 1:
-            yield
+            yield None
             return
-        # The same directory for every process, whatever the order in its configuration.
-        first = open_directory(min(root for root in self._roots if os.path.isdir(root)))
+        first = self._first_directory()
         try:
             with drafts.locked(first):
                 if self._is_taken(image_id, self._roots):
                     raise AlreadyExists("an image of this id exists")
-                yield
+                yield first
         finally:
             os.close(first)
+
+    def _first_directory(self) -> int:
+        """Open the same directory in every process, whatever the order in its configuration."""
+        for root in sorted(self._roots):
+            with suppress(FileNotFoundError):
+                return open_directory(root)
+        raise FileNotFoundError(errno.ENOENT, "the data directories are gone")
+
+    def _open_directory(self, root: str) -> OpenFile:
+        try:
+            fd = self._calls(self._open_for_writing, root, late=_close_late)
+        except FileNotFoundError:  # removed after the first add
+            self._calls(self._make_directory, root)
+            fd = self._calls(self._open_for_writing, root, late=_close_late)
+        return OpenFile(fd, self._calls)
 
     def _open_for_writing(self, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
@@ -337,28 +366,23 @@ class FilesystemStore(Store):
         )
 
     def _prepare(self, root: str) -> None:
-        """Before the first add of a process: make the directory and clear what the dead left."""
-        prepared = self._prepared.setdefault(os.getpid(), set())
-        if root in prepared:
+        """Before the first add: make the directory and clear what the dead left."""
+        if root in self._prepared:
             return
-        with self._prepare_lock:
-            if root in prepared:
-                return
-            self._calls(self._make_directory, root)
-            for draft in self._calls(drafts.dead_drafts, root):
-                self._calls(drafts.remove_draft, draft)
-            prepared.add(root)
+        # Threads may do this side by side; none waits for another that hangs.
+        self._calls(self._make_directory, root)
+        for draft in self._calls(drafts.dead_drafts, root):
+            self._calls(drafts.remove_draft, draft)
+        self._prepared.add(root)
 
     def _make_directory(self, root: str) -> None:
         if self._require_mount:
             self._require_mounted(root)
-        elif not os.path.isdir(root):
-            os.makedirs(root, exist_ok=True)
+        status = _made_directory(root)
         bits = settings.directory_bits(self._mode)
-        mode = os.stat(root).st_mode & 0o7777
-        if bits & ~mode:
+        if bits & ~status.st_mode:
             try:
-                os.chmod(root, mode | bits)
+                os.chmod(root, stat.S_IMODE(status.st_mode) | bits)
             except OSError as exc:
                 LOG.warning("store %s may not set permissions of %s: %s", self.name, root, exc)
 
@@ -382,13 +406,32 @@ class FilesystemStore(Store):
         for root in self._roots:
             try:
                 self._calls(self._make_directory, root)
-                directory = self._calls(self._open_for_writing, root, late=_close_late)
+                directory = self._open_directory(root)
                 try:
                     drafts.require_support(directory, self._calls)
                 finally:
-                    self._calls.eventually(os.close, directory)
+                    directory.close()
             except Exception as exc:
                 yield f"{root}: {self._translate(exc, 'check')}"
+
+
+def _made_directory(root: str) -> os.stat_result:
+    """Return the status of a directory that is made if it is missing."""
+    with suppress(FileNotFoundError):
+        return _directory_status(root)
+    with suppress(FileExistsError):  # made by another
+        os.makedirs(root)
+    try:
+        return _directory_status(root)
+    except FileNotFoundError:  # a link to nowhere
+        raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory") from None
+
+
+def _directory_status(root: str) -> os.stat_result:
+    status = os.stat(root)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory")
+    return status
 
 
 def _close_late(fd: int | None) -> None:

@@ -1,0 +1,65 @@
+"""Where a file has data and where it has holes (lseek(2), SEEK_DATA and SEEK_HOLE)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from imgstore.hashing import MIB
+from imgstore.reader import SourceFile
+
+# Holes smaller than this count as data: skipping them costs more than it saves.
+GRAIN: Final = 64 * 1024
+# How far holes are looked for at once.
+_SCAN: Final = 64 * MIB
+
+
+def next_extent(source: SourceFile, position: int) -> tuple[int, int]:
+    """Return start and end of the next stretch of data at or after ``position``.
+
+    Where the file system cannot tell, or the file became shorter, all that follows is data.
+    """
+    base = source.offset
+    try:
+        start = os.lseek(source.fd, base + position, os.SEEK_DATA) - base
+        end = os.lseek(source.fd, base + start, os.SEEK_HOLE) - base
+    except OSError as exc:
+        # ENXIO: nothing but a hole follows up to the end of the file, wherever that is now.
+        if exc.errno == errno.ENXIO and os.fstat(source.fd).st_size >= base + source.length:
+            return source.length, source.length
+        return position, source.length
+    return min(start, source.length), min(end, source.length)
+
+
+class Holes:
+    """The holes of a source, of at least a grain; smaller ones count as data."""
+
+    def __init__(self, source: SourceFile | None) -> None:
+        self._source = source
+        # The stretch of data at or after the position last looked at.
+        self._start = 0
+        self._end = 0
+
+    def at(self, position: int) -> int:
+        """Return the length of the hole that begins at ``position``, 0 if none does."""
+        source = self._source
+        if source is None or position >= source.length:
+            return 0
+        if position >= self._end:
+            start, end = next_extent(source, position)
+            self._start = start if start - position >= GRAIN else position
+            self._end = self._end_of_data(source, end if start < end else position)
+        return max(0, self._start - position)
+
+    def before(self, position: int, limit: int) -> int:
+        """Return how many of the ``limit`` bytes from ``position`` on lie before the next hole."""
+        return min(limit, self._end - position) if position < self._end else limit
+
+    def _end_of_data(self, source: SourceFile, end: int) -> int:
+        while end < min(source.length, self._start + _SCAN):
+            start, next_end = next_extent(source, end)
+            if start - end >= GRAIN:
+                break
+            end = next_end
+        return end

@@ -1,0 +1,290 @@
+"""Adding to the filesystem store: names, permissions, holes."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgstore import errors
+from imgstore.drivers.filesystem import FilesystemStore, kernel
+
+KIB = 1024
+MIB = 1024 * KIB
+GRAIN = 64 * KIB
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """Put the umask back."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
+@pytest.mark.usefixtures("umask")
+def test_the_umask_decides(tmp_path: Path, mask: int) -> None:
+    """Images and the directory made for them get what the umask leaves."""
+    os.umask(mask)
+    for number, timeout in enumerate((0, 5)):
+        with FilesystemStore(
+            "file", datadir=str(tmp_path / "a" / "b"), fsync=False, timeout=timeout
+        ) as store:
+            store.add(f"image-{number}", b"data")
+        assert mode(tmp_path / "a" / "b" / f"image-{number}") == 0o666 & ~mask
+    assert mode(tmp_path / "a" / "b") == 0o777 & ~mask
+
+
+@pytest.mark.parametrize(
+    ("perm", "file", "directory"),
+    [(600, 0o600, 0o700), (640, 0o640, 0o710), (644, 0o644, 0o711), (604, 0o604, 0o701)],
+)
+@pytest.mark.usefixtures("umask")
+def test_permissions_that_were_asked_for(
+    tmp_path: Path, perm: int, file: int, directory: int
+) -> None:
+    """file_perm holds whatever the umask; directories can be searched by those who may read."""
+    os.umask(0o077)
+    root = tmp_path / "images"
+    with FilesystemStore("file", datadir=str(root), file_perm=perm, fsync=False) as store:
+        store.add("image", b"data")
+    assert mode(root / "image") == file
+    assert mode(root) == directory
+
+
+def test_a_directory_keeps_its_other_bits(tmp_path: Path) -> None:
+    """An existing directory only gains what is missing: setgid and the like stay."""
+    root = tmp_path / "images"
+    root.mkdir()
+    root.chmod(0o2750)
+    with FilesystemStore("file", datadir=str(root), file_perm=644, fsync=False) as store:
+        store.add("image", b"data")
+    assert mode(root) == 0o2751
+
+
+def test_slashes_do_not_add_up(tmp_path: Path) -> None:
+    """However a directory is written, a location has one slash between its parts."""
+    for text in (f"{tmp_path}/images/", f"{tmp_path}//images//", f"{tmp_path}/x/../images"):
+        with FilesystemStore("file", datadir=text, fsync=False) as store:
+            image = store.add("image", b"data")
+            assert image.location.url == f"file://{tmp_path}/images/image"
+            assert store.url_prefix == f"file://{tmp_path}/images"
+            store.delete(image.location)
+
+
+def test_the_other_scheme_is_read(tmp_path: Path) -> None:
+    """``filesystem`` locations are read like ``file`` ones; written are only the latter."""
+    with FilesystemStore("file", datadir=str(tmp_path), fsync=False) as store:
+        store.add("image", b"data")
+        assert store.get(f"filesystem://{tmp_path}/image").read() == b"data"
+        # As the incumbent did, what follows is dropped and nothing is unquoted.
+        assert store.size(f"file://{tmp_path}/image?a=b#c") == 4
+        with pytest.raises(errors.NotFound):
+            store.size(f"file://{tmp_path}/im%61ge")
+
+
+def test_the_same_directory_twice(tmp_path: Path) -> None:
+    """A directory that is listed twice is one directory."""
+    dirs = [str(tmp_path), f"{tmp_path}/", f"{tmp_path}/../{tmp_path.name}"]
+    with FilesystemStore("file", datadirs=dirs, fsync=False) as store:
+        assert len(store.datadirs) == 1
+        store.add("image", b"data")
+
+
+def test_taken_in_any_directory(tmp_path: Path) -> None:
+    """An id that exists in one directory is taken in all, before a byte is read."""
+    dirs = [tmp_path / name for name in ("a", "b", "c")]
+    with FilesystemStore("file", datadirs=[str(path) for path in dirs], fsync=False) as store:
+        store.add("first", b"")
+        for path in dirs:
+            (path / f"image-{path.name}").write_bytes(b"data")
+            with pytest.raises(errors.AlreadyExists):
+                store.add(f"image-{path.name}", io.BytesIO(b"other"))
+            assert (path / f"image-{path.name}").read_bytes() == b"data"
+
+
+def test_taken_meanwhile_in_another_directory(tmp_path: Path) -> None:
+    """An id that is taken in another directory during an add is AlreadyExists at its end."""
+    dirs = [tmp_path / "a", tmp_path / "b"]
+
+    def source() -> Iterator[bytes]:
+        yield b"data"
+        (tmp_path / "b" / "image").write_bytes(b"another's")
+
+    with FilesystemStore("file", datadirs=[f"{dirs[0]}:1", str(dirs[1])], fsync=False) as store:
+        with pytest.raises(errors.AlreadyExists):
+            store.add("image", source())
+        assert list(dirs[0].iterdir()) == []
+        assert (dirs[1] / "image").read_bytes() == b"another's"
+
+
+def test_a_directory_that_went_away(tmp_path: Path) -> None:
+    """A directory that was removed after the first add is made again."""
+    root = tmp_path / "images"
+    with FilesystemStore("file", datadir=str(root), fsync=False) as store:
+        image = store.add("image", b"data")
+        store.delete(image.location)
+        root.rmdir()
+        with pytest.raises(errors.NotFound):
+            store.get(image.location)
+        assert store.leftovers(older_than=0) == []
+        store.add("image", b"data")
+        assert (root / "image").read_bytes() == b"data"
+
+
+def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
+    """An image has no name until all of it is there."""
+    root = tmp_path / "images"
+
+    def source() -> Iterator[bytes]:
+        for _ in range(5):
+            assert list(root.iterdir()) == []
+            yield bytes(MIB)
+
+    with FilesystemStore("file", datadir=str(root), fsync=False) as store:
+        store.add("image", source())
+        assert [path.name for path in root.iterdir()] == ["image"]
+
+
+def test_images_cannot_take_the_names_of_drafts(tmp_path: Path) -> None:
+    """An id that looks like an unfinished image is refused before a byte is read."""
+    with FilesystemStore("file", datadir=str(tmp_path), fsync=False) as store:
+        for image_id in (".imgstore-", ".imgstore-lock", ".imgstore-0123"):
+            with pytest.raises(errors.InvalidArgument, match="cannot begin with"):
+                store.add(image_id, b"data")
+        store.add(".imgstore", b"data")
+
+
+def blocks(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("size", [None, 0])
+@pytest.mark.parametrize("total", [GRAIN, 3 * MIB, 8 * MIB + 5, GRAIN + 1])
+def test_nothing_but_zeros(tmp_path: Path, size: int | None, total: int) -> None:
+    """A thin image of zeros takes no block, of a declared or an unknown size."""
+    with FilesystemStore(
+        "file", datadir=str(tmp_path), thin_provisioning=True, fsync=False
+    ) as store:
+        image = store.add("image", iter([bytes(total)]), size=None if size is None else total)
+        assert store.size(image.location) == total
+        assert store.get(image.location).read() == bytes(total)
+    assert blocks(tmp_path / "image") == 0
+
+
+def test_without_thin_zeros_are_written(tmp_path: Path) -> None:
+    """By default what is not a hole in the source takes its space."""
+    with FilesystemStore("file", datadir=str(tmp_path), fsync=True) as store:
+        store.add("image", bytes(2 * MIB))
+    assert blocks(tmp_path / "image") >= 2 * MIB
+
+
+@pytest.mark.parametrize("piece", [1000, GRAIN, GRAIN + 1, 3 * MIB])
+def test_pieces_of_any_size_give_the_same_holes(tmp_path: Path, piece: int) -> None:
+    """Holes depend on what an image holds, not on how it arrives."""
+    noise = os.urandom(GRAIN)
+    data = noise + bytes(GRAIN) + noise[:100] + bytes(GRAIN) + noise[:100] + bytes(5 * GRAIN)
+    expected = 0
+    for offset in range(0, len(data), GRAIN):
+        expected += GRAIN if any(data[offset : offset + GRAIN]) else 0
+    with FilesystemStore(
+        "file", datadir=str(tmp_path), thin_provisioning=True, fsync=True
+    ) as store:
+        pieces = (data[at : at + piece] for at in range(0, len(data), piece))
+        image = store.add("image", pieces)
+        assert store.get(image.location).read() == data
+    assert blocks(tmp_path / "image") == expected
+
+
+@pytest.mark.parametrize("thin", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_any_pattern_of_holes(tmp_path: Path, seed: int, *, thin: bool) -> None:
+    """Random data and holes of a source, at any offset and from any start, come back right."""
+    rng = random.Random(seed)
+    path = tmp_path / "source"
+    size = rng.randrange(1, 12 * MIB)
+    with path.open("wb") as file:
+        file.truncate(size)
+        for _ in range(rng.randrange(20)):
+            length = rng.choice([1, 100, 4096, GRAIN, GRAIN + 1, 700_000])
+            at = rng.randrange(size)
+            os.pwrite(file.fileno(), rng.randbytes(min(length, size - at)), at)
+    data = path.read_bytes()
+    with FilesystemStore(
+        "file", datadir=str(tmp_path / "images"), thin_provisioning=thin, fsync=False
+    ) as store:
+        image = store.add("image", path)
+        assert store.get(image.location).read() == data
+        start = rng.randrange(size)
+        with path.open("rb") as file:
+            file.seek(start)
+            image = store.add("rest", file)
+            assert store.get(image.location).read() == data[start:]
+        length = rng.randrange(size - start) + 1
+        with store.get(f"file://{tmp_path}/images/image", offset=start, length=length) as reader:
+            image = store.add("range", reader)
+        assert store.get(image.location).read() == data[start : start + length]
+        assert not blocks(tmp_path / "images" / "image") > blocks(path) + 40 * GRAIN
+
+
+def test_nothing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An add that goes well logs nothing from INFO upwards."""
+    caplog.set_level(logging.INFO)
+    with FilesystemStore("file", datadir=str(tmp_path), file_perm=640, timeout=5) as store:
+        store.delete(store.add("image", b"data").location)
+        assert store.check() == []
+    assert caplog.records == []
+
+
+def test_first_adds_at_once(tmp_path: Path) -> None:
+    """Threads whose adds are all the first ones make the directories together."""
+    for turn in range(10):
+        root = tmp_path / str(turn) / "deep" / "images"
+        with FilesystemStore("file", datadir=str(root), file_perm=644, fsync=False) as store:
+            threads = [
+                threading.Thread(target=store.add, args=(f"image-{n}", b"data")) for n in range(8)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(list(root.iterdir())) == 8
+
+
+def test_mount_points(tmp_path: Path) -> None:
+    """The root and /proc are mount points, an ordinary directory is none."""
+    for path, expected in (("/", True), ("/proc", True), (tmp_path, False)):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            assert kernel.is_mount_point(fd) is expected
+        finally:
+            os.close(fd)
+
+
+def test_exclusive_rename(tmp_path: Path) -> None:
+    """A rename over an existing name is FileExistsError and changes nothing."""
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(FileExistsError):
+            kernel.rename_exclusively(fd, "a", "b")
+        assert (tmp_path / "b").read_bytes() == b"b"
+        kernel.rename_exclusively(fd, "a", "c")
+        assert (tmp_path / "c").read_bytes() == b"a"
+        with pytest.raises(FileNotFoundError):
+            kernel.rename_exclusively(fd, "a", "d")
+    finally:
+        os.close(fd)
