@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from imgstore import errors
+from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
@@ -128,27 +129,30 @@ class Limited(Layer):
             raise errors.InvalidArgument("limit must be at least 1 and timeout not negative")
         self._limit = limit
         self._timeout = timeout
-        self._slots = threading.BoundedSemaphore(limit)
+        # A forked child has slots of its own: nobody in it gives back those of its parent.
+        self._slots = PerProcess(lambda: threading.BoundedSemaphore(limit), lambda slots: None)
         self._reading: weakref.WeakSet[Opened] = weakref.WeakSet()
 
-    def _acquire(self) -> None:
-        if not self._slots.acquire(timeout=self._timeout):
+    def _acquire(self) -> Callable[[], None]:
+        """Take a slot and return what gives it back."""
+        slots = self._slots.get()
+        if not slots.acquire(timeout=self._timeout):
             raise errors.Throttled(
                 f"{self._limit} operations were under way for {self._timeout:g} seconds",
                 remedy="try again later, close readers, or raise the limit",
             )
+        return slots.release
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
-        self._acquire()
+        release = self._acquire()
         try:
             yield
         finally:
-            self._slots.release()
+            release()
 
     def _get(self, *args: Any, **kwargs: Any) -> Opened:
-        self._acquire()
-        release = _Once(self._slots.release)
+        release = _Once(self._acquire())
         try:
             opened = super()._get(*args, **kwargs)
         except BaseException:

@@ -36,7 +36,8 @@ class Opened:
     ``image_size`` is the size of the whole image. ``version`` pins the content (an ETag, a
     modification time, a snapshot); without one a broken read is not resumed. ``close`` releases
     what is held, also when ``chunks`` was never iterated; it may be called twice. ``fd`` is the
-    descriptor that ``chunks`` reads from at its own position, for stores that are files.
+    descriptor that ``chunks`` reads from at its own position, for stores that are files;
+    ``has_time_limit`` says that ``chunks`` gives up on a read that hangs, which ``fd`` does not.
     """
 
     chunks: Iterator[bytes]
@@ -44,6 +45,7 @@ class Opened:
     version: str | None = None
     close: Callable[[], None] = field(default=_nothing)
     fd: int | None = None
+    has_time_limit: bool = False
 
 
 class Reopen(Protocol):
@@ -86,11 +88,11 @@ class ImageReader:
         self._fetched = 0
         self._rest: bytes = b""
         self._busy = False
-        self._release_lock = threading.Lock()
+        # What is to be released; whoever pops it does that, once, without a lock to hold at a fork.
+        self._held = [opened]
         self._closed = False
         self._failed: BaseException | None = None
         self._wake = threading.Event()
-        self._released = False
         self._shared_fd = False
 
     def __iter__(self) -> ImageReader:
@@ -154,7 +156,7 @@ class ImageReader:
         with self._using():
             self._check_open()
             fd = self._opened.fd
-            if fd is None or self._released or self._failed is not None:
+            if fd is None or not self._held or self._failed is not None:
                 raise io.UnsupportedOperation("this image is not a file that is open")
             if not self._shared_fd or self._rest:
                 self._fetched -= len(self._rest)
@@ -174,6 +176,8 @@ class ImageReader:
         The descriptor is a duplicate, which stays valid when the reader is closed meanwhile, and
         shares its position with the reader's.
         """
+        if self._opened.has_time_limit:
+            return None
         try:
             fd = os.dup(self.fileno())
         except io.UnsupportedOperation:
@@ -267,7 +271,7 @@ class ImageReader:
 
     def _count_sent(self) -> None:
         """Count what the caller sent straight from the file as delivered."""
-        if self._opened.fd is not None and not self._released:
+        if self._opened.fd is not None and self._held:
             self._fetched = os.lseek(self._opened.fd, 0, os.SEEK_CUR) - self._offset
 
     def _next_after(self, exc: Exception | None) -> bytes:
@@ -329,7 +333,7 @@ class ImageReader:
                 exc = failure
                 continue
             self._opened, self._chunks = opened, opened.chunks
-            self._released = False
+            self._held.append(opened)
             self._shared_fd = False
             if opened.version == version and opened.image_size == self.image_size:
                 return
@@ -346,8 +350,8 @@ class ImageReader:
         raise error from exc
 
     def _release(self) -> None:
-        with self._release_lock:
-            if self._released:
-                return
-            self._released = True
-        self._opened.close()
+        try:
+            opened = self._held.pop()
+        except IndexError:
+            return
+        opened.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -64,7 +63,8 @@ class Store(Driver):
         self.also_owns = tuple(Location.parse(prefix) for prefix in also_owns)
         self._closed = False
         self._readers: weakref.WeakSet[ImageReader] = weakref.WeakSet()
-        self._readers_lock = threading.Lock()
+        # Popped by whoever closes the store: once, and without a lock that a fork could find held.
+        self._unclosed = [True]
 
     def add(
         self,
@@ -264,12 +264,12 @@ class Store(Driver):
 
     def close(self) -> None:
         """Close the store and its readers; afterwards every verb raises ValueError."""
-        with self._readers_lock:
-            if self._closed:
-                return
-            self._closed = True
-            readers = list(self._readers)
-        for reader in readers:
+        try:
+            self._unclosed.pop()
+        except IndexError:
+            return
+        self._closed = True
+        for reader in _snapshot(self._readers):
             reader.close()
         self._close()
 
@@ -315,9 +315,9 @@ class Store(Driver):
                 raise errors.InvalidRange(
                     f"offset {offset} is beyond the image's {opened.image_size} bytes"
                 )
-            with self._readers_lock:
-                self._check_open()
-                self._readers.add(reader)
+            # In this order, so that close() sees the reader or this sees that it was called.
+            self._readers.add(reader)
+            self._check_open()
             reader.prime()
         except BaseException:
             reader.close()
@@ -439,3 +439,11 @@ class Store(Driver):
         if error is exc:
             raise exc
         raise error from exc
+
+
+def _snapshot(readers: weakref.WeakSet[ImageReader]) -> list[ImageReader]:
+    while True:
+        try:
+            return list(readers)
+        except RuntimeError:  # another thread opened one meanwhile
+            continue

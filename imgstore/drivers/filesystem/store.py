@@ -206,7 +206,7 @@ class FilesystemStore(Store):
             raise
         # The library trims the last chunk, so an iterator without a Python frame will do.
         chunks = iter(file.reader(self._chunk_size), b"")
-        return Opened(chunks, size, version, file.close, fd)
+        return Opened(chunks, size, version, file.close, fd, file.has_time_limit)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         path = path_of(location)
