@@ -58,8 +58,10 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
         add_to_disk(bench, image),
         *thin_adds(bench, size),
         sparse_add(bench),
-        *gets(image, on_disk),
+        *gets(image),
+        get_from_disk(on_disk),
         ranges(bench, image),
+        ranges(bench, on_disk, cold=True),
         small_adds(bench, "tmpfs", bench.tmpfs / "store"),
         small_adds(bench, "disk", bench.disk / "store"),
     ]
@@ -88,6 +90,7 @@ def add(bench: Bench, image: SourceFile) -> Case:
             speed("imgstore", "hashes alone, a thread each", 0.75),
             rss("imgstore", "imgstore, source is a path"),
         ),
+        once=("hashes alone, one thread",),
         sources=(image,),
         amount=image.size / MIB,
     )
@@ -110,6 +113,7 @@ def add_sha256(bench: Bench, image: SourceFile) -> Case:
             speed("imgstore", "glance_store, md5+sha512", 3.5),
             rss("imgstore", "imgstore, source is a path"),
         ),
+        once=("glance_store, md5+sha256",),
         sources=(image,),
         amount=image.size / MIB,
     )
@@ -130,12 +134,14 @@ def add_to_disk(bench: Bench, image: SourceFile) -> Case:
             "dd conv=fsync": dd(image, bench.disk / "copy"),
         },
         targets=(rss("imgstore, with fsync"),),
+        once=("imgstore, without fsync",),
         sources=(image,),
         amount=image.size / MIB,
     )
 
 
 def thin_adds(bench: Bench, size: int) -> Iterator[Case]:
+    """One with the digests of Glance, on tmpfs and on disk, and one with sha256."""
     zeros, store = SourceFile(path=bench.tmpfs / "zeros", size=size, data=0), bench.tmpfs / "store"
     thin_case = partial(Case, sources=(zeros,), amount=size / MIB)
     incumbent = theirs(adding(zeros), store, thin=True)
@@ -149,6 +155,7 @@ def thin_adds(bench: Bench, size: int) -> Iterator[Case]:
             "hashes alone, a thread each": hashes(size, *BOTH, threads=2),
         },
         targets=(speed("imgstore", "glance_store", 6), rss("imgstore")),
+        once=("hashes alone, one thread", "hashes alone, a thread each"),
     )
     yield thin_case(
         name="thin-zeros-sha256",
@@ -160,6 +167,16 @@ def thin_adds(bench: Bench, size: int) -> Iterator[Case]:
             "hash alone": hashes(size, *SHA256),
         },
         targets=(speed("imgstore", "glance_store, md5+sha512", 14), rss("imgstore")),
+        once=("glance_store, md5+sha256",),
+    )
+    yield thin_case(
+        name="thin-zeros-disk",
+        title=f"thin add of {size // MIB} MiB of zeros, md5+sha512, disk",
+        runs={
+            "imgstore, with fsync": ours(adding(zeros), bench.disk / "store", thin=True),
+            "glance_store (never flushes)": theirs(adding(zeros), bench.disk / "store", thin=True),
+        },
+        once=("glance_store (never flushes)",),
     )
 
 
@@ -191,13 +208,15 @@ def sparse_add(bench: Bench) -> Case:
         runs=mine | incumbent | raw,
         targets=(
             duration(f"imgstore, {label(large)}", f"imgstore, {label(small)}", 1.25),
+            duration(f"imgstore, {label(half)}", f"imgstore, {label(large)}", 0.75),
             rss(*mine),
         ),
+        once=tuple(incumbent),
         sources=(large, small, half),
     )
 
 
-def gets(image: SourceFile, on_disk: SourceFile) -> Iterator[Case]:
+def gets(image: SourceFile) -> Iterator[Case]:
     store = image.path.parent
     get_case = partial(Case, amount=image.size / MIB)
     get = Task(operation="get", url=f"file://{image.path}", size=image.size)
@@ -228,31 +247,43 @@ def gets(image: SourceFile, on_disk: SourceFile) -> Iterator[Case]:
             ),
             sources=(image,),
         )
-    path = str(on_disk.path)
-    cold = replace(get, url=f"file://{path}", evict=path)
-    yield get_case(
+
+
+def get_from_disk(image: SourceFile) -> Case:
+    path, store = str(image.path), image.path.parent
+    cold = Task(operation="get", url=f"file://{path}", size=image.size, evict=path)
+    return Case(
         name="get-disk",
         title=f"get {image.size // MIB} MiB by iteration, disk, nothing cached",
         runs={
-            "imgstore": ours(cold, on_disk.path.parent),
-            "glance_store": theirs(cold, on_disk.path.parent),
+            "imgstore": ours(cold, store),
+            "glance_store": theirs(cold, store),
+            "dd": replace(dd(image), evict=path),
         },
-        sources=(on_disk,),
+        targets=(rss("imgstore"),),
+        sources=(image,),
+        amount=image.size / MIB,
     )
 
 
-def ranges(bench: Bench, image: SourceFile) -> Case:
+def ranges(bench: Bench, image: SourceFile, *, cold: bool = False) -> Case:
     count, store, path = bench.sized(4000, 100), image.path.parent, str(image.path)
-    work = Task(operation="ranges", url=f"file://{path}", size=image.size, count=count)
+    work = Task(
+        operation="ranges",
+        url=f"file://{path}",
+        evict=path if cold else "",
+        size=image.size,
+        count=count,
+    )
     return Case(
-        name="ranges",
-        title="ranges of 1 MiB at random offsets, tmpfs",
+        name="ranges-disk" if cold else "ranges",
+        title=f"ranges of 1 MiB at random offsets, {'disk, nothing cached' if cold else 'tmpfs'}",
         runs={
             "imgstore": ours(work, store),
             "glance_store": theirs(work, store),
             "pread": replace(work, operation="pread", source=path),
         },
-        targets=(speed("imgstore", "glance_store", 1), rss("imgstore")),
+        targets=() if cold else (speed("imgstore", "glance_store", 1), rss("imgstore")),
         sources=(image,),
         amount=count,
         unit="ranges",
@@ -271,7 +302,10 @@ def small_adds(bench: Bench, place: str, store: Path) -> Case:
             "imgstore, with fsync": ours(work, store),
             "glance_store, then fsync": theirs(replace(work, then_fsync=True), store),
         },
-        targets=(speed("imgstore, without fsync", "glance_store (never flushes)", 1),),
+        targets=(
+            speed("imgstore, without fsync", "glance_store (never flushes)", 1),
+            rss("imgstore, without fsync", "imgstore, with fsync"),
+        ),
         amount=count,
         unit="adds",
     )

@@ -45,7 +45,11 @@ def peak_rss() -> int:
 
 @contextmanager
 def measured(who: int = resource.RUSAGE_SELF) -> Iterator[Meter]:
-    """Measure the block; `who` may be RUSAGE_CHILDREN for commands, whose RSS is not shown."""
+    """Measure the block; `who` is RUSAGE_CHILDREN where the work is another program's.
+
+    The peak RSS is then that of the largest child, and no less than this process's own: the kernel
+    counts the memory that a child had before execve(2), shared with its parent. It has no growth.
+    """
     meter = Meter()
     Path("/proc/self/clear_refs").write_text("5")
     rss = peak_rss()
@@ -55,8 +59,10 @@ def measured(who: int = resource.RUSAGE_SELF) -> Iterator[Meter]:
     seconds = time.perf_counter() - started
     after = resource.getrusage(who)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    growth = peak_rss() - rss if who == resource.RUSAGE_SELF else 0
-    meter.figures = Figures(seconds=seconds, cpu=cpu, rss_growth=growth)
+    own = who == resource.RUSAGE_SELF
+    peak = peak_rss() if own else after.ru_maxrss * 1024
+    growth = peak - rss if own else 0
+    meter.figures = Figures(seconds=seconds, cpu=cpu, rss_growth=growth, rss_peak=peak)
 
 
 class Sink:

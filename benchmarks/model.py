@@ -38,17 +38,21 @@ class Task:
 
     @property
     def of_children(self) -> bool:
-        """Whether the work is another program's, so that its RSS is not seen."""
+        """Whether the work is another program's, so that its RSS has a peak but no growth."""
         return self.operation in ("command", "imports")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one operation cost: seconds, CPU seconds (user and system), growth of the peak RSS."""
+    """What one operation cost: seconds, CPU seconds (user and system), the peak RSS in bytes.
+
+    `rss_growth` is how far the peak is above the RSS that the process had before the operation.
+    """
 
     seconds: float
     cpu: float
     rss_growth: int
+    rss_peak: int
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -93,6 +97,7 @@ class Case:
     """Work done by several contenders in turn; the first of `runs` is the one compared.
 
     `amount` in `unit` is what every run does: it turns seconds into a rate (0: no rate).
+    No target needs the contenders in `once`: they run one time, for context.
     """
 
     name: str
@@ -103,6 +108,7 @@ class Case:
     amount: float = 0
     unit: str = "MiB"
     least_runs: int = 1
+    once: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,14 @@ HEADING = """\
 # Benchmark results
 
 Made by `make bench`. Contenders take turns (A B C A B C …) in one go, every run is a fresh process,
-and figures are medians. CPU is user and system time of that process; RSS is how far its peak grew
-during the operation. "imgstore ×" is how many times as fast the first row of the case is. Sources
-are objects with `read(n)` over a file on tmpfs, the same for both sides, unless a row says that
-imgstore was given the path. glance_store computes md5 beside the one hash that it is asked for,
-sha512 as Glance does unless a row says sha256, and it never flushes: "then fsync" adds the flush of
-the file and its directory that a careful caller would do. On tmpfs a flush costs nothing.
+and figures are medians. CPU is user and system time of that process; "RSS peak" is its largest
+resident set during the operation, "RSS growth" how far that is above what it had before. A
+command's is no less than that of the interpreter that starts it, because the kernel counts that
+too. "imgstore ×" is how many times as fast the first row of the case is. Sources are objects with
+`read(n)` over a file on tmpfs, the same for both sides, unless a row says that imgstore was given
+the path. glance_store computes md5 beside the one hash that it is asked for, sha512 as Glance does
+unless a row says sha256, and it never flushes: "then fsync" adds the flush of the file and its
+directory that a careful caller would do. On tmpfs a flush costs nothing.
 Loopback connections are read by another process on the same machine: one that copies what arrives
 takes memory bandwidth that a remote reader would not, one that discards it does not.
 """
@@ -41,6 +43,7 @@ class Result:
                 seconds=median(each.seconds for each in runs),
                 cpu=median(each.cpu for each in runs),
                 rss_growth=int(median(each.rss_growth for each in runs)),
+                rss_peak=int(median(each.rss_peak for each in runs)),
             )
             for label, runs in self.figures.items()
         }
@@ -63,15 +66,16 @@ class Result:
         rows = []
         for label, each in medians.items():
             seconds = [run.seconds for run in self.figures[label]]
-            spread = f"{duration(min(seconds))} – {duration(max(seconds))}"
+            ends = f"{duration(min(seconds))} – {duration(max(seconds))}"
             rate = f"{self.case.amount / each.seconds:,.0f} {self.case.unit}/s"
             cells = (
                 label,
                 duration(each.seconds),
-                spread,
+                ends if len(seconds) > 1 else "one run",
                 rate if self.case.amount else "",
                 f"{each.cpu:.2f}",
                 "" if self.case.runs[label].of_children else f"{each.rss_growth / MIB:.1f}",
+                f"{each.rss_peak / MIB:.1f}",
                 f"{each.seconds / first.seconds:.2f}",
             )
             rows.append(f"| {' | '.join(cells)} |")
@@ -82,8 +86,8 @@ class Result:
             (
                 f"### {self.case.title} (`{self.case.name}`)",
                 "",
-                "| | median | spread | rate | CPU s | RSS MiB | imgstore × |",
-                "|---|--:|--:|--:|--:|--:|--:|",
+                "| | median | spread | rate | CPU s | RSS growth MiB | RSS peak MiB | imgstore × |",
+                "|---|--:|--:|--:|--:|--:|--:|--:|",
                 *self.rows(),
             )
         )
@@ -109,13 +113,15 @@ def file_system(path: Path) -> str:
 def machine(bench: Bench, *, runs: int, versions: Sequence[str]) -> str:
     """Name what the figures depend on."""
     model = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    # Of the release only the number: the rest is what the machine's owner named the build.
+    linux = re.match(r"[\d.]+", platform.release())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
     processor = model.group(1) if model else platform.machine()
     return "\n".join(
         (
-            f"- {datetime.date.today()}, at least {runs} runs of each contender",
+            f"- {datetime.date.today()}, at least {runs} runs, or one where a row says so",
             f"- {processor}, {len(os.sched_getaffinity(0))} cores, {memory:,} MiB of RAM",
-            f"- Linux {platform.release()}, Python {platform.python_version()}",
+            f"- Linux {linux[0] if linux else '?'}, Python {platform.python_version()}",
             f"- tmpfs: {file_system(bench.tmpfs)}, disk: {file_system(bench.disk)}",
             f"- {', '.join(versions)}",
         )

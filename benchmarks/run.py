@@ -94,6 +94,8 @@ def run_case(case: Case, pythons: Mapping[str, Path], *, runs: int, tmpfs: Path)
     figures: dict[str, list[Figures]] = {label: [] for label in case.runs}
     for number in range(runs):
         for label, task in case.runs.items():
+            if number and label in case.once:
+                continue
             side = "incumbent" if task.side == "incumbent" else "imgstore"
             settle(tmpfs, largest)
             figures[label].append(measure(task, pythons[side]))

@@ -91,12 +91,17 @@ def small_adds(task: Task) -> Figures:
     return meter.figures
 
 
-def get(task: Task) -> Figures:
-    side = side_of(task)
-    if task.evict:
-        fd = os.open(task.evict, os.O_RDONLY)
+def evict(path: str) -> None:
+    """Drop a flushed file from the page cache; an empty path is no file."""
+    if path:
+        fd = os.open(path, os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
+
+
+def get(task: Task) -> Figures:
+    side = side_of(task)
+    evict(task.evict)
     with measured() as meter:
         delivered = sum(map(len, side.chunks(task.url)))
     return complete(delivered, task.size, meter.figures)
@@ -129,6 +134,7 @@ def offsets(task: Task) -> list[int]:
 def ranges(task: Task) -> Figures:
     """Read `count` ranges of 1 MiB of an image of `size` bytes."""
     side = side_of(task)
+    evict(task.evict)
     with measured() as meter:
         delivered = sum(
             len(chunk)
@@ -140,6 +146,7 @@ def ranges(task: Task) -> Figures:
 
 def pread(task: Task) -> Figures:
     """Read the same ranges from the file itself, opened once."""
+    evict(task.evict)
     with open(task.source, "rb") as file, measured() as meter:
         delivered = sum(len(os.pread(file.fileno(), MIB, offset)) for offset in offsets(task))
     return complete(delivered, task.count * MIB, meter.figures)
@@ -168,6 +175,7 @@ def hashes(task: Task) -> Figures:
 
 
 def command(task: Task) -> Figures:
+    evict(task.evict)
     with measured(resource.RUSAGE_CHILDREN) as meter:
         subprocess.run(task.arguments, check=True, capture_output=True)
     if task.creates:

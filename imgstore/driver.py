@@ -139,4 +139,7 @@ class Driver(ABC):
 
         They must keep reserved stores apart from each other and from all others.
         """
-        raise errors.ConfigError(f"driver {cls.driver!r} cannot hold a reserved store")
+        raise errors.ConfigError(
+            f"the driver {cls.driver!r} cannot hold a reserved store",
+            remedy="use the driver 'file'",
+        )

@@ -27,7 +27,7 @@ Exceptions of the caller's own objects (source, sinks, progress) are never wrapp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from imgstore.location import Location
@@ -65,11 +65,13 @@ class ImgStoreError(Exception):
     contains a credential.
     """
 
+    usual_remedy: ClassVar[str] = ""
+
     def __init__(self, reason: str = "", *, remedy: str = "") -> None:
-        """Describe the fault and, where one is known, its remedy."""
+        """Describe the fault and its remedy, which is the class's usual one by default."""
         super().__init__(reason)
         self.reason = reason
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
         self.store: str | None = None
         self.operation: str | None = None
         self.image_id: str | None = None
@@ -115,6 +117,8 @@ class InvalidArgument(ImgStoreError, ValueError):
 class InvalidLocation(InvalidArgument):
     """Not a well-formed location URL, or one that lies outside the store."""
 
+    usual_remedy = "pass the URL of a stored image; locations look like scheme://rest"
+
 
 class UnknownScheme(InvalidLocation):
     """No configured store reads locations of this scheme."""
@@ -122,6 +126,8 @@ class UnknownScheme(InvalidLocation):
 
 class InvalidRange(InvalidArgument):
     """A negative offset or length, or an offset beyond the end of the image."""
+
+    usual_remedy = "stay within the image; size() tells how large it is"
 
 
 class UnknownStore(InvalidArgument, KeyError):
@@ -157,42 +163,61 @@ class StoreError(ImgStoreError):
 class NotFound(StoreError):
     """The image does not exist."""
 
+    usual_remedy = "check the location; the image may have been deleted"
+
 
 class AlreadyExists(StoreError):
     """An image of this id exists; it was not touched."""
+
+    usual_remedy = "use another id, or delete that image first"
 
 
 class PermissionDenied(StoreError):
     """The backend refused the credentials or the operation."""
 
+    usual_remedy = "check the store's credentials and permissions at the backend"
+
 
 class InUse(StoreError):
     """Something else uses the image: a clone, a snapshot, an attachment."""
+
+    usual_remedy = "end that use first"
 
 
 class StorageFull(StoreError):
     """The backend has no room: space, a quota, or a limit on the size of one file."""
 
+    usual_remedy = "free or add space, raise the limit, or use another store"
+
 
 class Unsupported(StoreError):
     """This store, or the server behind it, cannot do what was asked."""
+
+    usual_remedy = "look at the store's capabilities, or use another store"
 
 
 class TooLarge(StoreError):
     """The source holds more than ``max_size`` bytes."""
 
+    usual_remedy = "raise max_size, or refuse the image"
+
 
 class IntegrityError(StoreError):
     """The bytes are not those that were promised."""
+
+    usual_remedy = "do it again from the start"
 
 
 class SizeMismatch(IntegrityError):
     """The source holds more or fewer bytes than declared."""
 
+    usual_remedy = "declare the true size, or None if it is unknown"
+
 
 class Unavailable(StoreError):
     """The backend cannot be reached or did not finish; trying again may help."""
 
+    usual_remedy = "try again later"
     retryable = True
 
 

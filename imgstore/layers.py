@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import queue
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +35,10 @@ class Layer(Store):
         # Per instance here: a layer is what the store inside it is.
         self.driver = store.driver  # type: ignore[misc]
         self.schemes = store.schemes  # type: ignore[misc]
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        self.inner._check_open()
 
     @property
     def unwrapped(self) -> Store:
@@ -117,31 +121,36 @@ class ReadOnly(Layer):
 class Limited(Layer):
     """A store with at most ``limit`` operations under way in this process.
 
-    A slot is held from the call until a reader is closed or all its bytes were delivered, or
-    until an add ends. An image that is copied from the store to itself has one slot, not two.
+    A slot is held from the call until a reader is closed or all its bytes were fetched, or until
+    an add ends. An image that is copied from the store to itself has one slot, not two.
     Whoever waits longer than ``timeout`` seconds gets Throttled.
     """
 
     def __init__(self, store: Store, limit: int, *, timeout: float = 60.0) -> None:
         """Wrap ``store``; raises InvalidArgument unless ``limit`` is positive."""
         super().__init__(store)
-        if limit < 1 or timeout < 0:
-            raise errors.InvalidArgument("limit must be at least 1 and timeout not negative")
+        if type(limit) is not int or limit < 1 or timeout < 0:
+            raise errors.InvalidArgument(
+                f"limit is {limit!r} and timeout {timeout!r}",
+                remedy="pass a whole number of at least 1 and seconds of at least 0",
+            )
         self._limit = limit
         self._timeout = timeout
         # A forked child has slots of its own: nobody in it gives back those of its parent.
-        self._slots = PerProcess(lambda: threading.BoundedSemaphore(limit), lambda slots: None)
+        self._slots = PerProcess(lambda: _slots(limit), lambda slots: None)
         self._reading: weakref.WeakSet[Opened] = weakref.WeakSet()
 
     def _acquire(self) -> Callable[[], None]:
         """Take a slot and return what gives it back."""
         slots = self._slots.get()
-        if not slots.acquire(timeout=self._timeout):
+        try:
+            slots.get(timeout=self._timeout)
+        except queue.Empty:
             raise errors.Throttled(
                 f"{self._limit} operations were under way for {self._timeout:g} seconds",
                 remedy="try again later, close readers, or raise the limit",
-            )
-        return slots.release
+            ) from None
+        return lambda: slots.put(None)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -192,6 +201,14 @@ class Limited(Layer):
     ) -> Added | None:
         with self._slot():
             return super()._copy(location, origin, image_id, context=context)
+
+
+def _slots(limit: int) -> queue.SimpleQueue[None]:
+    """Return a semaphore that a finalizer may release while its own thread is in it."""
+    slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range(limit):
+        slots.put(None)
+    return slots
 
 
 class _Once:

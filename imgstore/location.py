@@ -19,6 +19,7 @@ _WEB: Final = frozenset({"http", "https"})
 _WEB_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:@\[\]/?#]+)(:\d{0,5})?(?=[/?#]|$)")
 # Here a query names a place; elsewhere it may be a signature that gives access.
 _PLAIN_QUERY: Final = frozenset({"vsphere"})
+_LOCAL: Final = frozenset({"file", "filesystem", "memory"})
 
 
 @final
@@ -88,6 +89,10 @@ class Location:
     def __str__(self) -> str:
         """Return the URL fit for logs and messages."""
         rest = self.rest
+        head, at, tail = rest.rpartition("@")
+        if at and self.scheme not in _LOCAL and ":" in head:
+            # Perhaps a password with an unescaped "/" in it: this is for display only.
+            rest = f"{head.partition(':')[0]}:{MASK}@{tail}"
         if self.scheme not in _PLAIN_QUERY and "?" in rest:
             rest = f"{rest.partition('?')[0]}?{MASK}"
         return f"{self.scheme}://{MASK}@{rest}" if self._credentials else f"{self.scheme}://{rest}"

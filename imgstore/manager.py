@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import EntryPoint
 from itertools import chain
@@ -27,6 +26,7 @@ from imgstore.errors import (
     UnknownStore,
 )
 from imgstore.location import Location
+from imgstore.model import StoreInfo
 from imgstore.store import (
     Capability,
     ClosedError,
@@ -47,20 +47,6 @@ _KNOWN: Final = frozenset(
 )
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """What a store is; ``url_prefix`` is what every URL that it writes begins with."""
-
-    name: str
-    driver: str
-    weight: int
-    description: str
-    capabilities: Capability
-    default: bool
-    reserved: bool
-    url_prefix: str | None
 
 
 class StoreManager(Mapping[str, Store]):
@@ -92,6 +78,19 @@ class StoreManager(Mapping[str, Store]):
             faults += self._faults_of_default(default)
         if faults:
             raise _merged(faults)
+        self._warn_of_shared_places()
+
+    def _warn_of_shared_places(self) -> None:
+        seen: dict[str, str] = {}
+        for store in self._stores.values():
+            prefix = store.url_prefix
+            if prefix is not None and seen.setdefault(prefix, store.name) != store.name:
+                LOG.warning(
+                    "stores %r and %r write to the same place, %s: only store=… tells them apart",
+                    seen[prefix],
+                    store.name,
+                    prefix,
+                )
 
     def _faults_of_default(self, default: str) -> Iterator[ConfigError]:
         if default not in self._stores:
@@ -167,8 +166,8 @@ class StoreManager(Mapping[str, Store]):
 
     def info(self, name: str) -> StoreInfo:
         """Return what a store is; raises UnknownStore."""
-        self._check_open()
-        store = self[name]
+        with self._verb("info"):
+            store = self[name]
         return StoreInfo(
             name=name,
             driver=store.driver,
@@ -192,6 +191,10 @@ class StoreManager(Mapping[str, Store]):
                 f"the store {name!r} could not be configured: {failure}"
             ) from failure
         raise UnknownStore(f"there is no store {name!r}", remedy=self._choose())
+
+    # Two managers are two, whatever they hold, and may be keys.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __contains__(self, name: object) -> bool:
         return name in self._stores
@@ -346,6 +349,7 @@ class StoreManager(Mapping[str, Store]):
                 closing.callback(store.close)
 
     def __enter__(self) -> StoreManager:
+        self._check_open()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

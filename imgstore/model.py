@@ -62,3 +62,17 @@ class Leftover:
     modified: datetime
     size: int | None = None
     key: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store is; ``url_prefix`` is what every URL that it writes begins with."""
+
+    name: str
+    driver: str
+    weight: int
+    description: str
+    capabilities: Capability
+    default: bool
+    reserved: bool
+    url_prefix: str | None

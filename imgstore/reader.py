@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, final
 
@@ -101,7 +101,7 @@ class ImageReader:
 
     def __next__(self) -> bytes:
         """Return the next chunk."""
-        if self._rest:
+        if self._rest and not self._closed:
             chunk, self._rest = self._rest, b""
             return chunk
         chunk = self._fetch()
@@ -151,19 +151,22 @@ class ImageReader:
 
         Send at most ``size`` bytes: the file may go on beyond the range. What is sent that way
         counts as delivered. Raises OSError (``io.UnsupportedOperation``) where the image is not
-        a file.
+        a file, for an empty range, and once the end was read.
         """
         with self._using():
-            self._check_open()
-            fd = self._opened.fd
-            if fd is None or not self._held or self._failed is not None:
-                raise io.UnsupportedOperation("this image is not a file that is open")
-            if not self._shared_fd or self._rest:
-                self._fetched -= len(self._rest)
-                self._rest = b""
-                os.lseek(fd, self._offset + self._fetched, os.SEEK_SET)
-                self._shared_fd = True
-            return fd
+            return self._position_fd()
+
+    def _position_fd(self) -> int:
+        self._check_open()
+        fd = self._opened.fd
+        if fd is None or not self._held or self._failed is not None:
+            raise io.UnsupportedOperation("this image is not a file that is open")
+        if not self._shared_fd or self._rest:
+            self._fetched -= len(self._rest)
+            self._rest = b""
+            os.lseek(fd, self._offset + self._fetched, os.SEEK_SET)
+            self._shared_fd = True
+        return fd
 
     @property
     def opened(self) -> Opened:
@@ -178,11 +181,12 @@ class ImageReader:
         """
         if self._opened.has_time_limit:
             return None
-        try:
-            fd = os.dup(self.fileno())
-        except io.UnsupportedOperation:
-            return None
-        position = os.lseek(fd, 0, os.SEEK_CUR)
+        with self._using():
+            try:
+                fd = os.dup(self._position_fd())
+            except io.UnsupportedOperation:
+                return None
+            position = os.lseek(fd, 0, os.SEEK_CUR)
         return SourceFile(fd, position, max(0, self._offset + self.size - position))
 
     @property
@@ -255,10 +259,20 @@ class ImageReader:
                 chunk = self._last(chunk, missing) if chunk else self._next_after(None)
             self._fetched += len(chunk)
             return chunk
+        except BaseException as exc:
+            self._stop(exc)
+            raise
         finally:
             self._busy = False
             if self._closed:
                 self.close()
+
+    def _stop(self, exc: BaseException) -> None:
+        """Let no later read go on as if nothing had been lost."""
+        if self._failed is None and not self._closed:
+            interrupted = IntegrityError("an earlier read of this reader was interrupted")
+            self._failed = exc if isinstance(exc, Exception) else interrupted
+            self._release()
 
     def _end(self) -> bytes:
         """Say why no chunk follows; give back what is held unless the caller has the file."""
@@ -295,8 +309,10 @@ class ImageReader:
             excess = len(chunk) > missing
             if not excess:
                 # Everything promised has arrived: only more bytes could be wrong now.
-                with suppress(Exception):
+                try:
                     excess = any(self._chunks)
+                except Exception:
+                    self._release()
             if excess:
                 self._fail(
                     IntegrityError(f"the data goes on beyond the {self.image_size} bytes promised")
@@ -306,7 +322,7 @@ class ImageReader:
             self._release()  # a file stays open for fileno() until its end is seen
         if len(chunk) == missing:
             return chunk
-        if fd is not None:
+        if fd is not None and self._held:
             os.lseek(fd, self._offset + self.size, os.SEEK_SET)
         return chunk[:missing]
 

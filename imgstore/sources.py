@@ -114,6 +114,10 @@ def _view(piece: object, who: str) -> memoryview:
     try:
         return memoryview(piece).cast("B")  # type: ignore[arg-type]  # the check is the cast
     except TypeError:
+        if piece is None:
+            raise RefusedSource(
+                f"{who} None: it would block", remedy="pass a source whose read(n) waits for data"
+            ) from None
         raise RefusedSource(
             f"{who} {type(piece).__name__}, not contiguous bytes", remedy="open files with 'rb'"
         ) from None
@@ -225,7 +229,9 @@ def _from_reader(file: SourceFile) -> Input:
     """Return an input for a reader's file; the reader takes what was read as delivered."""
 
     def leave(used: int) -> None:
-        os.lseek(file.fd, file.offset + used, os.SEEK_SET)
-        os.close(file.fd)
+        try:
+            os.lseek(file.fd, file.offset + used, os.SEEK_SET)
+        finally:
+            os.close(file.fd)
 
     return _File(file, exact=True, leave=leave)

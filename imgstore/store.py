@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import NoReturn
 
@@ -56,11 +57,11 @@ class Store(Driver):
         the store comes from the old single form of configuration, where locations and metadata
         do not name their store.
         """
-        self.name = name
+        self.name = _checked_name(name)
         self.weight = weight
         self.description = description
         self.single = single
-        self.also_owns = tuple(Location.parse(prefix) for prefix in also_owns)
+        self.also_owns = _prefixes(also_owns)
         self._closed = False
         self._readers: weakref.WeakSet[ImageReader] = weakref.WeakSet()
         # Popped by whoever closes the store: once, and without a lock that a fork could find held.
@@ -269,12 +270,14 @@ class Store(Driver):
         except IndexError:
             return
         self._closed = True
-        for reader in _snapshot(self._readers):
-            reader.close()
-        self._close()
+        with ExitStack() as closing:  # each of them, whatever becomes of the others
+            closing.callback(self._close)
+            for reader in _snapshot(self._readers):
+                closing.callback(reader.close)
 
     def __enter__(self) -> Store:
         """Return self."""
+        self._check_open()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -439,6 +442,28 @@ class Store(Driver):
         if error is exc:
             raise exc
         raise error from exc
+
+
+def _checked_name(name: object) -> str:
+    if isinstance(name, str) and name.isprintable() and name and not set(name) & set("/?#@:"):
+        return name
+    raise errors.InvalidArgument(
+        f"{name!a} cannot be the name of a store",
+        remedy="use printable text without '/', '?', '#', '@' and ':'",
+    )
+
+
+def _prefixes(also_owns: Iterable[str]) -> tuple[Location, ...]:
+    prefixes = []
+    for prefix in [also_owns] if isinstance(also_owns, str) else also_owns:
+        try:
+            prefixes.append(Location.parse(prefix))
+        except errors.InvalidLocation as exc:
+            raise errors.InvalidArgument(
+                f"store_also_owns: {prefix!a}: {exc.reason}",
+                remedy="list URL prefixes such as file:///former/directory",
+            ) from None
+    return tuple(prefixes)
 
 
 def _snapshot(readers: weakref.WeakSet[ImageReader]) -> list[ImageReader]:

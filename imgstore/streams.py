@@ -82,8 +82,10 @@ class Body:
 
     def __exit__(self, *exc_info: object) -> None:
         """End the digests' threads and leave the source where reading ended."""
-        self._digests.close()
-        self._input.close(self._total)
+        try:
+            self._digests.close()
+        finally:
+            self._input.close(self._total)
 
     def read(self, n: int) -> bytes:
         """Return the next block of exactly ``n`` bytes, shorter or empty only at the end."""
@@ -133,8 +135,13 @@ class Body:
 
     @property
     def file(self) -> SourceFile | None:
-        """Return the regular file behind a source of which nothing has been read yet."""
-        return self._input.file if self._total == 0 else None
+        """Return the regular file behind a source of which nothing has been read yet.
+
+        None if its length breaks a limit: then reading finds out, before a copy is made.
+        """
+        file, limit = self._input.file, self._limit()
+        fits = file is not None and (limit is None or file.length <= limit)
+        return file if fits and self._total == 0 else None
 
     @property
     def observed(self) -> bool:

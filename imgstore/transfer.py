@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, Generic, Protocol, TypeVar
 
+from imgstore.errors import IntegrityError
 from imgstore.hashing import MIB
 from imgstore.streams import Body
 
@@ -58,7 +59,8 @@ def upload_in_parts(
     following = body.read(part_size(2)) if len(first) == part_size(1) else b""
     if not following:
         return put_whole(first)
-    parts = _Parts(start(), workers, budget)
+    parts = _Parts(workers, budget, start)
+    finishing = False
     try:
         parts.send(first)
         parts.send(following)
@@ -71,10 +73,14 @@ def upload_in_parts(
                 break
             parts.send(data)
             del data
-        return parts.upload.finish(parts.results())
+        sent = parts.results()
+        finishing = True
+        return parts.upload.finish(sent)
     except BaseException as exc:
         parts.pool.shutdown(wait=True, cancel_futures=True)
-        if not getattr(exc, "indeterminate", False):
+        # Interrupted while it commits, an upload may be committed.
+        unknown = finishing and not isinstance(exc, Exception)
+        if not unknown and not getattr(exc, "indeterminate", False):
             _abort(parts.upload)
         raise
     finally:
@@ -84,13 +90,13 @@ def upload_in_parts(
 class _Parts(Generic[P, R]):
     """The parts of one upload: in flight, or sent."""
 
-    def __init__(self, upload: PartedUpload[P, R], workers: int, budget: int) -> None:
-        self.upload = upload
+    def __init__(self, workers: int, budget: int, start: Callable[[], PartedUpload[P, R]]) -> None:
         self.pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="imgstore-part")
         self._workers = workers
         self._budget = budget
         self._futures: list[Future[P]] = []
         self._flying: dict[Future[P], int] = {}
+        self.upload = start()  # last: what fails before needs no abort
 
     @property
     def count(self) -> int:
@@ -154,9 +160,13 @@ def read_in_parts(
     def fetch_part(at: int, n: int) -> bytes:
         for attempt in range(retries + 1):
             try:
-                return fetch(at, n)
+                data = fetch(at, n)
+                if len(data) != n:
+                    raise IntegrityError(f"a part has {len(data)} of {n} bytes", retryable=True)
+                return data
             except Exception as exc:
-                if attempt == retries or not is_retryable(exc):
+                is_short = isinstance(exc, IntegrityError) and exc.retryable
+                if attempt == retries or not (is_short or is_retryable(exc)):
                     raise
                 time.sleep(_RETRY_PAUSE * 2**attempt)
         raise AssertionError("unreachable")

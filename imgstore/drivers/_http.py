@@ -180,8 +180,8 @@ class AddressGuard:
         self, *, allowed_hosts: Iterable[str] = (), denied_networks: Iterable[str] = ()
     ) -> None:
         """Check and keep the rules."""
-        self._allowed = tuple(_pattern(glob) for glob in allowed_hosts)
-        self._denied = tuple(_network(cidr) for cidr in denied_networks)
+        self._allowed = tuple(_pattern(glob) for glob in _listed(allowed_hosts))
+        self._denied = tuple(_network(cidr) for cidr in _listed(denied_networks))
 
     def check_host(self, host: str) -> None:
         """Raise PermissionDenied unless a glob matches the host."""
@@ -227,6 +227,10 @@ def _meanings(address: Address) -> Iterator[Address]:
             inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inside is not None:
             yield from _meanings(inside)
+
+
+def _listed(rules: Iterable[str]) -> Iterable[str]:
+    return [rules] if isinstance(rules, str) else rules
 
 
 def _pattern(glob: str) -> str:

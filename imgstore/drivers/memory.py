@@ -66,10 +66,11 @@ class MemoryStore(Store):
         return len(self._find(location)[1])
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        location = Location.parse(f"{self.url_prefix}{image_id}")
+        location = Location("memory", f"{self.name}/{image_id}")
         self._refuse_existing(location)
         data = b"".join(iter(lambda: body.read(MIB), b""))
         with self._lock:
+            self._check_open()
             self._refuse_existing(location)
             self._images[location.url] = (str(next(self._versions)), data)
         return Added(location)

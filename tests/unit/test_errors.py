@@ -41,8 +41,10 @@ def test_the_tree_is_the_one_that_is_drawn():
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_error_needs_no_arguments(cls):
-    """An error without a reason is named after its class."""
-    assert str(cls()) == cls.__name__
+    """An error without a reason is named after its class, and says what is usually done."""
+    text, _, remedy = str(cls()).partition("; ")
+    assert text == cls.__name__
+    assert remedy == cls.usual_remedy
 
 
 @pytest.mark.parametrize("cls", CLASSES)

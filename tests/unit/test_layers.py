@@ -324,3 +324,14 @@ class TestLimited:
         assert store.copy(large, "copy").size == 5 * MIB
         assert seen == [memory]
         assert store.leftovers(older_than=timedelta(0)) == []
+
+
+@pytest.mark.parametrize("layer", [ReadOnly, lambda store: Limited(store, 1)])
+def test_a_closed_store_is_closed_through_its_layers(layer):
+    """Closing the store inside closes what stands around it."""
+    store = MemoryStore("memory")
+    image = store.add("image", b"data")
+    outside = layer(store)
+    store.close()
+    with pytest.raises(ValueError, match="closed"):
+        outside.get(image.location)

@@ -195,3 +195,11 @@ def test_a_location_does_not_change():
         with pytest.raises(AttributeError):
             delattr(location, name)
     assert location.url == "file:///x"
+
+
+@pytest.mark.parametrize("scheme", ["sftp", "vsphere", "http", "rbd"])
+def test_an_unescaped_password_is_not_shown(scheme):
+    """A password that a "/" tears from its authority is masked all the same."""
+    location = Location.parse(f"{scheme}://user:12/SECRET@host/path")
+    assert "SECRET" not in f"{location} {location!r}"
+    assert Location.parse("file:///a:b/c@d").url in str(Location.parse("file:///a:b/c@d"))

@@ -371,7 +371,10 @@ class TestAllStores:
         rooms = [room("a"), room("b")]
         with StoreManager([*rooms, MemoryStore("c")]) as stores:
             rooms[1].fault = OSError(5, "broken")
-            assert stores.check() == ["store 'a': dusty", "store 'b': check: broken (EIO)"]
+            assert stores.check() == [
+                "store 'a': dusty",
+                "store 'b': check: broken (EIO); try again later",
+            ]
             assert stores.check(store="a") == ["store 'a': dusty"]
             assert stores.check(store="c") == []
             with pytest.raises(errors.UnknownStore):

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from imgstore import Capability, Location, errors
+from imgstore import Capability, ImageReader, Location, errors
 from imgstore.store import Ownership, Store
 from imgstore.streams import Opened
 
@@ -283,3 +283,26 @@ def test_a_closed_store_resumes_nothing():
         reader.read()
     assert len(store.opened) == 1
     assert store.held == 0
+
+
+def test_an_interrupted_reader_does_not_go_on():
+    """After an interrupt nobody knows what was delivered, so nothing more is."""
+
+    def chunks():
+        yield b"one"
+        raise KeyboardInterrupt
+
+    opened = Opened(chunks(), 9, "v1")
+    reader = ImageReader(
+        opened,
+        offset=0,
+        size=9,
+        reopen=lambda offset, length, version: opened,
+        translate=lambda exc: exc,
+        retries=3,
+    )
+    assert next(reader) == b"one"
+    with pytest.raises(KeyboardInterrupt):
+        next(reader)
+    with pytest.raises(errors.IntegrityError, match="interrupted"):
+        reader.read()

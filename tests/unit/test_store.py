@@ -230,7 +230,7 @@ def test_the_callers_error_survives_an_sdk(driver, error):
         driver().add("image", b"data", progress=progress)
     assert caught.value is error
     if isinstance(error, errors.NotFound):
-        assert str(error) == "x"
+        assert error.store is None
 
 
 @pytest.mark.parametrize("driver", [FakeStore, WrappingStore])
@@ -360,7 +360,7 @@ def test_former_places_are_owned():
     for url in ("fake://old/directory/image", "fake://old", "fake://other/dir/image"):
         with pytest.raises(errors.InvalidLocation):
             store.size(url)
-    with pytest.raises(errors.InvalidLocation):
+    with pytest.raises(errors.InvalidArgument, match="store_also_owns: 'no url'"):
         FakeStore(also_owns=["no url"])
 
 
@@ -422,7 +422,7 @@ def test_check_reports_instead_of_raising():
     """Faults are texts; a backend that fails to answer is one of them."""
     assert FakeStore().check() == ["the bucket is missing; create it"]
     (fault,) = FakeStore(raises=SdkDenied("no")).check()
-    assert fault == "store 'fake': check: SdkDenied: no"
+    assert fault.startswith("store 'fake': check: SdkDenied: no; ")
 
 
 def test_a_store_without_optional_hooks():

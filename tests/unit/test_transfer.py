@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from imgstore.errors import SizeMismatch, StoreError, Unavailable
+from imgstore.errors import IntegrityError, SizeMismatch, StoreError, Unavailable
 from imgstore.streams import Body
 from imgstore.transfer import read_in_parts, upload_in_parts
 
@@ -230,3 +230,32 @@ def test_reading_ahead_is_bounded():
     assert len(fetched) <= 3
     parts.close()
     assert not any(thread.name.startswith("imgstore-part") for thread in threading.enumerate())
+
+
+def test_a_short_part_is_never_delivered():
+    """A part of another length is fetched again, and is an error if it stays so."""
+    short = {38: 1}
+
+    def cut(at: int, n: int) -> bytes:
+        if short.get(at):
+            short[at] -= 1
+            n -= 10
+        return fetch(at, n)
+
+    assert read(cut) == DATA[5:995]
+    short[38] = 9
+    with pytest.raises(IntegrityError):
+        read(cut)
+
+
+def test_an_interrupted_commit_is_not_undone():
+    """What was interrupted while it committed may be committed, so it is not removed."""
+    upload = Upload()
+
+    def finish(parts: list[int]) -> bytes:
+        raise KeyboardInterrupt
+
+    upload.finish = finish
+    with pytest.raises(KeyboardInterrupt):
+        send(upload, bytes(25))
+    assert upload.events == ["start"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -35,6 +36,10 @@ class _Job:
         self.error: BaseException | None = None
 
 
+def _nothing() -> None:
+    return None
+
+
 class _Pool:
     """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting.
 
@@ -44,24 +49,50 @@ class _Pool:
     def __init__(self, size: int, threshold: int) -> None:
         self._size = size
         self._threshold = threshold
-        self._lock = threading.Condition(threading.Lock())
+        # Reentrant: the garbage collector may drop a reader while this thread holds the lock.
+        self._lock = threading.Condition(threading.RLock())
+        self._owner: int | None = None
         self._waiting: deque[_Job] = deque()
         self._threads = 0
         self._active = 0
         self._quiet_until = 0.0
 
     def run(self, job: _Job, timeout: float, *, give_up: bool) -> None:
-        with self._lock:
-            self._waiting.append(job)
-            if self._active + len(self._waiting) > self._threads and self._threads < self._size:
-                self._threads += 1
-                threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
-            self._lock.notify()
+        if self._submit(job) and not give_up:
+            return  # a finalizer closes a file: its thread holds the lock and must not wait here
         try:
             job.done.wait(timeout)
         finally:  # also when the caller is interrupted
             with self._lock:
                 job.given_up = give_up and not job.done.is_set()
+                if job.given_up and job in self._waiting:
+                    job.call = _nothing  # lets go of its data
+
+    def _submit(self, job: _Job) -> bool:
+        """Queue a job; return whether this thread was inside here already."""
+        nested = self._owner == threading.get_ident()
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                self._waiting.append(job)
+                if self._active + len(self._waiting) > self._threads < self._size:
+                    self._start(job)
+                self._lock.notify()
+            finally:
+                if not nested:
+                    self._owner = None
+        return nested
+
+    def _start(self, job: _Job) -> None:
+        thread = threading.Thread(target=self._work, name="imgstore-file", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had
+            if not self._threads:
+                self._waiting.remove(job)
+                raise
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         while True:
@@ -124,7 +155,13 @@ class Calls:
         if not self.timeout:
             return call(*args)
         job = _Job(lambda: call(*args), late)
-        result: T = self.outcome(job)
+        try:
+            result: T = self.outcome(job)
+        except BaseException:
+            # Interrupted after the call was done: nobody else knows of its result.
+            if late is not None and job.done.is_set() and job.error is None and not job.given_up:
+                late(job.result)
+            raise
         return result
 
     def outcome(self, job: _Job) -> Any:
@@ -182,6 +219,8 @@ class OpenFile:
             finally:
                 os.close(fd)
 
+        if self.lost or fd < 0:
+            raise OSError(errno.EBADF, "the file was given up before")
         job = _Job(lambda: call(fd, *args), clean)
         try:
             result: T = self._calls.outcome(job)

@@ -57,6 +57,7 @@ class Draft:
         self.file = OpenFile(fd, calls)
         self._directory = directory
         self._name = name
+        self._is_locked = name is not None
         self._target: str | None = None
 
     @classmethod
@@ -172,7 +173,10 @@ class Draft:
         return True
 
     def close(self) -> None:
-        """Close the file, which ends its lock."""
+        """Close the file and end its lock, which a forked child may share and would keep."""
+        if self._is_locked and not self.file.lost:
+            with suppress(OSError, TimedOut):
+                self.file(_unlock)
         self.file.close()
 
 
@@ -264,12 +268,14 @@ def locked(directory: int, *, held: int | None = None) -> Iterator[None]:
                 yield
                 return
         finally:
+            _unlock(fd)
             os.close(fd)
     fd = os.open(_LOCK_NAME, _READ_WRITE | os.O_CREAT, 0o666, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        _unlock(fd)
         os.close(fd)
 
 
@@ -315,9 +321,16 @@ def _dead(root: str, name: str) -> Iterator[os.stat_result | None]:
             alive = not stat.S_ISREG(status.st_mode) or not _try_lock(fd)
             yield None if alive or not exists(directory, name) else status
         finally:
+            _unlock(fd)
             os.close(fd)
     finally:
         os.close(directory)
+
+
+def _unlock(fd: int) -> None:
+    """End a lock now: closing does not, where a process forked meanwhile has the file open."""
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _try_lock(fd: int) -> bool:

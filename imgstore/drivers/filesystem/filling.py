@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from typing import Final
@@ -69,9 +70,11 @@ def _copy_extent(source: SourceFile, target: OpenFile, start: int, end: int) -> 
             source.fd,
             offset=source.offset + start,
             to=start,
-            length=min(end - start, _COPY_LIMIT),
+            length=min(end - start, _WRITEBACK if target.has_time_limit else _COPY_LIMIT),
         )
         copied = target(step)
+        if copied and target.has_time_limit:
+            target(os.fdatasync)  # so that no single call takes long
         if copied is None:
             return -1
         if copied == 0:
@@ -131,6 +134,8 @@ class _Writer:
     def _write_at(self, data: memoryview, position: int) -> None:
         while data:
             written = self._target(os.pwrite, data, position)
+            if not written:
+                raise OSError(errno.EIO, "the file system takes no bytes and reports no error")
             data = data[written:]
             position += written
         self._written_to = position
@@ -138,7 +143,7 @@ class _Writer:
     def _flush(self, position: int) -> None:
         """Keep the disk busy meanwhile, and every single call short."""
         step = position - self._flushed_to
-        if not self._sync or step < _WRITEBACK:
+        if step < _WRITEBACK or not (self._sync or self._target.has_time_limit):
             return
         if self._target.has_time_limit:
             self._target(os.fdatasync)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from imgstore.drivers.filesystem.paths import path_of
 from imgstore.errors import ConfigError, InvalidArgument
+from imgstore.location import Location
 from imgstore.placement import parse_weighted, unique
 
 DEFAULT_DATADIR: Final = "/var/lib/glance/images"
@@ -23,17 +25,24 @@ class DataDir:
     priority: int
 
 
-def data_dirs(datadir: str | None, datadirs: Sequence[str]) -> list[DataDir]:
+def data_dirs(
+    datadir: str | os.PathLike[str] | None, datadirs: Sequence[str | os.PathLike[str]]
+) -> list[DataDir]:
     """Return the configured directories, in the order given; raises ConfigError."""
     if datadir and datadirs:
         raise ConfigError(
             "filesystem_store_datadir and filesystem_store_datadirs are both set",
             remedy="keep one of them",
         )
+    if isinstance(datadirs, str | bytes | os.PathLike):
+        raise ConfigError(
+            f"filesystem_store_datadirs is one path, {datadirs!r}",
+            remedy="pass a sequence of paths, or set filesystem_store_datadir",
+        )
     if not datadirs:
         return [DataDir(_absolute(datadir or DEFAULT_DATADIR), 0)]
     try:
-        found = [parse_weighted(text, fields=1, escapes=False) for text in datadirs]
+        found = [parse_weighted(os.fspath(text), fields=1, escapes=False) for text in datadirs]
         normal = unique([type(one)((_absolute(one.parts[0]),), one.weight) for one in found])
     except InvalidArgument as exc:
         raise ConfigError(
@@ -42,10 +51,19 @@ def data_dirs(datadir: str | None, datadirs: Sequence[str]) -> list[DataDir]:
     return [DataDir(one.parts[0], one.weight) for one in normal]
 
 
-def _absolute(path: str) -> str:
-    if "\0" in path:
-        raise ConfigError("a data directory's path holds a NUL character")
-    return "/" + os.path.abspath(path).lstrip("/")
+def _absolute(given: str | os.PathLike[str]) -> str:
+    path = os.fspath(given)
+    absolute = "/" + os.path.abspath(path).lstrip("/")
+    try:
+        readable = path_of(Location.parse(f"file://{absolute}")) == absolute
+    except InvalidArgument:
+        readable = False
+    if not readable:
+        raise ConfigError(
+            f"the path {path!a} cannot stand in a file URL",
+            remedy="use a data directory without '?', '#' and control characters",
+        )
+    return absolute
 
 
 def file_mode(decimal: int) -> int:
@@ -59,10 +77,12 @@ def file_mode(decimal: int) -> int:
         mode = int(str(decimal), 8)
     except ValueError:
         mode = 0o10000
-    if mode > 0o777 or not mode & 0o400:
+    owner = mode >> 6
+    # More for others than for the owner is what 0o640, which is 416, would come to.
+    if mode > 0o777 or not owner & 4 or (mode >> 3 | mode) & 7 & ~owner:
         raise ConfigError(
             f"filesystem_store_file_perm is {decimal}",
-            remedy="use three octal digits with read permission for the owner, e.g. 640",
+            remedy="write three octal digits, the owner's first and not exceeded, e.g. 640",
         )
     return mode
 
@@ -75,9 +95,9 @@ def directory_bits(mode: int) -> int:
 class MetadataFile:
     """The location metadata that an operator attached to mount points."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
         """Read and check the file; raises ConfigError naming what is wrong in it."""
-        self._entries = [] if not path else _read(path)
+        self._entries = [] if not path else _read(os.fspath(path))
 
     def __call__(self, path: str) -> dict[str, Any]:
         """Return a copy of the metadata of the longest mount point that ``path`` lies below."""
@@ -98,7 +118,9 @@ def _read(path: str) -> list[dict[str, Any]]:
             content = json.load(file)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise ConfigError(f"{name} cannot be read: {reason}") from exc
+        raise ConfigError(
+            f"{name} cannot be read: {reason}", remedy="give the path of a JSON file"
+        ) from exc
     entries = content if isinstance(content, list) else [content]
     for entry in entries:
         if not isinstance(entry, dict):
@@ -117,3 +139,18 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return all(_is_plain(item) for item in value)
     return isinstance(value, str)
+
+
+def checked(*checks: Callable[[], Any]) -> list[Any]:
+    """Return what each check returns; raises one ConfigError for all that fail."""
+    results, faults = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except ConfigError as exc:
+            faults.append(exc)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise ConfigError(" / ".join(map(str, faults)))
+    return results

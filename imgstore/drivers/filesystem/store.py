@@ -127,9 +127,9 @@ class FilesystemStore(Store):
         self,
         name: str,
         *,
-        datadir: str | None = None,
-        datadirs: Sequence[str] = (),
-        metadata_file: str | None = None,
+        datadir: str | os.PathLike[str] | None = None,
+        datadirs: Sequence[str | os.PathLike[str]] = (),
+        metadata_file: str | os.PathLike[str] | None = None,
         file_perm: int = 0,
         chunk_size: int = 65536,
         thin_provisioning: bool = False,
@@ -142,11 +142,13 @@ class FilesystemStore(Store):
     ) -> None:
         """Check the settings; directories are looked at when they are used."""
         super().__init__(name, **common)
-        dirs = settings.data_dirs(datadir, datadirs)
+        dirs, self._mode, self._metadata = settings.checked(
+            lambda: settings.data_dirs(datadir, datadirs),
+            lambda: settings.file_mode(file_perm),
+            lambda: settings.MetadataFile(metadata_file),
+        )
         # Highest priority first; sorting is stable, so ties keep the order given.
-        self.datadirs = sorted(dirs, key=lambda entry: -entry.priority)
-        self._mode = settings.file_mode(file_perm)
-        self._metadata = settings.MetadataFile(metadata_file)
+        self.datadirs: list[settings.DataDir] = sorted(dirs, key=lambda entry: -entry.priority)
         # A read allocates as much as it may return.
         self._chunk_size = min(chunk_size, READ_LIMIT)
         self._thin = thin_provisioning
@@ -371,8 +373,11 @@ class FilesystemStore(Store):
             return
         # Threads may do this side by side; none waits for another that hangs.
         self._calls(self._make_directory, root)
-        for draft in self._calls(drafts.dead_drafts, root):
-            self._calls(drafts.remove_draft, draft)
+        try:
+            for draft in self._calls(drafts.dead_drafts, root):
+                self._calls(drafts.remove_draft, draft)
+        except OSError as exc:  # remove_leftovers() raises it; adds go on
+            LOG.warning("store %s cannot clean up in %s: %s", self.name, root, exc)
         self._prepared.add(root)
 
     def _make_directory(self, root: str) -> None:

@@ -46,8 +46,12 @@ def test_datadir_and_datadirs() -> None:
     """Either may be set, both may not; with neither the default holds."""
     with pytest.raises(errors.ConfigError, match="both"):
         FilesystemStore("file", datadir="/a", datadirs=["/b"])
-    with pytest.raises(errors.ConfigError, match="NUL"):
-        FilesystemStore("file", datadir="/a\0b")
+    for path in ("/a\0b", "/a?b", "/a#b"):
+        with pytest.raises(errors.ConfigError, match="cannot stand in a file URL"):
+            FilesystemStore("file", datadir=path)
+    with pytest.raises(errors.ConfigError, match="one path"):
+        FilesystemStore("file", datadirs="/a")
+    assert FilesystemStore("file", datadir=Path("/a")).url_prefix == "file:///a"
     assert FilesystemStore("file").url_prefix == "file:///var/lib/glance/images"
     assert FilesystemStore("file", datadir="/a/").url_prefix == "file:///a"
     assert FilesystemStore("file", datadirs=["/a", "/b:7"]).url_prefix == "file:///b"
