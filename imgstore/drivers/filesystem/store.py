@@ -376,7 +376,7 @@ class FilesystemStore(Store):
         try:
             for draft in self._calls(drafts.dead_drafts, root):
                 self._calls(drafts.remove_draft, draft)
-        except OSError as exc:  # remove_leftovers() raises it; adds go on
+        except PermissionError as exc:  # remove_leftovers() raises it; adds go on
             LOG.warning("store %s cannot clean up in %s: %s", self.name, root, exc)
         self._prepared.add(root)
 
