@@ -87,7 +87,7 @@ _COMMON: Final[Mapping[str, cfg.Opt]] = {
     "weight": cfg.IntOpt(
         "weight",
         default=0,
-        help="Orders stores that hold the same image: the highest weight is read first.",
+        help="Orders stores that hold the same image, the highest first, for services that choose.",
     ),
     "description": cfg.StrOpt(
         "store_description",
