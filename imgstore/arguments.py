@@ -1,8 +1,10 @@
-"""Checks of what callers pass to the verbs."""
+"""Checks of what callers pass to verbs and constructors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from imgstore import errors
 from imgstore.location import Location
@@ -58,3 +60,18 @@ def is_below(location: Location, prefix: Location) -> bool:
         return False
     root = prefix.rest.rstrip("/")
     return location.rest == root or location.rest.startswith(f"{root}/")
+
+
+def all_checked(*checks: Callable[[], Any]) -> list[Any]:
+    """Return what each check returns; raises one ConfigError for all that fail."""
+    results, faults = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except errors.ConfigError as exc:
+            faults.append(exc)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise errors.ConfigError(" / ".join(map(str, faults)))
+    return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -35,7 +35,7 @@ class PartedUpload(Protocol[P, R_co]):
         What is raised with ``indeterminate`` set is not followed by ``abort``.
         """
 
-    def abort(self) -> None:
+    def abort(self) -> object:
         """Remove everything that was sent; no part is in flight any more."""
 
 
@@ -148,7 +148,7 @@ def read_in_parts(
     retries: int,
     is_retryable: Callable[[Exception], bool],
     budget: int = DEFAULT_BUDGET,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield ``length`` bytes from ``offset``, fetched in parts side by side, in order.
 
     ``fetch(offset, n)`` returns ``n`` bytes of one pinned version, from several threads. A part

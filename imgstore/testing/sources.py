@@ -227,7 +227,8 @@ class Sources(Harness):
                     assert "closed" in str(exc)  # noqa: PT017  # either outcome is right
                 else:
                     assert not difference(content(store, image.location), data)
-                assert reader.closed
+                # Nobody can close it meanwhile where the driver takes it in one piece.
+                assert reader.closed or closing.ident is None
 
     def test_a_source_is_asked_politely(self, store: Store) -> None:
         """A source is asked for 1 byte to 64 MiB at a time, never rewound, and not closed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -139,18 +139,3 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return all(_is_plain(item) for item in value)
     return isinstance(value, str)
-
-
-def checked(*checks: Callable[[], Any]) -> list[Any]:
-    """Return what each check returns; raises one ConfigError for all that fail."""
-    results, faults = [], []
-    for check in checks:
-        try:
-            results.append(check())
-        except ConfigError as exc:
-            faults.append(exc)
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        raise ConfigError(" / ".join(map(str, faults)))
-    return results

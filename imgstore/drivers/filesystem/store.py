@@ -14,6 +14,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from imgstore.arguments import all_checked
 from imgstore.context import RequestContext
 from imgstore.drivers.filesystem import drafts, kernel, settings
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
@@ -142,7 +143,7 @@ class FilesystemStore(Store):
     ) -> None:
         """Check the settings; directories are looked at when they are used."""
         super().__init__(name, **common)
-        dirs, self._mode, self._metadata = settings.checked(
+        dirs, self._mode, self._metadata = all_checked(
             lambda: settings.data_dirs(datadir, datadirs),
             lambda: settings.file_mode(file_perm),
             lambda: settings.MetadataFile(metadata_file),

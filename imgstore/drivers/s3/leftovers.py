@@ -1,0 +1,112 @@
+"""What adds of dead processes left in a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore.arguments import is_safe_image_id
+from imgstore.drivers.s3 import claims
+from imgstore.drivers.s3.client import error_code, server_time, status_of
+from imgstore.drivers.s3.settings import Settings
+from imgstore.errors import NotFound
+from imgstore.model import Leftover
+
+PROBE: Final = "imgstore-check-"
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """An upload in parts, as far as it got."""
+
+    at: Mapping[str, str]
+    size: int
+    active: datetime
+
+
+def find(
+    s3: Any, settings: Settings, store: str, *, live: Collection[str], older_than: timedelta
+) -> Iterator[Leftover]:
+    """Yield uploads that got no part for ``older_than``, and claims and probes as old.
+
+    S3 does not tell whose an upload is or whether its process lives. ``live`` are those of this
+    process; those of others show that they live by the parts that arrive.
+    """
+    try:
+        yield from _uploads(s3, settings, store, live=live, older_than=older_than)
+        for prefix in (claims.PREFIX, PROBE):
+            yield from _objects(s3, settings, store, prefix, older_than=older_than)
+    except Exception as exc:
+        if error_code(exc) != "NoSuchBucket":
+            raise
+
+
+def _uploads(
+    s3: Any, settings: Settings, store: str, *, live: Collection[str], older_than: timedelta
+) -> Iterator[Leftover]:
+    bucket, prefix = settings.bucket, settings.key_prefix
+    pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    for page in pages:
+        now = server_time(page)
+        for found in page.get("Uploads", ()):
+            key, upload_id = found["Key"], found["UploadId"]
+            is_image = is_safe_image_id(key.removeprefix(prefix))
+            if not is_image or upload_id in live or _age(now, found["Initiated"]) < older_than:
+                continue
+            at = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
+            upload = _look_at(s3, at, found["Initiated"])
+            # Looked up again: an add of this process may have begun since the list was made.
+            is_dead = upload is not None and _age(now, upload.active) >= older_than
+            if upload is not None and is_dead and upload_id not in live:
+                yield Leftover(store, f"upload of {key}", upload.active, upload.size, upload)
+
+
+def _age(now: datetime, then: datetime) -> timedelta:
+    return max(now - then, timedelta(0))  # the server's Date has no fractions of a second
+
+
+def _look_at(s3: Any, at: Mapping[str, str], initiated: datetime) -> _Upload | None:
+    size, active = 0, initiated
+    try:
+        for page in s3.get_paginator("list_parts").paginate(**at):
+            for part in page.get("Parts", ()):
+                size += part["Size"]
+                active = max(active, part["LastModified"])
+    except Exception as exc:
+        if status_of(exc) != HTTPStatus.NOT_FOUND:
+            raise
+        return None
+    return _Upload(at, size, active)
+
+
+def _objects(
+    s3: Any, settings: Settings, store: str, prefix: str, *, older_than: timedelta
+) -> Iterator[Leftover]:
+    age = max(older_than, timedelta(seconds=claims.LEASE))
+    request = {"Bucket": settings.bucket, "Prefix": settings.key_prefix + prefix}
+    for page in s3.get_paginator("list_objects_v2").paginate(**request):
+        now = server_time(page)
+        for found in page.get("Contents", ()):
+            if _age(now, found["LastModified"]) >= age:
+                at = {"Bucket": settings.bucket, "Key": found["Key"]}
+                yield Leftover(store, found["Key"], found["LastModified"], found["Size"], at)
+
+
+def remove(s3: Any, leftover: Leftover) -> None:
+    """Remove one; raises NotFound for an upload that is gone or got a part since it was found."""
+    found = leftover.key
+    if not isinstance(found, _Upload):
+        s3.delete_object(**found)
+        return
+    now = _look_at(s3, found.at, leftover.modified)
+    if now is None or now.active > found.active:
+        raise NotFound("the upload is gone, or goes on")
+    try:
+        s3.abort_multipart_upload(**found.at)
+    except Exception as exc:
+        if status_of(exc) != HTTPStatus.NOT_FOUND:
+            raise
+        raise NotFound("the upload is gone") from exc

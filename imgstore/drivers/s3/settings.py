@@ -1,0 +1,325 @@
+"""What the options of an S3 store mean."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from imgstore.arguments import all_checked, is_safe_image_id
+from imgstore.drivers.s3.options import OPTIONS
+from imgstore.errors import ConfigError
+from imgstore.hashing import MIB
+from imgstore.secret import Secret
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+MAX_PARTS: Final = 10_000
+MIN_PART: Final = 5 * MIB
+MAX_PART: Final = 5 * 1024 * MIB
+MAX_OBJECT: Final = 5 * 1024 * 1024 * MIB
+# Without a known size the first parts are as large as configured; later ones grow evenly, so that
+# all of them together hold the largest object.
+_EVEN_PARTS: Final = 1000
+_GROWTH: Final = -(-2 * MAX_OBJECT // (MAX_PARTS - _EVEN_PARTS) ** 2)
+
+_SCHEME: Final = re.compile(r"(?i:(https?)://)?(.*)", re.DOTALL)
+_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d{1,5}))?")
+_PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:%-]+)*")
+_AMAZON: Final = re.compile(r"(?i)(?:.+\.)?amazonaws\.com(?:\.cn)?")
+_AMAZON_REGION: Final = re.compile(
+    r"(?i)(?:.+\.)?s3(?:-fips)?(?:[.-]dualstack)?[.-]([a-z]{2}(?:-[a-z]+)+-\d)(?:\.vpce)?"
+    r"\.amazonaws\.com(?:\.cn)?"
+)
+_GLOBAL: Final = frozenset({"s3.amazonaws.com", "s3-external-1.amazonaws.com"})
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
+# A name that can be one label of a host, so that certificates with a wildcard cover it.
+_DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the service is: ``service`` is ``host[:port][/path]``, as locations have it."""
+
+    scheme: str
+    service: str
+    host: str
+
+    @classmethod
+    def of(cls, text: str) -> Endpoint:
+        """Read ``[http[s]://]host[:port][/path]``; without a scheme it is https.
+
+        Raises ConfigError.
+        """
+        match = _SCHEME.fullmatch(text.strip())
+        scheme, rest = (match[1] or "https").lower(), match[2].strip("/")  # type: ignore[index]
+        authority, slash, path = rest.partition("/")
+        authority = _bracketed(authority)
+        parts = _AUTHORITY.fullmatch(authority)
+        if (
+            parts is None
+            or not _is_host(parts[1])
+            or not 0 < int(parts[2] or 1) < 65536
+            or not _PATH.fullmatch(slash + path)
+        ):
+            shown = repr(text) if "@" not in text else "it"
+            raise ConfigError(
+                f"s3_store_host: {shown} is not an endpoint",
+                remedy="write http://host or https://host, with :port and /path if need be",
+            )
+        return cls(scheme, f"{authority}{slash}{path}", parts[1])
+
+    @property
+    def url(self) -> str:
+        """Return the endpoint as the SDK takes it."""
+        return f"{self.scheme}://{self.service}"
+
+    @property
+    def is_amazon(self) -> bool:
+        """Return whether AWS itself answers there."""
+        return _AMAZON.fullmatch(self.host) is not None
+
+    @property
+    def region(self) -> str:
+        """Return the region that an AWS endpoint names, "" where it names none."""
+        match = _AMAZON_REGION.fullmatch(self.host)
+        if match:
+            return match[1].lower()
+        return "us-east-1" if self.host.lower() in _GLOBAL else ""
+
+
+def same_service(one: str, other: str) -> bool:
+    """Return whether two ``host[:port][/path]`` name one service.
+
+    http and https are not told apart, nor are their default ports: services move from one to the
+    other, and locations of either stay valid.
+    """
+    return _normal(one) == _normal(other)
+
+
+def _normal(service: str) -> tuple[str, str]:
+    authority, _, path = service.partition("/")
+    for port in _DEFAULT_PORTS.values():
+        authority = authority.removesuffix(f":{port}")
+    return authority.lower(), path.strip("/")
+
+
+def _bracketed(authority: str) -> str:
+    try:
+        return f"[{ipaddress.IPv6Address(authority)}]"
+    except ValueError:
+        return authority
+
+
+def _is_host(text: str) -> bool:
+    if not text.startswith("["):
+        return _NAME.fullmatch(text) is not None
+    try:
+        ipaddress.IPv6Address(text[1:-1])
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The checked options of one store; sizes in bytes, times in seconds."""
+
+    endpoint: Endpoint
+    bucket: str
+    region: str
+    credentials: Mapping[str, Secret | str]
+    create_bucket: bool
+    addressing: str
+    key_prefix: str
+    single_below: int
+    part_size: int
+    workers: int
+    memory: int
+    get_workers: int
+    verify: str | bool | None
+    sign_payload: bool
+    conditional_writes: bool
+    request_checksums: str
+    response_checksums: str
+    object_options: Mapping[str, str]
+    connect_timeout: float
+    read_timeout: float
+    retry_mode: str
+    max_attempts: int
+    max_pool_connections: int
+
+    @property
+    def sends_md5(self) -> bool:
+        """Return whether uploads carry an MD5: nothing else lets the server check them."""
+        is_signed = self.endpoint.scheme == "http" and self.sign_payload
+        return not is_signed and self.request_checksums == "when_required"
+
+    @property
+    def relies_on_checksums(self) -> bool:
+        """Return whether the SDK's own checksums are what lets the server check uploads."""
+        is_signed = self.endpoint.scheme == "http" and self.sign_payload
+        return not is_signed and not self.sends_md5
+
+    def first_part(self, size: int | None) -> int:
+        """Return the size of the first part, or of the whole image where one request does."""
+        if size is None:
+            return self.part_size
+        if size < self.single_below:
+            return size + 1  # one more: the end is then seen without another read
+        return max(self.part_size, -(-size // MAX_PARTS))
+
+    def part(self, number: int, size: int | None) -> int:
+        """Return the size of a part, counted from 1, so that 10,000 hold the image."""
+        if size is not None:
+            return self.first_part(size)
+        return min(max(self.part_size, _GROWTH * (number - _EVEN_PARTS)), MAX_PART)
+
+
+def read(given: Mapping[str, Any]) -> Settings:
+    """Check the keywords of the store; raises one ConfigError for all that is wrong."""
+    checked = all_checked(
+        lambda: Endpoint.of(given["host"]),
+        lambda: _bucket(given["bucket"], given["bucket_url_format"]),
+        lambda: _key_prefix(given["key_prefix"]),
+        lambda: _credentials(given),
+        lambda: _verify(given["cacert"], insecure=given["insecure"]),
+        lambda: _object_options(given),
+        lambda: _part_size(given["large_object_chunk_size"]),
+        lambda: _workers(given["thread_pools"]),
+        *(functools.partial(_check_type, keyword, given[keyword]) for keyword in given),
+    )
+    endpoint, bucket, key_prefix, credentials, verify, options, part_size, workers, *_ = checked
+    protects = given["enable_data_integrity_protection"]
+    return Settings(
+        endpoint=endpoint,
+        bucket=bucket,
+        region=given["region_name"] or endpoint.region,
+        credentials=credentials,
+        create_bucket=given["create_bucket_on_put"],
+        addressing=_addressing(given["bucket_url_format"], endpoint, bucket),
+        key_prefix=key_prefix,
+        single_below=min(given["large_object_size"] * MIB, MAX_PART),
+        part_size=part_size,
+        workers=workers,
+        memory=given["upload_memory"] * MIB,
+        get_workers=given["get_workers"],
+        verify=verify,
+        sign_payload=given["payload_signing"],
+        conditional_writes=given["conditional_writes"],
+        request_checksums=given["request_checksum_calculation"] if protects else "when_required",
+        response_checksums=given["response_checksum_validation"] if protects else "when_required",
+        object_options=options,
+        connect_timeout=given["connect_timeout"],
+        read_timeout=given["read_timeout"],
+        retry_mode=given["retry_mode"],
+        max_attempts=given["max_attempts"],
+        max_pool_connections=given["max_pool_connections"],
+    )
+
+
+def _check_type(keyword: str, value: object) -> None:
+    """Check a value by the type of its option, as a configuration file's would be."""
+    opt = OPTIONS[keyword]
+    if value is None or isinstance(value, Secret):
+        return
+    try:
+        opt.type(value)
+    except ValueError as exc:
+        raise ConfigError(f"{opt.name}: {exc}") from None
+
+
+def _bucket(bucket: str, url_format: str) -> str:
+    if not _BUCKET.fullmatch(bucket):
+        raise ConfigError(
+            f"s3_store_bucket: {bucket!a} is not a bucket's name",
+            remedy="use letters, digits, '-', '_' and '.'",
+        )
+    if url_format == "virtual" and not _DNS_BUCKET.fullmatch(bucket.replace(".", "-")):
+        raise ConfigError(
+            f"s3_store_bucket: {bucket!r} cannot be part of a host's name",
+            remedy="set s3_store_bucket_url_format to path, or use 3 to 63 lower-case letters, "
+            "digits and '-'",
+        )
+    return bucket
+
+
+def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
+    if url_format != "auto":
+        return url_format
+    return "virtual" if endpoint.is_amazon and _DNS_BUCKET.fullmatch(bucket) else "path"
+
+
+def _key_prefix(prefix: str) -> str:
+    if "@" in prefix or not is_safe_image_id(f"{prefix}x"):
+        raise ConfigError(
+            f"s3_store_key_prefix: {prefix!a} cannot begin the name of an image",
+            remedy="use printable text without '/', '?', '#' and '@'",
+        )
+    return prefix
+
+
+def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
+    """Return the keywords of the SDK's session; none means its own chain."""
+    key, secret, token = (
+        Secret(given[keyword]) if given[keyword] else None
+        for keyword in ("access_key", "secret_key", "session_token")
+    )
+    if bool(key) != bool(secret):
+        raise ConfigError(
+            "one of s3_store_access_key and s3_store_secret_key is set without the other",
+            remedy="set both, or neither to use the AWS SDK's own credentials",
+        )
+    if token and not key:
+        raise ConfigError("s3_store_session_token is set without s3_store_access_key")
+    if key and given["profile"]:
+        raise ConfigError(
+            "s3_store_access_key and s3_store_profile are both set", remedy="keep one of them"
+        )
+    found = {
+        "aws_access_key_id": key,
+        "aws_secret_access_key": secret,
+        "aws_session_token": token,
+        "profile_name": given["profile"] or None,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _verify(cacert: str, *, insecure: bool) -> str | bool | None:
+    if not cacert:
+        return False if insecure else None
+    return os.fspath(cacert)
+
+
+def _object_options(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what every object is created with."""
+    if given["sse_kms_key_id"] and not str(given["server_side_encryption"]).startswith("aws:kms"):
+        raise ConfigError(
+            "s3_store_sse_kms_key_id is set, but s3_store_server_side_encryption is not aws:kms"
+        )
+    found = {
+        "StorageClass": given["storage_class"],
+        "ServerSideEncryption": given["server_side_encryption"],
+        "SSEKMSKeyId": given["sse_kms_key_id"],
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _part_size(mebibytes: int) -> int:
+    size = mebibytes * MIB
+    if not MIN_PART <= size <= MAX_PART:
+        raise ConfigError(
+            f"s3_store_large_object_chunk_size is {mebibytes}", remedy="write 5 to 5120 (MiB)"
+        )
+    return size
+
+
+def _workers(count: int) -> int:
+    if count < 1:
+        raise ConfigError(f"s3_store_thread_pools is {count}", remedy="write 1 or more")
+    return count

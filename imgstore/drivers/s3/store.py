@@ -1,0 +1,289 @@
+"""The S3 store: how the hooks use the other modules here."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from datetime import timedelta
+from typing import Any, Final
+
+from imgstore import _lazy
+from imgstore._process import PerProcess
+from imgstore.context import RequestContext
+from imgstore.drivers.s3 import claims, leftovers, reading
+from imgstore.drivers.s3.adding import Adding
+from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head, status_of
+from imgstore.drivers.s3.options import OPTIONS
+from imgstore.drivers.s3.settings import read, same_service
+from imgstore.errors import (
+    ImgStoreError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from imgstore.hashing import MIB
+from imgstore.location import Location
+from imgstore.secret import Secret
+from imgstore.store import Added, Capability, Leftover, Ownership, Store
+from imgstore.streams import Body, Opened
+from imgstore.transfer import upload_in_parts
+
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+_LARGEST_COPY: Final = 5 * 1024 * MIB
+_COPIED_PART: Final = 1024 * MIB
+_COPIES: Final = 4
+
+
+class S3Store(Store):
+    """Images as objects ``<key prefix><image id>`` of one bucket.
+
+    Keywords are those of ``OPTIONS``; see there for meaning, units and defaults. Raises
+    ConfigError for what cannot be used and DriverUnavailable without boto3.
+    """
+
+    driver = "s3"
+    OPTIONS = OPTIONS
+    schemes = ("s3", "s3+http", "s3+https")
+    capabilities = (
+        Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: str,
+        bucket: str,
+        region_name: str = "",
+        access_key: str | Secret | None = None,
+        secret_key: str | Secret | None = None,
+        session_token: str | Secret | None = None,
+        profile: str | None = None,
+        create_bucket_on_put: bool = False,
+        bucket_url_format: str = "auto",
+        key_prefix: str = "",
+        large_object_size: int = 100,
+        large_object_chunk_size: int = 10,
+        thread_pools: int = 10,
+        upload_memory: int = 256,
+        get_workers: int = 1,
+        cacert: str = "",
+        insecure: bool = False,
+        payload_signing: bool = True,
+        conditional_writes: bool = True,
+        enable_data_integrity_protection: bool = False,
+        request_checksum_calculation: str = "when_required",
+        response_checksum_validation: str = "when_required",
+        storage_class: str | None = None,
+        server_side_encryption: str | None = None,
+        sse_kms_key_id: str | None = None,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        retry_mode: str = "legacy",
+        max_attempts: int = 7,
+        max_pool_connections: int = 50,
+        **common: Any,
+    ) -> None:
+        """Check the options; ``common`` are the keywords of Store."""
+        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        super().__init__(name, **common)
+        _lazy.require("boto3", "botocore", install=INSTALL)
+        self._settings = read(given)
+        self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
+        # Uploads of this process that are under way, which leftovers() must not list.
+        self._live: set[str] = set()
+
+    @property
+    def url_prefix(self) -> str:
+        """Return ``s3[+https]://<endpoint>/<bucket>``."""
+        return f"{self._scheme}://{self._settings.endpoint.service}/{self._settings.bucket}"
+
+    @property
+    def _scheme(self) -> str:
+        return "s3" if self._settings.endpoint.scheme == "http" else "s3+https"
+
+    def owns(self, location: Location) -> Ownership:
+        """Own what is in the bucket; other buckets of the endpoint may be readable too."""
+        service, bucket, key = _split(location)
+        if not key or not same_service(service, self._settings.endpoint.service):
+            return Ownership.NO
+        return Ownership.YES if bucket == self._settings.bucket else Ownership.MAYBE
+
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        s3, at = self._client.get().s3, _object(location)
+        if self._settings.get_workers == 1:
+            return reading.open_stream(s3, at, offset, length, if_version)
+        return reading.open_ranges(
+            s3,
+            at,
+            offset,
+            length,
+            if_version,
+            workers=self._settings.get_workers,
+            is_retryable=self._is_retryable,
+        )
+
+    def _is_retryable(self, exc: Exception) -> bool:
+        return bool(getattr(self._classified(exc), "retryable", False))
+
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        return int(self._found(location)["ContentLength"])
+
+    def _found(self, location: Location) -> dict[str, Any]:
+        found = head(self._client.get().s3, _object(location))
+        if found is None:
+            raise NotFound("there is no such image")
+        return found
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        adding = self._adding(image_id)
+        settings, size = self._settings, body.size
+        upload_in_parts(
+            body,
+            start=adding.start,
+            put_whole=adding.put_whole,
+            part_size=lambda number: settings.part(number, size),
+            workers=settings.workers,
+            budget=settings.memory,
+        )
+        return Added(self._location(image_id))
+
+    def _adding(self, image_id: str) -> Adding:
+        if "@" in image_id or image_id.startswith((claims.PREFIX, leftovers.PROBE)):
+            raise InvalidArgument(
+                f"the image id {image_id!a} cannot be stored in S3",
+                remedy="use an id without '@' that does not begin with 'imgstore-'",
+            )
+        key = self._settings.key_prefix + image_id
+        return Adding(self._client.get(), self._settings, key, self._live)
+
+    def _location(self, image_id: str) -> Location:
+        rest = self.url_prefix.partition("://")[2]
+        return Location(self._scheme, f"{rest}/{self._settings.key_prefix}{image_id}")
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        self._found(location)  # S3 deletes what is not there without a word
+        self._client.get().s3.delete_object(**_object(location))
+
+    def _copy(
+        self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
+    ) -> Added | None:
+        if not isinstance(origin, S3Store) or not self._shares_service(origin):
+            return None
+        s3, source = self._client.get().s3, _object(location)
+        try:
+            found = head(s3, source)
+        except Exception as exc:
+            # Not with this store's credentials; those of the other may do.
+            if origin is self or not isinstance(classify(exc), PermissionDenied):
+                raise
+            return None
+        if found is None:
+            raise NotFound("there is no such image")
+        size, etag = int(found["ContentLength"]), found["ETag"]
+        adding = self._adding(image_id)
+        if size <= _LARGEST_COPY:
+            adding.copy_whole(source, etag=etag, size=size)
+        else:
+            copy_in_parts(adding, source, etag=etag, size=size, part_size=_COPIED_PART)
+        return Added(self._location(image_id), size=size)
+
+    def _shares_service(self, other: S3Store) -> bool:
+        mine, others = self._settings.endpoint, other._settings.endpoint
+        return same_service(mine.service, others.service)
+
+    def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
+        s3 = self._client.get().s3
+        yield from leftovers.find(
+            s3, self._settings, self.name, live=self._live, older_than=older_than
+        )
+
+    def _remove_leftover(self, leftover: Leftover) -> None:
+        leftovers.remove(self._client.get().s3, leftover)
+
+    def _classify(self, exc: Exception) -> ImgStoreError | None:
+        return classify(exc)
+
+    def _check(self) -> Iterable[str]:
+        """Put an object of no bytes, and again, and delete it."""
+        s3, settings = self._client.get().s3, self._settings
+        at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{leftovers.PROBE}"}
+        at["Key"] += uuid.uuid4().hex
+        condition = {"IfNoneMatch": "*"} if settings.conditional_writes else {}
+        try:
+            s3.put_object(**at, **condition, Body=b"")
+        except Exception as exc:
+            if error_code(exc) != "NoSuchBucket" or not settings.create_bucket:
+                raise
+            return
+        try:
+            if condition and not self._is_refused(at):
+                yield (
+                    "the server takes no notice of If-None-Match; set "
+                    "s3_store_conditional_writes to false"
+                )
+        finally:
+            s3.delete_object(**at)
+
+    def _is_refused(self, at: dict[str, str]) -> bool:
+        try:
+            self._client.get().s3.put_object(**at, IfNoneMatch="*", Body=b"")
+        except Exception as exc:
+            if status_of(exc) not in {409, 412}:
+                raise
+            return True
+        return False
+
+    def _close(self) -> None:
+        self._client.close()
+
+
+def copy_in_parts(
+    adding: Adding, source: dict[str, str], *, etag: str, size: int, part_size: int
+) -> None:
+    """Let the server copy an object in parts, a few at once."""
+    offsets = range(0, size, part_size)
+    adding.start()
+    with ThreadPoolExecutor(_COPIES, thread_name_prefix="imgstore-part") as pool:
+        try:
+            copies = [
+                pool.submit(
+                    adding.put_copy, number, source, etag, offset, min(part_size, size - offset)
+                )
+                for number, offset in enumerate(offsets, start=1)
+            ]
+            wait(copies, return_when=FIRST_EXCEPTION)
+            failed = next((copy for copy in copies if copy.done() and copy.exception()), None)
+            if failed is not None:
+                failed.result()
+            adding.check_source(source, etag)
+            adding.finish([copy.result() for copy in copies])
+        except BaseException as exc:
+            pool.shutdown(wait=True, cancel_futures=True)
+            if not getattr(exc, "indeterminate", False):
+                adding.discard()
+            raise
+
+
+def _split(location: Location) -> tuple[str, str, str]:
+    """Return service, bucket and key: the last two segments are bucket and key.
+
+    Nothing is decoded, as glance_store does not either. Three empty texts if a part is missing.
+    """
+    service, bucket, key = ("", "", *location.rest.strip("/").rsplit("/", 2))[-3:]
+    return (service, bucket, key) if service and bucket and key else ("", "", "")
+
+
+def _object(location: Location) -> dict[str, str]:
+    _, bucket, key = _split(location)
+    return {"Bucket": bucket, "Key": key}
