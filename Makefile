@@ -1,19 +1,20 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench docs lint clean
+.PHONY: help demo test bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 ENVIRONMENT = $(if $(PYTHON),,$(error Python 3.10 or later is needed))$(PYTHON) -m tools.environments
+CONTROL = PYTHONPATH=tests/functional $(PYTHON) -m servers.control
 
 # What the caller's shell is told about imports must not reach the tools, nor hide a wheel.
 unexport PYTHONPATH PYTHONSAFEPATH
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\): ## \(.*\)/  make \1	\2/p' Makefile
 
 demo: ## store a disk image, read it back, verify it, delete it (IMAGE=path for your own)
 	@$(ENVIRONMENT) demo
@@ -26,6 +27,13 @@ bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more 
 	@$(ENVIRONMENT) bench
 	.venv/bench/bin/python benchmarks/run.py $(if $(BACKENDS),--backends $(BACKENDS)) $(BENCH)
 
+servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd)
+	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
+	@$(CONTROL) up $(BACKENDS)
+
+servers-down: ## stop them
+	@$(CONTROL) down
+
 docs: ## build the documentation into docs/_build; warnings are errors
 	@$(ENVIRONMENT) docs
 	.venv/docs/bin/python -m sphinx -W --keep-going -n -q docs docs/_build
@@ -36,5 +44,6 @@ lint: ## check style, format and types
 	.venv/lint/bin/ruff format --check
 	.venv/lint/bin/mypy --strict
 
-clean: ## remove what the other targets made
+clean: ## remove what the other targets made, servers too
+	@if [ -d .venv/servers ]; then $(CONTROL) down; fi
 	rm -rf .venv build dist docs/_build imgstore.egg-info .mypy_cache .pytest_cache .ruff_cache

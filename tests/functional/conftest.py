@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.buckets import Bucket, raw_client
+from servers.buckets import bucket as make_bucket
+from servers.ceph import Ceph
+from servers.ceph import ceph as run_ceph
 from servers.filesystems import Filesystems
 from servers.fuse import FaultyFilesystem, faulty
 from servers.hostile import Hostile
@@ -15,6 +19,8 @@ from servers.missing import Missing, required
 from servers.nginx import Nginx
 from servers.nginx import nginx as run_nginx
 from servers.proxy import Proxy
+from servers.radosgw import RadosGateway, User
+from servers.radosgw import radosgw as run_radosgw
 from servers.scratch import Scratch, tail
 
 _SCRATCH = pytest.StashKey[Scratch]()
@@ -39,11 +45,70 @@ def _nginx(scratch: Scratch) -> Iterator[Nginx]:
 @pytest.fixture
 def nginx(_nginx: Nginx) -> Nginx:
     """A running nginx whose log starts with this test, whatever the last one did to it."""
-    _nginx.process.thaw()
-    if not _nginx.process.alive:
-        _nginx.process.start()
+    _nginx.process.revive()
     _nginx.forget()
     return _nginx
+
+
+@pytest.fixture(scope="session")
+def _ceph(scratch: Scratch) -> Iterator[Ceph]:
+    with run_ceph(scratch, store="bluestore") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def ceph(_ceph: Ceph) -> Iterator[Ceph]:
+    """A Ceph cluster in health before and after the test, whatever the test does to it."""
+    _ceph.heal()
+    yield _ceph
+    _ceph.heal()
+
+
+@pytest.fixture(scope="session")
+def _radosgw(scratch: Scratch, _ceph: Ceph) -> Iterator[RadosGateway]:
+    with run_radosgw(scratch, _ceph) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def radosgw(_radosgw: RadosGateway) -> Iterator[RadosGateway]:
+    """Ceph's S3 and Swift gateway, as `ceph` in health before and after the test."""
+    _radosgw.heal()
+    yield _radosgw
+    _radosgw.heal()
+
+
+@pytest.fixture
+def radosgw_ceph(radosgw: RadosGateway) -> Ceph:
+    """The cluster that the gateway stores in."""
+    return radosgw.cluster
+
+
+@pytest.fixture(scope="session")
+def s3_user(_radosgw: RadosGateway) -> User:
+    """A user of S3, one a run."""
+    return _radosgw.user("tests")
+
+
+@pytest.fixture(scope="session")
+def s3_other(_radosgw: RadosGateway) -> User:
+    """Another user of S3, who may do nothing with the buckets of the first."""
+    return _radosgw.user("other")
+
+
+@pytest.fixture(scope="session")
+def s3_raw(_radosgw: RadosGateway, s3_user: User) -> Iterator[Any]:
+    """boto3's own client for that user, over http."""
+    client = raw_client(_radosgw.url(), s3_user)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(radosgw: RadosGateway, s3_user: User) -> Iterator[Bucket]:
+    """A bucket of this test's own."""
+    with make_bucket(radosgw, s3_user) as made:
+        yield made
 
 
 @pytest.fixture

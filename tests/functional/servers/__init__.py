@@ -3,6 +3,11 @@
 Fixtures (tests/functional/conftest.py)
     scratch             Scratch, one a run
     nginx               Nginx, one a run; what was logged before is forgotten
+    ceph                Ceph on bluestore, one a run; healed before and after the test
+    radosgw             RadosGateway on it, one a run; both healed before and after the test
+    radosgw_ceph        its Ceph
+    s3_user, s3_raw     User, one a run, and boto3's client for it
+    bucket              Bucket of s3_user, one a test
     hostile             Hostile, one a test
     proxies             proxies(target, **options) -> Proxy, closed at the end of the test
     filesystems         Filesystems, unmounted at the end of the test
@@ -10,29 +15,62 @@ Fixtures (tests/functional/conftest.py)
 
 A fixture or call that this machine cannot serve raises Missing: the test is skipped with the
 reason, or fails where IMGSTORE_REQUIRE (names separated by commas, or "all") asks for it. Names:
-nginx, openssl, fuse, ext4, xfs, btrfs, quota, tmpfs, bind, run_as.
+nginx, openssl, ceph, radosgw, fuse, ext4, xfs, btrfs, quota, tmpfs, bind, run_as.
 The logs of all servers, as far as written during a test that fails, are in its report.
+
+`make servers-up` and `make servers-down` run servers for a person: servers.control. A new backend
+there is a method of servers.holding._Servers and an entry in its BACKENDS.
 
 servers.process
     free_port() -> int
+    free_ports(count) -> range                      for servers that choose themselves
     until(condition, *, seconds, what)              ask every 20 ms; ServerFailed when time is up
     accepts(address) -> bool
     state(pid) -> str                               "" is gone (zombies too), "T" frozen
     Process(name, command, *, directory, ready, environment=None, start_seconds=30.0)
         .start() .stop(seconds=10.0) .kill() .freeze() .thaw() .restart()   also `with Process(...)`
+        .revive()                                   thaw or start, and wait until it answers
         .pid .alive .log .log_text(limit=16384)
     ServerFailed
 servers.proxy
-    Proxy(target, *, host="127.0.0.1", delay=0.0, bandwidth=None, window=1 MiB)
+    Proxy(target, *, host="127.0.0.1", port=0, delay=0.0, bandwidth=None, window=1 MiB)
         .address .port .connections .passed["up" | "down"]
         .delay .bandwidth .window                   settable at any time
         .cut(after, *, direction="down", times=1, reset=True)
         .stall() .flow() .refuse() .accept() .drop() .close()
+servers.link                                        a Proxy in a process of its own
+    link(scratch, target, *, delay=0.0, bandwidth=None, window=1 MiB)   context manager -> Link
+    Link: .address .port .process
+servers.names
+    resolving(name, address)                        context manager: also for all names below
 servers.nginx                                       paths: the module's docstring
     nginx(scratch)                                  context manager -> Nginx
     Nginx: .root .ca .ports .process .url(path, *, scheme="http", host="127.0.0.1")
         .forget() .requests(at_least=0, seconds=5.0) -> list[Logged]
     USER, PASSWORD
+servers.ceph
+    ceph(scratch, *, store="memstore", size=8 GiB, mgr=False)   context manager -> Ceph
+        "memstore" is there in 1 s and must not be killed; "bluestore" takes 4 s and may be
+    Ceph: .conf .directory .fsid .mon .osd .mgr (Process) .heal() .kill()
+        .command(*arguments, seconds=30.0) -> str   the ceph program
+        .run(command, *, conf=None, seconds=30.0) -> str    another one of its programs
+        .pool(name, *, pg_num=8, application="rbd") .quota(pool, max_bytes | None)
+        .user(name, *, mon, osd) -> User(name, conf, keyring)
+        .pause() .unpause()                         no reads, no writes
+        .fill() .make_room()                        no writes
+servers.radosgw
+    radosgw(scratch, cluster, *, part=5 MiB, cache=False)   context manager -> RadosGateway
+    RadosGateway: .cluster .conf .ca .ports["http" | "https"] .process .heal()
+        .url(scheme="http", *, host="127.0.0.1")    host NAME for buckets as BUCKET.s3.test
+        .user(name, *, max_size=None) -> User(name, access_key, secret_key)
+        .quota(user, max_bytes | None) .bucket(user, name)
+        .session(user, *, seconds) -> Session(access_key, secret_key, token)
+        .swift_user(user) -> SwiftUser(name, key, url)
+        .admin(*arguments, seconds=60.0) -> str     the radosgw-admin program
+    NAME, PART
+servers.buckets                                     boto3
+    bucket(gateway, user)                           context manager -> Bucket
+    raw_client(url, user, **options)
 servers.hostile                                     paths: the module's docstring
     Hostile(content=None, *, stall_seconds=30.0)
         .content .changed .etag .requests .address .url(target) .release() .forget() .close()

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if child_fd not in dict(waiter.poll(0)):
         _kill(child)
     status = os.waitpid(child, 0)[1]
-    _kill_the_rest()
+    end_children()
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -78,7 +78,8 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _kill_the_rest() -> None:
+def end_children() -> None:
+    """Kill every child of this process, and wait until there is none, for at most 10 s."""
     deadline = time.monotonic() + _KILL_SECONDS
     while time.monotonic() < deadline:
         for pid in _children():

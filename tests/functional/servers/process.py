@@ -31,10 +31,21 @@ def free_port() -> int:
     Below the ephemeral range: no outgoing connection can take it while its server is down.
     """
     for port in _random.sample(range(20000, 32768), 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("0.0.0.0", port))
+        if _is_free(port):
             return port
     raise ServerFailed("no free port between 20000 and 32767")
+
+
+def free_ports(count: int) -> range:
+    """Return `count` consecutive ports that nothing listens on, for a server that picks of them.
+
+    Apart from those of `free_port()`, which the server could take while their owner is down.
+    """
+    for first in _random.sample(range(10000, 20000 - count), 200):
+        ports = range(first, first + count)
+        if all(map(_is_free, ports)):
+            return ports
+    raise ServerFailed(f"no {count} free ports between 10000 and 19999")
 
 
 def until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
@@ -50,6 +61,13 @@ def until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise ServerFailed(f"not within {seconds:g} s: {what}")
         time.sleep(0.02)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("0.0.0.0", port))
+        return True
+    return False
 
 
 def accepts(address: tuple[str, int]) -> bool:
@@ -126,14 +144,22 @@ class Process:
         if self.alive:
             raise ServerFailed(f"{self.name} is running already")
         self._reap()
-        self._spawn()
         try:
+            self._spawn()
             until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
         except BaseException as exc:
             self.kill()
             if isinstance(exc, ServerFailed):
                 raise ServerFailed(f"{exc}\n{self.log_text()}") from None
             raise
+
+    def revive(self) -> None:
+        """Thaw the server, or start it where it ended, and wait until it answers."""
+        self.thaw()
+        if not self.alive:
+            self.start()
+        else:
+            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
 
     def stop(self, *, seconds: float = 10.0) -> None:
         """Ask the server to end (SIGTERM), and kill it after `seconds`. Idempotent."""
@@ -146,6 +172,8 @@ class Process:
 
     def kill(self) -> None:
         """Kill the server and all that it started (SIGKILL). Idempotent."""
+        if self._keeper is not None and not self._pid:
+            self._keeper.kill()  # start() was interrupted; what the keeper started dies with it
         self._signal(signal.SIGKILL)
         self._reap()
 
@@ -185,7 +213,7 @@ class Process:
         self._pid = int(line or 0)
         if not self._pid:
             self._reap()
-            raise ServerFailed(f"{self.name}: the keeper ended\n{self.log_text()}")
+            raise ServerFailed(f"{self.name}: the keeper ended")
 
     def _answers(self) -> bool:
         if not self.alive:
@@ -194,7 +222,7 @@ class Process:
 
     def _signal(self, number: int) -> None:
         # While the keeper runs it holds the child's pid, so the group is still the server's.
-        if self._keeper is not None and self._keeper.poll() is None:
+        if self._pid and self._keeper is not None and self._keeper.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, number)
 
@@ -207,3 +235,4 @@ class Process:
             self._keeper.kill()
             self._keeper.wait(timeout=20)
         self._keeper = None
+        self._pid = 0

@@ -44,7 +44,7 @@ class Proxy:
 
     `delay` (seconds, each way) and `bandwidth` (bytes per second, each connection and direction;
     None: unlimited) may be set at any time. At most `window` bytes of a direction are under way:
-    a further byte leaves when the delay back and forth has passed, as in TCP.
+    a further byte leaves when the delay back and forth has passed, as in TCP. `port` 0 is any.
     """
 
     def __init__(
@@ -52,12 +52,13 @@ class Proxy:
         target: tuple[str, int],
         *,
         host: str = "127.0.0.1",
+        port: int = 0,
         delay: float = 0.0,
         bandwidth: float | None = None,
         window: int = 1 << 20,
     ) -> None:
         self.target = target
-        self.address = (host, free_port())
+        self.address = (host, port or free_port())
         self.delay = delay
         self.bandwidth = bandwidth
         self.window = window

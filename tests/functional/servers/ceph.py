@@ -1,0 +1,369 @@
+"""Ceph from the distribution's packages: a monitor and an OSD, on request a manager.
+
+Each daemon is a process of its own and has its log to itself. They talk on 127.0.0.1 only, with
+cephx; `Ceph.conf` makes a client of theirs, `Ceph.user` a user with less rights than its admin.
+
+One OSD holds every object once. On "memstore" the cluster is there within a second, but ends with
+its OSD: that may be frozen, not killed. On "bluestore", in a sparse file, both daemons may be
+killed and come back with what they had; the start takes some seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import socket
+import struct
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from servers.missing import tool
+from servers.process import Process, ServerFailed, free_port, free_ports, until
+from servers.scratch import Scratch
+
+Store = Literal["memstore", "bluestore"]
+
+GIB = 1 << 30
+
+_START_SECONDS = 60.0
+# What the caller's shell says about Ceph and Python must not reach Ceph's programs.
+_UNWANTED = ("CEPH_ARGS", "CEPH_CONF", "CEPH_KEYRING", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS")
+
+# paxos_*: the monitor decides at once; by default it collects changes for a second.
+# objecter_tick_interval: a request sent before its OSD was there is sent again within 5 s.
+# osd_pool_default_pg_num: each costs the start time and memory.
+_CONFIGURATION = """\
+[global]
+fsid = {fsid}
+mon_host = [{address}]
+public_addr = 127.0.0.1
+cluster_addr = 127.0.0.1
+ms_bind_msgr1 = false
+ms_bind_port_min = {first}
+ms_bind_port_max = {last}
+keyring = {home}/keyring
+run_dir = {home}
+crash_dir = {home}
+# Relative, as a socket's path holds at most 107 bytes: each daemon runs in its own directory.
+admin_socket = {socket}
+chdir =
+pid_file =
+setuser_match_path =
+log_file =
+log_to_file = false
+log_to_stderr = true
+err_to_stderr = true
+debug_rocksdb = 0
+debug_bluestore = 0
+debug_bluefs = 0
+debug_bdev = 0
+mon_cluster_log_to_file = false
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 8
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+mon_allow_pool_size_one = true
+mon_allow_pool_delete = true
+mon_warn_on_pool_no_redundancy = false
+auth_allow_insecure_global_id_reclaim = false
+[client]
+log_to_stderr = false
+admin_socket =
+[mon]
+mon_data = {mon}/data
+mon_data_avail_warn = 2
+mon_data_avail_crit = 1
+paxos_propose_interval = 0.05
+paxos_min_wait = 0.01
+[osd]
+osd_data = {osd}/data
+osd_objectstore = {store}
+memstore_device_bytes = {size}
+bluestore_block_size = {size}
+bluestore_block_create = true
+bluestore_debug_enforce_settings = ssd
+osd_memory_target = {memory}
+osd_op_num_shards = 2
+osd_op_num_threads_per_shard = 2
+osd_numa_auto_affinity = false
+osd_crush_initial_weight = 1
+mgr_stats_period = 1
+[mgr]
+mgr_data = {mgr}/data
+mgr_initial_modules =
+mgr_tick_period = 1
+"""
+_SOCKET = "control"
+_ALL = "allow *"
+_CAPABILITIES = {
+    "mon.": {"mon": _ALL},
+    "client.admin": {"mon": _ALL, "osd": _ALL, "mgr": _ALL},
+    "osd.0": {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": _ALL},
+    "mgr.x": {"mon": "allow profile mgr", "osd": _ALL},
+}
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the cluster: `conf` is a ceph.conf that knows no other key than this user's."""
+
+    name: str
+    conf: Path
+    keyring: Path
+
+
+class Ceph:
+    """A cluster: `conf` is its ceph.conf, `mon`, `osd` and `mgr` (or None) are its daemons."""
+
+    def __init__(
+        self, scratch: Scratch, *, store: Store = "memstore", size: int = 8 * GIB, mgr: bool = False
+    ) -> None:
+        programs = {name: _program(f"ceph-{name}") for name in ("mon", "osd")}
+        if mgr:
+            programs["mgr"] = _program("ceph-mgr")
+        self._ceph = _program("ceph", package="ceph-common")
+        self.fsid = str(uuid.uuid4())
+        self.directory = scratch.directory("ceph")
+        self.conf = self.directory / "ceph.conf"
+        self._homes = {name: scratch.directory(f"ceph-{name}") for name in ("mon", "osd", "mgr")}
+        self._address = f"v2:127.0.0.1:{free_port()}"
+        self._store = store
+        self._paused = self._full = False
+        self._configure(size)
+        self.mon = self._daemon("mon", programs["mon"], "a", ready=_leads)
+        self.osd = self._daemon("osd", programs["osd"], "0", ready=_serves)
+        self.mgr = self._daemon("mgr", programs["mgr"], "x", ready=self._manages) if mgr else None
+
+    def start(self) -> None:
+        """Make the cluster and start it; raises ServerFailed."""
+        osd_uuid = str(uuid.uuid4())
+        map_file, keyring = self.directory / "monmap", self.directory / "keyring"
+        monitor = ["--fsid", self.fsid, "--addv", "a", f"[{self._address}]"]
+        self._make("monmaptool", "--create", *monitor, map_file, package="ceph-base")
+        self._make("ceph-mon", "--mkfs", "-i", "a", "--monmap", map_file, "--keyring", keyring)
+        self.mon.start()
+        (self._homes["osd"] / "data").mkdir()
+        self._make("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd_uuid, "--no-mon-config")
+        self.command("osd", "new", osd_uuid, "0")
+        # Not until it answers is a pool made: its first requests would wait for seconds.
+        self.osd.start()
+        if self.mgr is not None:
+            (self._homes["mgr"] / "data").mkdir()
+            self.mgr.start()
+
+    def kill(self) -> None:
+        """End all daemons at once. Idempotent."""
+        for process in self._processes()[::-1]:
+            process.kill()
+
+    def heal(self) -> None:
+        """Take back what a test did: every daemon runs, no I/O waits for `pause()` or `fill()`.
+
+        Raises ServerFailed for the OSD of a memstore that was killed: its objects are gone.
+        """
+        if self._store == "memstore" and not self.osd.alive:
+            raise ServerFailed("the OSD was killed, and what it stored was in its memory")
+        for process in self._processes():
+            process.revive()
+        if self._paused:
+            self.unpause()
+        if self._full:
+            self.make_room()
+
+    def command(self, *arguments: str, seconds: float = 30.0) -> str:
+        """Run the ``ceph`` program as admin and return its output; raises ServerFailed."""
+        return self.run([self._ceph, *arguments], seconds=seconds)
+
+    def run(self, command: list[str], *, conf: Path | None = None, seconds: float = 30.0) -> str:
+        """Run one of Ceph's programs as a client of this cluster; as `command` otherwise."""
+        full = [*command, "--conf", os.fspath(conf or self.conf)]
+        said = f"{' '.join(command)}: "
+        try:
+            done = subprocess.run(
+                full,
+                cwd=self.directory,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ServerFailed(f"{said}no answer within {seconds:g} s") from None
+        if done.returncode != 0:
+            raise ServerFailed(said + done.stderr.strip())
+        return done.stdout
+
+    def pool(self, name: str, *, pg_num: int = 8, application: str = "rbd") -> None:
+        """Create a pool; one for rbd is initialised, so that images can be made."""
+        self.command("osd", "pool", "create", name, str(pg_num))
+        self.command("osd", "pool", "application", "enable", name, application)
+        if application == "rbd":
+            self.run([_program("rbd", package="ceph-common"), "pool", "init", name], seconds=60)
+
+    def quota(self, pool: str, max_bytes: int | None) -> None:
+        """Let a pool hold at most `max_bytes`; None lifts that. Only a manager sees to it."""
+        if self.mgr is None:
+            raise ServerFailed("a pool's quota is watched by the manager, and there is none")
+        self.command("osd", "pool", "set-quota", pool, "max_bytes", str(max_bytes or 0))
+
+    def user(self, name: str, *, mon: str, osd: str) -> User:
+        """Create client.`name` with these capabilities, or return it as it was created."""
+        entity = f"client.{name}"
+        keyring = self.directory / f"{entity}.keyring"
+        capabilities = ["mon", mon, "osd", osd]
+        keyring.touch(mode=0o600)
+        keyring.write_text(self.command("auth", "get-or-create", entity, *capabilities))
+        conf = self.directory / f"{entity}.conf"
+        conf.write_text(
+            f"[global]\nfsid = {self.fsid}\nmon_host = [{self._address}]\n"
+            f"[client]\nadmin_socket =\nlog_to_stderr = false\nlog_file =\n"
+            f"[{entity}]\nkeyring = {keyring}\n"
+        )
+        return User(name, conf, keyring)
+
+    def pause(self) -> None:
+        """Let every read and write wait until `unpause()`."""
+        self._paused = True
+        self.command("osd", "set", "pause")
+
+    def unpause(self) -> None:
+        """Let reads and writes go on."""
+        self.command("osd", "unset", "pause")
+        self._paused = False
+
+    def fill(self) -> None:
+        """Have the OSD say that it is full: within seconds writes wait until `make_room()`."""
+        self._full = True
+        self._say_full("full")
+
+    def make_room(self) -> None:
+        """Have the OSD say that it is not full any more; what waited goes on within seconds."""
+        self._say_full("none")
+        self._full = False
+
+    def _say_full(self, what: Literal["full", "none"]) -> None:
+        self.command("tell", "osd.0", "injectfull", what)
+        until(
+            lambda: ("full" in self._osd_states()) == (what == "full"),
+            seconds=30,
+            what=f"the monitor hears what the OSD says, {what}",
+        )
+
+    def _osd_states(self) -> list[str]:
+        (osd,) = json.loads(self.command("osd", "dump", "--format", "json"))["osds"]
+        states: list[str] = osd["state"]
+        return states
+
+    def _processes(self) -> list[Process]:
+        return [process for process in (self.mon, self.osd, self.mgr) if process is not None]
+
+    def _daemon(
+        self, kind: str, program: str, name: str, *, ready: Callable[[Path], bool]
+    ) -> Process:
+        home = self._homes[kind]
+        return Process(
+            f"ceph-{kind}",
+            [program, "--conf", self.conf, "-f", "-i", name],
+            directory=home,
+            ready=lambda: ready(home / _SOCKET),
+            environment=environment(),
+            start_seconds=_START_SECONDS,
+        )
+
+    def _manages(self, _: Path) -> bool:
+        return bool(json.loads(self.command("mgr", "stat", "--format", "json"))["available"])
+
+    def _make(self, program: str, *arguments: str | Path, package: str = "") -> None:
+        words = [os.fspath(word) for word in arguments]
+        self.run([_program(program, package=package), *words], seconds=60)
+
+    def _configure(self, size: int) -> None:
+        ports = free_ports(32)
+        self.conf.write_text(
+            _CONFIGURATION.format(
+                fsid=self.fsid,
+                address=self._address,
+                first=ports[0],
+                last=ports[-1],
+                home=self.directory,
+                socket=_SOCKET,
+                store=self._store,
+                size=size,
+                memory=GIB,
+                **self._homes,
+            )
+        )
+        lines = []
+        for entity, capabilities in _CAPABILITIES.items():
+            lines += [f"[{entity}]", f"key = {_new_key()}"]
+            lines += [f'caps {kind} = "{what}"' for kind, what in capabilities.items()]
+        keyring = self.directory / "keyring"
+        keyring.touch(mode=0o600)
+        keyring.write_text("\n".join(lines) + "\n")
+
+
+@contextlib.contextmanager
+def ceph(
+    scratch: Scratch, *, store: Store = "memstore", size: int = 8 * GIB, mgr: bool = False
+) -> Iterator[Ceph]:
+    """Run a cluster of `size` bytes; raises Missing where Ceph is not installed."""
+    cluster = Ceph(scratch, store=store, size=size, mgr=mgr)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of Ceph's programs."""
+    return {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+
+
+def _program(name: str, *, package: str = "") -> str:
+    return tool(name, what="ceph", package=package or name)
+
+
+def _new_key() -> str:
+    """Make a key as ceph-authtool does: type 1 (AES), time of creation, length, 16 bytes."""
+    secret = secrets.token_bytes(16)
+    header = struct.pack("<HIIH", 1, int(time.time()), 0, len(secret))
+    return base64.b64encode(header + secret).decode()
+
+
+def _leads(place: Path) -> bool:
+    return _state(place, "mon_status") == "leader"
+
+
+def _serves(place: Path) -> bool:
+    return _state(place, "status") == "active"
+
+
+def _state(place: Path, question: str) -> object:
+    """Ask a daemon itself, over its admin socket: JSON and NUL out, length and JSON back.
+
+    None where it does not know the question yet; raises OSError where it is not there yet.
+    """
+    directory = os.open(place.parent, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(f"/proc/self/fd/{directory}/{place.name}")
+            connection.sendall(json.dumps({"prefix": question}).encode() + b"\0")
+            with connection.makefile("rb") as stream:
+                (length,) = struct.unpack(">I", stream.read(4))
+                answer = stream.read(length)
+    finally:
+        os.close(directory)
+    return json.loads(answer)["state"] if answer.startswith(b"{") else None

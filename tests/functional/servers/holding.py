@@ -1,0 +1,135 @@
+"""The holder behind `servers.control`: it starts servers, says how to reach them, and waits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from servers.ceph import GIB, Ceph, ceph
+from servers.keeper import end_children
+from servers.nginx import PASSWORD, USER, nginx
+from servers.process import Process
+from servers.radosgw import radosgw
+from servers.scratch import Scratch
+
+_SIZE = 32 * GIB  # of a sparse file
+_NAMES = ("servers.env", "servers.json")  # in the order in which they appear
+
+
+class _Servers:
+    """What to start for each backend; each method returns how to reach it, by name."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.processes: list[Process] = []
+        self._stack = stack
+        self._scratch = stack.enter_context(Scratch())
+        # A program whose start was interrupted would write into what is being removed.
+        stack.callback(end_children)
+
+    def nginx(self) -> dict[str, str]:
+        server = self._stack.enter_context(nginx(self._scratch))
+        self.processes.append(server.process)
+        return {
+            "url": server.url("files/"),
+            "https_url": server.url("files/", scheme="https"),
+            "ca": str(server.ca),
+            "directory": str(server.root),
+            "user": USER,
+            "password": PASSWORD,
+        }
+
+    def s3(self) -> dict[str, str]:
+        server = self._stack.enter_context(radosgw(self._scratch, self._ceph))
+        self.processes.append(server.process)
+        user = server.user("glance")
+        server.bucket(user, "images")
+        return {
+            "url": server.url(),
+            "https_url": server.url("https"),
+            "ca": str(server.ca),
+            "access_key": user.access_key,
+            "secret_key": user.secret_key,
+            "bucket": "images",
+            "admin_conf": str(server.conf),
+        }
+
+    def rbd(self) -> dict[str, str]:
+        self._ceph.pool("images")
+        user = self._ceph.user("glance", mon="profile rbd", osd="profile rbd pool=images")
+        return {
+            "conf": str(user.conf),
+            "user": user.name,
+            "pool": "images",
+            "keyring": str(user.keyring),
+            "admin_conf": str(self._ceph.conf),
+        }
+
+    @cached_property
+    def _ceph(self) -> Ceph:
+        cluster = self._stack.enter_context(ceph(self._scratch, store="bluestore", size=_SIZE))
+        self.processes += [cluster.mon, cluster.osd]
+        return cluster
+
+
+BACKENDS: dict[str, Callable[[_Servers], dict[str, str]]] = {
+    "nginx": _Servers.nginx,
+    "s3": _Servers.s3,
+    "rbd": _Servers.rbd,
+}
+
+
+def hold(directory: Path, backends: list[str]) -> int:
+    """Run servers until SIGTERM; their description appears in `directory` when they answer.
+
+    Whoever started this confirms that by a line on standard input, or nothing is kept.
+    """
+    # A lock of the process: what it starts does not inherit it.
+    lock = os.open(directory / "holder", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    signal.signal(signal.SIGTERM, _leave)
+    with contextlib.ExitStack() as stack:
+        stack.callback(forget, directory)
+        servers = _Servers(stack)
+        described = {name: BACKENDS[name](servers) for name in backends}
+        pids = {process.name: process.pid for process in servers.processes}
+        _write(directory, {"holder": os.getpid(), "processes": pids, "servers": described})
+        if not sys.stdin.buffer.readline():
+            return 1
+        signal.pause()
+    return 0
+
+
+def forget(directory: Path) -> None:
+    """Remove the description."""
+    for name in _NAMES:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _leave(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(0)
+
+
+def _write(directory: Path, state: dict[str, object]) -> None:
+    """Write the description for programs and for shells, each whole or not at all."""
+    servers = state["servers"]
+    assert isinstance(servers, dict)
+    lines = [
+        f"IMGSTORE_{server}_{name}".upper() + f"={shlex.quote(value)}\n"
+        for server, values in servers.items()
+        for name, value in values.items()
+    ]
+    texts = ("".join(lines), json.dumps(state, indent=2) + "\n")
+    for name, text in zip(_NAMES, texts, strict=True):
+        made = directory / f"{name}.new"
+        made.touch(mode=0o600)
+        made.write_text(text)
+        made.replace(directory / name)
