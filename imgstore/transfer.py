@@ -35,6 +35,9 @@ class PartedUpload(Protocol[P, R_co]):
         What is raised with ``indeterminate`` set is not followed by ``abort``.
         """
 
+    def cancel(self) -> object:
+        """Let parts in flight end soon: the upload has failed."""
+
     def abort(self) -> object:
         """Remove everything that was sent; no part is in flight any more."""
 
@@ -77,6 +80,7 @@ def upload_in_parts(
         finishing = True
         return parts.upload.finish(sent)
     except BaseException as exc:
+        parts.upload.cancel()
         parts.pool.shutdown(wait=True, cancel_futures=True)
         # Interrupted while it commits, an upload may be committed.
         unknown = finishing and not isinstance(exc, Exception)

@@ -20,6 +20,7 @@ class Upload:
         self.behave = put
         self.parts: dict[int, bytes] = {}
         self.events: list[str] = []
+        self.is_cancelled = False
         self.flying = 0
         self.most = 0
         self.most_bytes = 0
@@ -49,6 +50,9 @@ class Upload:
         self.events.append("finish")
         assert parts == sorted(self.parts)
         return b"".join(self.parts[number] for number in parts)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
 
     def abort(self) -> None:
         self.events.append(f"abort with {self.flying} in flight")

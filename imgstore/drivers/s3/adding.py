@@ -9,14 +9,29 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, NoReturn, TypeVar
 
 from imgstore.drivers.s3.claims import Claim
-from imgstore.drivers.s3.client import Attempts, Client, classify, error_code, head, status_of
+from imgstore.drivers.s3.client import (
+    Attempts,
+    Client,
+    classify,
+    error_code,
+    head,
+    is_conflict,
+    status_of,
+)
 from imgstore.drivers.s3.settings import Settings
-from imgstore.errors import AlreadyExists, ConfigError, IntegrityError, StoreError, Unavailable
+from imgstore.errors import (
+    AlreadyExists,
+    ConfigError,
+    ImgStoreError,
+    IntegrityError,
+    StoreError,
+    Unavailable,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -25,44 +40,55 @@ T = TypeVar("T")
 # Metadata that tells the object of one add from that of another.
 _TOKEN: Final = "imgstore-add"  # noqa: S105  # a name
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
-_SETTLING: Final = 5.0  # seconds until the winner of a conflict is to be seen
+_SETTLING: Final = 5.0  # seconds for an object to show up that may be on its way
 _PAUSE: Final = 0.25
 _ABORTS: Final = 3
 
 
 class Adding:
-    """One add of one object; with ``put``, ``finish`` and ``abort`` for ``upload_in_parts``.
+    """One add of one object; with ``put``, ``finish``, ``cancel`` and ``abort`` for its parts.
 
     The object's metadata holds a token: it tells a success whose answer was lost from an object
-    that somebody else put there.
+    that somebody else put there. ``is_conditional`` says that the server honours If-None-Match
+    when an object is put. ``live`` has the uploads that this process is busy with.
     """
 
-    def __init__(self, client: Client, settings: Settings, key: str, live: set[str]) -> None:
-        """Prepare to add ``key``; ``live`` has the uploads that this process is busy with."""
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        key: str,
+        *,
+        is_conditional: bool,
+        live: set[str],
+    ) -> None:
+        """Prepare to add ``key``; nothing is sent yet."""
         self._client = client
         self._s3 = client.s3
         self._settings = settings
         self._at = {"Bucket": settings.bucket, "Key": key}
+        self._condition = {"IfNoneMatch": "*"} if is_conditional else {}
+        # AWS heeds the condition whatever creates the object, others only when it is put.
+        self._needs_claim = is_conditional and not settings.endpoint.is_amazon
         self._live = live
         self._token = uuid.uuid4().hex
         self._upload_id = ""
         self._sizes: dict[int, int] = {}
+        self._is_cancelled = False
+        self._is_committing = False
+        self._is_in_doubt = False
 
-    # What both ways have in common.
+    # What all ways have in common.
 
     @property
     def _new(self) -> dict[str, Any]:
         return {**self._at, **self._settings.object_options, "Metadata": {_TOKEN: self._token}}
 
-    @property
-    def _condition(self) -> dict[str, str]:
-        return {"IfNoneMatch": "*"} if self._settings.conditional_writes else {}
-
     def _find(self) -> dict[str, Any] | None:
         return head(self._s3, self._at)
 
     def _is_ours(self, found: Mapping[str, Any] | None) -> bool:
-        return found is not None and found.get("Metadata", {}).get(_TOKEN) == self._token
+        return found is not None and found["Metadata"].get(_TOKEN) == self._token
 
     def _refuse_existing(self) -> None:
         if self._find() is not None:
@@ -84,36 +110,54 @@ class Adding:
         return call()
 
     @contextmanager
-    def _committing(self, settle: Callable[[Exception, Attempts], None]) -> Iterator[None]:
-        """Enclose the request that commits, and the look at what it did.
+    def _committing(self, *, is_exclusive: bool) -> Iterator[None]:
+        """Enclose the request that makes the object, whose outcome may have to be found out.
 
-        ``settle`` returns if the object turned out to be ours after all, and raises otherwise.
-        An interrupted commit is taken back, whatever became of it.
+        ``is_exclusive`` says that it replaces nothing. Leaving normally means that the object is
+        there and ours.
         """
-        try:
-            with self._client.watched() as attempts:
-                try:
-                    yield
-                except Exception as exc:
-                    settle(exc, attempts)
-        except Exception:
-            raise
-        except BaseException:
-            self.discard()
-            raise
+        self._is_committing = True
+        with self._client.watched() as attempts:
+            try:
+                yield
+            except Exception as exc:
+                self._is_committing = attempts.unknown
+                self._settle(exc, attempts, is_exclusive=is_exclusive)
+        self._is_committing = False
 
-    def _settle_conflict(self, exc: Exception) -> None:
-        """Find out who was first; it may have been this add, if its request was sent twice."""
+    def _settle(self, exc: Exception, attempts: Attempts, *, is_exclusive: bool) -> None:
+        """Return if the request made the object after all; raise what is known otherwise.
+
+        An upload is not aborted while its completion may be going on: servers have been seen to
+        do both.
+        """
+        if not attempts.unknown and not is_conflict(exc):
+            raise exc
         deadline = time.monotonic() + _SETTLING
         while True:
-            found = self._find()
+            try:
+                found = self._find()
+            except Exception:  # the first failure says more
+                self._raise_unknown(exc, doubt=attempts.unknown)
             if self._is_ours(found):
                 return
-            if found is not None:
+            if found is not None and (is_exclusive or not attempts.unknown):
                 raise AlreadyExists("an image of this id exists") from exc
             if time.monotonic() > deadline:
-                raise Unavailable("other requests for this object are in the way") from exc
+                break
             time.sleep(_PAUSE)
+        if attempts.unknown:
+            self._raise_unknown(exc)
+        raise Unavailable("other requests for this object are in the way") from exc
+
+    def _raise_unknown(self, exc: Exception, *, doubt: bool = True) -> NoReturn:
+        """Raise an error that says whether the image may exist."""
+        self._is_in_doubt |= doubt
+        error = exc if isinstance(exc, ImgStoreError) else classify(exc)
+        error = error or StoreError(f"the request failed: {type(exc).__name__}")
+        if isinstance(error, StoreError) and doubt:
+            error.indeterminate = True
+        raise error from exc
 
     def _check_stored(self, size: int) -> None:
         """See the object with our own eyes: whose it is, and how large."""
@@ -121,45 +165,95 @@ class Adding:
             found = self._find()
         except Exception as exc:
             self._raise_unknown(exc)
-        if not self._is_ours(found):
+        if found is None or not self._is_ours(found):
             # The server took no notice of If-None-Match, or somebody deleted the object.
             raise AlreadyExists("another request replaced or removed the object at that moment")
-        stored = found["ContentLength"]  # type: ignore[index]  # ours is not None
-        if stored != size:
+        if found["ContentLength"] != size:
+            self._remove_ours()
+            raise IntegrityError(f"the server stored {found['ContentLength']} of {size} bytes")
+
+    @contextmanager
+    def _undone_if_interrupted(self) -> Iterator[None]:
+        """Leave nothing behind when the caller's thread is interrupted (Ctrl-C)."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
             self.discard()
-            raise IntegrityError(f"the server stored {stored} of {size} bytes")
+            raise
 
     def discard(self) -> None:
-        """Remove what this add may have left; best effort, for one that fails anyway."""
+        """Remove what this add may have left; best effort, for one that fails anyway.
+
+        An upload whose completion was asked for stays for ``leftovers``.
+        """
         try:
-            if self._upload_id:
+            if self._upload_id and not self._is_committing:
                 self.abort()
-            if self._is_ours(self._find()):
-                self._s3.delete_object(**self._at)
+            self._remove_ours()
         except Exception as exc:  # what is left is for leftovers() to find
             LOG.warning("an add that failed could not be undone: %s", type(exc).__name__)
 
-    @staticmethod
-    def _raise_unknown(exc: Exception) -> NoReturn:
-        error = classify(exc) or StoreError(type(exc).__name__)
-        if isinstance(error, StoreError):
-            error.indeterminate = True
-        raise error from exc
+    def _remove_ours(self) -> None:
+        if self._is_ours(self._find()):
+            self._s3.delete_object(**self._at)
+
+    @contextmanager
+    def _alone(self, *, is_exclusive: bool) -> Iterator[None]:
+        """Let no other add of the id commit meanwhile, as far as the server can.
+
+        ``is_exclusive`` says that the request inside has a condition, which AWS heeds; elsewhere
+        whoever has the claim looks for the image and commits.
+        """
+        if not self._needs_claim:
+            if not is_exclusive:
+                self._refuse_existing()
+            yield
+            return
+        with self._in_bucket(self._claim().__enter__) as claim:
+            try:
+                self._refuse_existing()
+                yield
+            finally:
+                claim.expires = self._is_in_doubt or self._is_committing
+
+    def _claim(self) -> Claim:
+        settings = self._settings
+        return Claim(
+            self._s3,
+            self._at,
+            settings.key_prefix,
+            lease=settings.lease,
+            encryption=settings.encryption,
+        )
 
     # In one request.
 
     def put_whole(self, data: bytes) -> None:
         """Store an image that is in memory; raises AlreadyExists."""
-        if not self._settings.conditional_writes:
+        if not self._condition:
             self._refuse_existing()
         md5 = self._md5(data)
         request = {**self._new, **_content_md5(md5), **self._condition, "Body": data}
         answer: dict[str, Any] = {}
-        with self._committing(self._settle_request):
-            answer = self._in_bucket(lambda: self._s3.put_object(**request))
-        with self._committing(_raise):
-            if not self._is_proof(answer, data, md5):
+        with self._undone_if_interrupted():
+            with self._committing(is_exclusive=bool(self._condition)):
+                answer = self._in_bucket(lambda: self._s3.put_object(**request))
+            try:
+                is_proven = self._is_proof(answer, data, md5)
+            except IntegrityError:
+                self.discard()
+                raise
+            if not self._condition or self._was_claimed() or not is_proven:
                 self._check_stored(len(data))
+
+    def _was_claimed(self) -> bool:
+        """Wait for an add that was about to commit its parts, which may replace the object."""
+        try:
+            return self._needs_claim and self._claim().wait()
+        except Exception as exc:
+            self._raise_unknown(exc)
 
     def copy_whole(self, source: Mapping[str, str], *, etag: str, size: int) -> None:
         """Store a copy of ``source``, which the server makes; raises AlreadyExists."""
@@ -168,32 +262,34 @@ class Adding:
             "CopySource": dict(source),
             "CopySourceIfMatch": etag,
             "MetadataDirective": "REPLACE",
+            "TaggingDirective": "REPLACE",
         }
         if self._client.takes("CopyObject", "IfNoneMatch"):
             request.update(self._condition)
-        with self._alone(is_exclusive="IfNoneMatch" in request):
-            with self._committing(self._settle_request):
-                self._in_bucket(lambda: self._s3.copy_object(**request))
-            with self._committing(_raise):
-                self._check_stored(size)
+        is_exclusive = "IfNoneMatch" in request and self._settings.endpoint.is_amazon
+        with self._undone_if_interrupted(), self._alone(is_exclusive=is_exclusive):
+            with self._committing(is_exclusive=is_exclusive):
+                try:
+                    self._in_bucket(lambda: self._s3.copy_object(**request))
+                except Exception as exc:
+                    if is_conflict(exc):  # of which of the two conditions?
+                        self.check_source(source, etag)
+                    raise
+            try:
+                self.check_source(source, etag)
+            except IntegrityError:
+                self.discard()
+                raise
+            self._check_stored(size)
 
-    def _settle_request(self, exc: Exception, attempts: Attempts) -> None:
-        """Find out what became of a request that stores a whole object."""
-        if _is_conflict(exc):
-            self._settle_conflict(exc)
-            return
-        if not attempts.unknown:
-            raise exc
-        try:
-            found = self._find()
-        except Exception:  # the first failure says more
-            self._raise_unknown(exc)
-        if self._is_ours(found):
-            return
-        if status_of(exc):
-            raise exc
-        # Not there yet: the server may be at it still.
-        self._raise_unknown(exc)
+    def check_source(self, source: Mapping[str, str], etag: str) -> None:
+        """Raise IntegrityError unless ``source`` is the same object still.
+
+        Ceph 16 takes no notice of CopySourceIfMatch.
+        """
+        found = head(self._s3, source)
+        if found is None or found["ETag"] != etag:
+            raise IntegrityError("the image changed while it was copied")
 
     # In parts.
 
@@ -203,9 +299,14 @@ class Adding:
             self._refuse_existing()
         except Exception as exc:
             # Without permission to list the bucket, AWS answers so for what is not there.
-            if status_of(exc) != HTTPStatus.FORBIDDEN:
+            is_hidden = status_of(exc) == HTTPStatus.FORBIDDEN
+            if not (is_hidden and self._settings.endpoint.is_amazon):
                 raise
-        answer = self._in_bucket(lambda: self._s3.create_multipart_upload(**self._new))
+        request = self._new
+        if self._settings.request_checksums == "when_supported":
+            # The SDK's for each part; all have to be of the kind that is announced here.
+            request["ChecksumAlgorithm"] = "CRC32"
+        answer = self._in_bucket(lambda: self._s3.create_multipart_upload(**request))
         self._upload_id = answer["UploadId"]
         self._live.add(self._upload_id)
         return self
@@ -215,10 +316,11 @@ class Adding:
         return {**self._at, "UploadId": self._upload_id}
 
     def put(self, number: int, data: bytes) -> dict[str, Any]:
-        """Send a part, and compare what arrived with what was sent."""
+        """Send a part, and see that it arrived as it was sent."""
         md5 = self._md5(data)
         request = {**self._upload, **_content_md5(md5), "PartNumber": number, "Body": data}
-        answer = self._s3.upload_part(**request)
+        with self._client.watched(lambda: self._is_cancelled):
+            answer = self._s3.upload_part(**request)
         self._is_proof(answer, data, md5)
         self._sizes[number] = len(data)
         return _part(number, answer)
@@ -227,109 +329,67 @@ class Adding:
         self, number: int, source: Mapping[str, str], etag: str, offset: int, length: int
     ) -> dict[str, Any]:
         """Let the server copy a range of ``source`` as a part."""
-        answer = self._s3.upload_part_copy(
-            **self._upload,
-            PartNumber=number,
-            CopySource=dict(source),
-            CopySourceIfMatch=etag,
-            CopySourceRange=f"bytes={offset}-{offset + length - 1}",
-        )
+        with self._client.watched(lambda: self._is_cancelled):
+            answer = self._s3.upload_part_copy(
+                **self._upload,
+                PartNumber=number,
+                CopySource=dict(source),
+                CopySourceIfMatch=etag,
+                CopySourceRange=f"bytes={offset}-{offset + length - 1}",
+            )
         self._sizes[number] = length
         return _part(number, answer["CopyPartResult"])
-
-    def check_source(self, source: Mapping[str, str], etag: str) -> None:
-        """Raise IntegrityError unless ``source`` is the same object still.
-
-        Ceph takes no notice of CopySourceIfMatch when it copies a part.
-        """
-        found = head(self._s3, source)
-        if found is None or found["ETag"] != etag:
-            raise IntegrityError("the image changed while it was copied")
 
     def finish(self, parts: list[dict[str, Any]]) -> None:
         """Make the parts an object; raises AlreadyExists."""
         request = {**self._upload, **self._condition, "MultipartUpload": {"Parts": parts}}
-        with self._alone(is_exclusive=bool(self._condition)):
-            with self._committing(self._settle_parts):
-                self._s3.complete_multipart_upload(**request)
-            with self._committing(_raise):
-                self._check_stored(sum(self._sizes.values()))
-        self._live.discard(self._upload_id)
-
-    def _settle_parts(self, exc: Exception, attempts: Attempts) -> None:
-        """Find out what became of the request to complete the upload."""
-        if _is_conflict(exc):
-            self._settle_conflict(exc)
-            return
-        is_gone = status_of(exc) == HTTPStatus.NOT_FOUND  # perhaps by an earlier attempt
-        if not attempts.unknown and not is_gone:
-            raise exc
         try:
-            # Either it is aborted now, and can no longer become an object, or it did already.
-            if not self._is_ours(self._find()) and (
-                self.abort() or not self._is_ours(self._find())
-            ):
-                raise exc
-        except Exception as failure:
-            if failure is exc:
-                raise
-            self._raise_unknown(exc)
+            is_exclusive = bool(self._condition) and self._settings.endpoint.is_amazon
+            with self._undone_if_interrupted(), self._alone(is_exclusive=is_exclusive):
+                with self._committing(is_exclusive=is_exclusive):
+                    self._s3.complete_multipart_upload(**request)
+                self._check_stored(sum(self._sizes.values()))
+        finally:
+            self._live.discard(self._upload_id)
 
-    def abort(self) -> bool:
-        """Remove the parts; return whether there were any, False if the upload was gone."""
+    def cancel(self) -> None:
+        """Send no part again that fails from now on."""
+        self._is_cancelled = True
+
+    def abort(self) -> None:
+        """Remove the parts."""
         self._live.discard(self._upload_id)
-        was_there = False
         # A part that arrives late outlives an abort:
         # https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
         for _ in range(_ABORTS):
             try:
                 self._s3.abort_multipart_upload(**self._upload)
-                was_there = True
                 self._s3.list_parts(**self._upload, MaxParts=1)
             except Exception as exc:
                 if status_of(exc) != HTTPStatus.NOT_FOUND:
                     raise
-                break
-        return was_there
-
-    @contextmanager
-    def _alone(self, *, is_exclusive: bool) -> Iterator[None]:
-        """Let no other add of the id commit meanwhile, as far as the server can.
-
-        AWS heeds If-None-Match when an upload is completed; Ceph and others take no notice of it
-        there, but heed it when an object is put: there whoever puts a claim beside the image may
-        commit it.
-        """
-        settings = self._settings
-        trusted = is_exclusive and settings.endpoint.is_amazon
-        with ExitStack() as held:
-            if settings.conditional_writes and not trusted:
-                held.enter_context(Claim(self._s3, self._at, settings.key_prefix))
-            if not trusted:
-                self._refuse_existing()
-            yield
+                return
 
     # What proves that the server has what was sent.
 
     def _md5(self, data: bytes) -> str | None:
-        if not self._settings.sends_md5:
-            return None
-        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return _md5(data) if self._settings.sends_md5 else None
 
     def _is_proof(self, answer: Mapping[str, Any], data: bytes, md5: str | None) -> bool:
         """Return whether an answer proves that ``data`` arrived; raises IntegrityError if not.
 
-        A server that was sent an MD5 or a signed SHA-256 has compared it. One that returns a
-        checksum of S3 has compared that; one that does not know them returns an MD5 as ETag.
+        The server compares an MD5 that it was sent, a signed SHA-256, or the SDK's checksum, which
+        it then returns; one that does not know these returns an MD5 as ETag.
         """
         etag = str(answer.get("ETag", "")).strip('"')
-        encryption = str(answer.get("ServerSideEncryption", ""))
-        is_md5 = bool(_MD5.fullmatch(etag)) and not encryption.startswith("aws:kms")
-        if md5 is None and is_md5 and self._settings.relies_on_checksums and not _checksums(answer):
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if md5 is not None and is_md5 and md5 != etag:
+        is_kms = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
+        is_md5 = bool(_MD5.fullmatch(etag)) and not is_kms
+        is_checked = bool(_checksums(answer))
+        if is_md5 and md5 is None and self._settings.relies_on_checksums and not is_checked:
+            md5 = _md5(data)
+        if is_md5 and md5 not in {None, etag}:
             raise IntegrityError("the server stored other bytes than it was sent")
-        return is_md5 or bool(_checksums(answer))
+        return is_md5 or is_checked
 
 
 def create_bucket(s3: Any, settings: Settings) -> None:
@@ -344,14 +404,8 @@ def create_bucket(s3: Any, settings: Settings) -> None:
             raise
 
 
-def _is_conflict(exc: Exception) -> bool:
-    """Return whether the service refused a request because of If-None-Match."""
-    is_refused = status_of(exc) == HTTPStatus.PRECONDITION_FAILED
-    return is_refused or error_code(exc) == "ConditionalRequestConflict"
-
-
-def _raise(exc: Exception, attempts: Attempts) -> NoReturn:
-    raise exc
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _content_md5(md5: str | None) -> dict[str, str]:

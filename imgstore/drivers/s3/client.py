@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -30,6 +31,8 @@ from imgstore.secret import Secret
 
 INSTALL: Final = "imgstore[s3]"
 
+_NOT_CARRIED_OUT: Final = frozenset({"NotImplemented", "ServiceUnavailable", "SlowDown"})
+
 
 class Client:
     """boto3's client of one store, for all threads of one process: ``s3`` has the operations."""
@@ -38,8 +41,12 @@ class Client:
         """Find the credentials and build the client; nothing is connected yet."""
         boto3 = _lazy.load("boto3", install=INSTALL)
         config = _lazy.load("botocore.config", install=INSTALL)
-        self._exceptions = _lazy.load("botocore.exceptions", install=INSTALL)
-        self._attempts = threading.local()
+        self._botocore = _lazy.load("botocore.exceptions", install=INSTALL)
+        self._watching = threading.local()
+        self._asking = threading.Lock()
+        self._is_conditional: bool | None = None
+        if isinstance(settings.verify, str):
+            _check_ca_file(settings.verify)
         options: dict[str, Any] = {"addressing_style": settings.addressing}
         if not settings.sign_payload:
             options["payload_signing_enabled"] = False
@@ -68,8 +75,10 @@ class Client:
                 tcp_keepalive=True,
             ),
         )
+        events = self.s3.meta.events
+        events.register("before-send.s3", self._on_sending)
         # First: the SDK's own handler raises when it gives up.
-        self.s3.meta.events.register_first("needs-retry.s3", self._note_attempt)
+        events.register_first("needs-retry.s3", self._on_outcome)
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -80,40 +89,94 @@ class Client:
         model = self.s3.meta.service_model.operation_model(operation)
         return parameter in model.input_shape.members
 
-    @contextmanager
-    def watched(self) -> Iterator[Attempts]:
-        """Tell what became of the requests that this thread sends inside."""
-        watch = self._attempts.watch = Attempts()
-        try:
-            yield watch
-        finally:
-            self._attempts.watch = None
+    def is_conditional(self, ask: Callable[[], bool | None]) -> bool:
+        """Return whether the server honours If-None-Match: what ``ask`` says, once it knows."""
+        if self._is_conditional is None:
+            with self._asking:
+                if self._is_conditional is None:
+                    self._is_conditional = ask()
+        return self._is_conditional is not False
 
-    def _note_attempt(self, response: Any = None, caught_exception: Any = None, **_: Any) -> None:
-        """Take note of an attempt; the SDK calls this after each, before it decides on another."""
-        watch = getattr(self._attempts, "watch", None)
-        if watch is None:
-            return
-        watch.count += 1
+    @contextmanager
+    def watched(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Attempts]:
+        """Tell what became of the requests that this thread sends inside.
+
+        Once ``cancelled`` is true a request that failed is not sent again.
+        """
+        attempts = self._watching.attempts = Attempts(cancelled)
+        try:
+            yield attempts
+        finally:
+            self._watching.attempts = None
+
+    def _on_sending(self, **_: Any) -> None:
+        attempts = getattr(self._watching, "attempts", None)
+        if attempts is not None:
+            attempts.pending = True
+
+    def _on_outcome(
+        self, response: Any = None, caught_exception: Exception | None = None, **_: Any
+    ) -> None:
+        """Judge an attempt; the SDK calls this after each, before it decides on another."""
+        attempts = getattr(self._watching, "attempts", None)
+        if attempts is not None:
+            attempts.pending = False
+            attempts.in_doubt |= self._is_doubtful(response, caught_exception)
         if caught_exception is None:
-            status = response[0].status_code if response is not None else 500
-            watch.unknown |= status >= 500
-        else:
+            return
+        if is_untrusted(caught_exception) or (attempts is not None and attempts.cancelled()):
+            raise caught_exception  # a certificate does not become better
+
+    def _is_doubtful(self, response: Any, exc: Exception | None) -> bool:
+        """Return whether a request may have been carried out although no success was seen."""
+        if exc is not None:
             unsent = (
-                self._exceptions.EndpointConnectionError,
-                self._exceptions.ConnectTimeoutError,
-                self._exceptions.ProxyConnectionError,
-                self._exceptions.SSLError,
+                self._botocore.EndpointConnectionError,
+                self._botocore.ConnectTimeoutError,
+                self._botocore.ProxyConnectionError,
             )
-            watch.unknown |= not isinstance(caught_exception, unsent)
+            return not (isinstance(exc, unsent) or is_untrusted(exc))
+        if response is None:
+            return True
+        http, parsed = response
+        # Without a code of S3 a load balancer speaks; the server behind it may go on.
+        code = parsed.get("Error", {}).get("Code") if isinstance(parsed, dict) else None
+        return bool(http.status_code >= 500 and code not in _NOT_CARRIED_OUT)
 
 
 class Attempts:
-    """``count`` attempts were made; ``unknown``: one of them may have been carried out unseen."""
+    """What became of requests; ``in_doubt``: one may have been carried out unseen."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.unknown = False
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
+        self.cancelled = cancelled
+        self.in_doubt = False
+        self.pending = False  # sent, and never judged: an answer that could not be read
+
+    @property
+    def unknown(self) -> bool:
+        """Return whether the outcome of any attempt is unknown."""
+        return self.in_doubt or self.pending
+
+
+def _check_ca_file(path: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as exc:
+        raise ConfigError(
+            f"s3_store_cacert {path} cannot be used: {exc.strerror or exc}",
+            remedy="give the path of a PEM file with certificates",
+        ) from exc
+
+
+def is_untrusted(exc: BaseException) -> bool:
+    """Return whether a TLS handshake failed because of the server's certificate."""
+    return type(exc).__name__ == "SSLError" and "CERTIFICATE_VERIFY_FAILED" in str(exc)
+
+
+def is_conflict(exc: BaseException) -> bool:
+    """Return whether the service refused a request because of its conditions."""
+    is_refused = status_of(exc) == HTTPStatus.PRECONDITION_FAILED
+    return is_refused or error_code(exc) in {"ConditionalRequestConflict", "OperationAborted"}
 
 
 def error_code(exc: BaseException) -> str:
@@ -134,13 +197,17 @@ def status_of(exc: BaseException) -> int:
 
 
 def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what the service says of an object, None if there is none."""
+    """Return what the service says of an object, None if there is none.
+
+    Names of metadata are in lower case: servers and proxies change that of headers.
+    """
     try:
         found: dict[str, Any] = s3.head_object(**at)
     except Exception as exc:
         if status_of(exc) != HTTPStatus.NOT_FOUND:
             raise
         return None
+    found["Metadata"] = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
     return found
 
 
@@ -153,6 +220,9 @@ def server_time(answer: Mapping[str, Any]) -> datetime:
 def classify(exc: Exception) -> ImgStoreError | None:
     """Map what boto3, botocore and urllib3 raise to one of our errors; None for all else."""
     botocore = _lazy.load("botocore.exceptions", install=INSTALL)
+    parsers = _lazy.load("botocore.parsers", install=INSTALL)
+    if isinstance(exc, parsers.ResponseParserError):
+        return Unavailable("the endpoint's answer is not one of S3")
     if isinstance(exc, botocore.ClientError):
         return _answered(exc)
     kinds: list[tuple[str, ImgStoreError]] = [
@@ -163,7 +233,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
         ("SSOError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
         ("MetadataRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
         ("ProfileNotFound", ConfigError(_first_line(exc), remedy="correct s3_store_profile")),
-        ("SSLError", PermissionDenied("the endpoint's certificate is not trusted", remedy=_CA)),
+        ("SSLError", _tls_error(exc)),
         ("ConnectTimeoutError", TimedOut("the endpoint does not accept connections in time")),
         ("ReadTimeoutError", TimedOut("the endpoint does not answer in time")),
         ("EndpointConnectionError", Unavailable("the endpoint cannot be connected to")),
@@ -174,7 +244,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
         ("FlexibleChecksumError", IntegrityError("the data does not match its checksum")),
         ("ConnectionError", Unavailable("the connection to the endpoint failed")),
         ("HTTPClientError", Unavailable("the connection to the endpoint failed")),
-        ("ParamValidationError", StoreError(_first_line(exc))),
+        ("ParamValidationError", StoreError(" ".join(str(exc).split()))),
         ("BotoCoreError", ConfigError(_first_line(exc), remedy="look at the options of the store")),
     ]
     found = next((e for name, e in kinds if isinstance(exc, getattr(botocore, name, ()))), None)
@@ -187,6 +257,10 @@ _NO_KEYS: Final = (
     "set s3_store_access_key and s3_store_secret_key, or give the AWS SDK a profile or a role"
 )
 _CA: Final = "name the bundle of its authority in s3_store_cacert"
+_CHECKSUMS: Final = (
+    "set s3_store_request_checksum_calculation to when_required: this server does not know the "
+    "trailing checksums of S3"
+)
 _REGION: Final = "set s3_store_region_name to the bucket's region"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; QuotaExceeded is Ceph's,
@@ -228,6 +302,7 @@ def _answered(exc: Exception) -> ImgStoreError:
         "InvalidStorageClass": ConfigError(reason, remedy="correct s3_store_storage_class"),
         "RequestTimeTooSkewed": PermissionDenied(reason, remedy="set this machine's clock"),
         "InvalidObjectState": StoreError(reason, remedy="restore the object from its archive"),
+        "MissingContentLength": StoreError(reason, remedy=_CHECKSUMS),
         "PreconditionFailed": IntegrityError("the image changed while it was read"),
         "412": IntegrityError("the image changed while it was read"),
         "NoSuchUpload": StoreError(
@@ -245,6 +320,12 @@ def _answered(exc: Exception) -> ImgStoreError:
 
 def _status(status: int) -> str:
     return f"the service answers {status}"
+
+
+def _tls_error(exc: Exception) -> StoreError:
+    if is_untrusted(exc):
+        return PermissionDenied("the endpoint's certificate is not trusted", remedy=_CA)
+    return Unavailable("the TLS connection to the endpoint failed")
 
 
 def _first_line(exc: Exception) -> str:

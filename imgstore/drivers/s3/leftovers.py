@@ -6,16 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from imgstore.arguments import is_safe_image_id
-from imgstore.drivers.s3 import claims
-from imgstore.drivers.s3.client import error_code, server_time, status_of
+from imgstore.drivers.s3 import claims, probe
+from imgstore.drivers.s3.client import server_time, status_of
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
-
-PROBE: Final = "imgstore-check-"
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,9 @@ def find(
     S3 does not tell whose an upload is or whether its process lives. ``live`` are those of this
     process; those of others show that they live by the parts that arrive.
     """
-    try:
-        yield from _uploads(s3, settings, store, live=live, older_than=older_than)
-        for prefix in (claims.PREFIX, PROBE):
-            yield from _objects(s3, settings, store, prefix, older_than=older_than)
-    except Exception as exc:
-        if error_code(exc) != "NoSuchBucket":
-            raise
+    yield from _uploads(s3, settings, store, live=live, older_than=older_than)
+    for prefix in (claims.PREFIX, probe.PREFIX):
+        yield from _objects(s3, settings, store, prefix, older_than=older_than)
 
 
 def _uploads(
@@ -85,7 +79,7 @@ def _look_at(s3: Any, at: Mapping[str, str], initiated: datetime) -> _Upload | N
 def _objects(
     s3: Any, settings: Settings, store: str, prefix: str, *, older_than: timedelta
 ) -> Iterator[Leftover]:
-    age = max(older_than, timedelta(seconds=claims.LEASE))
+    age = max(older_than, timedelta(seconds=settings.lease))
     request = {"Bucket": settings.bucket, "Prefix": settings.key_prefix + prefix}
     for page in s3.get_paginator("list_objects_v2").paginate(**request):
         now = server_time(page)
@@ -102,7 +96,7 @@ def remove(s3: Any, leftover: Leftover) -> None:
         s3.delete_object(**found)
         return
     now = _look_at(s3, found.at, leftover.modified)
-    if now is None or now.active > found.active:
+    if now is None or (now.active, now.size) != (found.active, found.size):
         raise NotFound("the upload is gone, or goes on")
     try:
         s3.abort_multipart_upload(**found.at)

@@ -38,7 +38,10 @@ def open_ranges(
 ) -> Opened:
     """Open an object that is read in ranges, ``workers`` at once; a small one with one request."""
     first = RANGE if length is None else min(RANGE, length)
-    answer, size = _request(s3, at, offset, first, if_version)
+    try:
+        answer, size = _request(s3, at, offset, first, if_version)
+    except Unsupported:
+        return open_stream(s3, at, offset, length, if_version)
     body, version = answer["Body"], answer.get("ETag")
     wanted = size - offset if length is None else min(length, size - offset)
     if wanted <= first or version is None:

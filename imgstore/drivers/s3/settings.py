@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from oslo_config import cfg
 
 from imgstore.arguments import all_checked, is_safe_image_id
 from imgstore.drivers.s3.options import OPTIONS
@@ -27,16 +30,23 @@ _EVEN_PARTS: Final = 1000
 _GROWTH: Final = -(-2 * MAX_OBJECT // (MAX_PARTS - _EVEN_PARTS) ** 2)
 
 _SCHEME: Final = re.compile(r"(?i:(https?)://)?(.*)", re.DOTALL)
-_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
-_AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d{1,5}))?")
+# As strict as the SDK, which takes no "_" in a host.
+_LONGEST_PAUSE: Final = 20.0  # seconds between two attempts, on average at most
+_LABEL: Final = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+_NAME: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
+_AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:%-]+)*")
-_AMAZON: Final = re.compile(r"(?i)(?:.+\.)?amazonaws\.com(?:\.cn)?")
+_AMAZON_DOMAIN: Final = r"(?:amazonaws\.(?:com|com\.cn|eu)|c2s\.ic\.gov|sc2s\.sgov\.gov)"
+_AMAZON: Final = re.compile(rf"(?i)(?:.+\.)?{_AMAZON_DOMAIN}")
 _AMAZON_REGION: Final = re.compile(
-    r"(?i)(?:.+\.)?s3(?:-fips)?(?:[.-]dualstack)?[.-]([a-z]{2}(?:-[a-z]+)+-\d)(?:\.vpce)?"
-    r"\.amazonaws\.com(?:\.cn)?"
+    r"(?i)(?:.+\.)?s3(?:-fips)?(?:[.-]dualstack)?[.-]([a-z]{2,4}(?:-[a-z]+)+-\d)(?:\.vpce)?"
+    rf"\.{_AMAZON_DOMAIN}"
 )
 _GLOBAL: Final = frozenset({"s3.amazonaws.com", "s3-external-1.amazonaws.com"})
-_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
+# The names of S3 and the more liberal ones of other servers; not ARNs, which lead elsewhere.
+_BUCKET: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}(?<!--x-s3)(?<!--op-s3)")
+_REGION: Final = re.compile(r"[A-Za-z0-9-]{0,63}")
+_ENCRYPTION: Final = frozenset({"", "AES256", "aws:kms", "aws:kms:dsse"})
 # A name that can be one label of a host, so that certificates with a wildcard cover it.
 _DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
@@ -66,6 +76,7 @@ class Endpoint:
             or not _is_host(parts[1])
             or not 0 < int(parts[2] or 1) < 65536
             or not _PATH.fullmatch(slash + path)
+            or not {".", ".."}.isdisjoint(path.split("/"))
         ):
             shown = repr(text) if "@" not in text else "it"
             raise ConfigError(
@@ -91,6 +102,11 @@ class Endpoint:
         if match:
             return match[1].lower()
         return "us-east-1" if self.host.lower() in _GLOBAL else ""
+
+
+def is_bucket(name: str) -> bool:
+    """Return whether a bucket can be called so: what else S3 takes for one leads elsewhere."""
+    return _BUCKET.fullmatch(name) is not None
 
 
 def same_service(one: str, other: str) -> bool:
@@ -155,6 +171,17 @@ class Settings:
     max_pool_connections: int
 
     @property
+    def encryption(self) -> dict[str, str]:
+        """Return with what the objects are encrypted that are not images."""
+        return {n: value for n, value in self.object_options.items() if n != "StorageClass"}
+
+    @property
+    def lease(self) -> float:
+        """Return the seconds that committing an image may take, all attempts together."""
+        attempt = self.connect_timeout + self.read_timeout
+        return max(300.0, 2 * self.max_attempts * (attempt + _LONGEST_PAUSE))
+
+    @property
     def sends_md5(self) -> bool:
         """Return whether uploads carry an MD5: nothing else lets the server check them."""
         is_signed = self.endpoint.scheme == "http" and self.sign_payload
@@ -183,18 +210,18 @@ class Settings:
 
 def read(given: Mapping[str, Any]) -> Settings:
     """Check the keywords of the store; raises one ConfigError for all that is wrong."""
-    checked = all_checked(
+    typed = [functools.partial(_typed, keyword, value) for keyword, value in given.items()]
+    given = dict(zip(given, all_checked(*typed), strict=True))
+    endpoint, bucket, key_prefix, credentials, part_size, options, *_ = all_checked(
         lambda: Endpoint.of(given["host"]),
         lambda: _bucket(given["bucket"], given["bucket_url_format"]),
         lambda: _key_prefix(given["key_prefix"]),
         lambda: _credentials(given),
-        lambda: _verify(given["cacert"], insecure=given["insecure"]),
-        lambda: _object_options(given),
         lambda: _part_size(given["large_object_chunk_size"]),
-        lambda: _workers(given["thread_pools"]),
-        *(functools.partial(_check_type, keyword, given[keyword]) for keyword in given),
+        lambda: _object_options(given),
+        lambda: _check_region(given["region_name"]),
+        lambda: _check_workers(given["thread_pools"]),
     )
-    endpoint, bucket, key_prefix, credentials, verify, options, part_size, workers, *_ = checked
     protects = given["enable_data_integrity_protection"]
     return Settings(
         endpoint=endpoint,
@@ -206,10 +233,10 @@ def read(given: Mapping[str, Any]) -> Settings:
         key_prefix=key_prefix,
         single_below=min(given["large_object_size"] * MIB, MAX_PART),
         part_size=part_size,
-        workers=workers,
+        workers=given["thread_pools"],
         memory=given["upload_memory"] * MIB,
         get_workers=given["get_workers"],
-        verify=verify,
+        verify=given["cacert"] or (False if given["insecure"] else None),
         sign_payload=given["payload_signing"],
         conditional_writes=given["conditional_writes"],
         request_checksums=given["request_checksum_calculation"] if protects else "when_required",
@@ -223,19 +250,35 @@ def read(given: Mapping[str, Any]) -> Settings:
     )
 
 
-def _check_type(keyword: str, value: object) -> None:
-    """Check a value by the type of its option, as a configuration file's would be."""
+def _typed(keyword: str, value: object) -> Any:
+    """Return a value as its option's type has it, as if it stood in a configuration file."""
     opt = OPTIONS[keyword]
-    if value is None or isinstance(value, Secret):
-        return
+    if isinstance(value, Secret) or (value is None and opt.default is None and not _needed(opt)):
+        return value
     try:
-        opt.type(value)
-    except ValueError as exc:
-        raise ConfigError(f"{opt.name}: {exc}") from None
+        typed = opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    except (TypeError, ValueError) as exc:
+        reason = "it is a secret, and not text" if opt.secret else str(exc)
+        raise ConfigError(f"{opt.name}: {reason}") from None
+    if value is None or (isinstance(typed, float) and not math.isfinite(typed)):
+        raise ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
+    return typed
+
+
+def _needed(opt: cfg.Opt) -> bool:
+    return opt.dest in {"s3_store_host", "s3_store_bucket"}
+
+
+def _check_region(name: str) -> None:
+    if not _REGION.fullmatch(name):
+        raise ConfigError(
+            f"s3_store_region_name: {name!a} is not a region's name",
+            remedy="use letters, digits and '-'",
+        )
 
 
 def _bucket(bucket: str, url_format: str) -> str:
-    if not _BUCKET.fullmatch(bucket):
+    if not is_bucket(bucket):
         raise ConfigError(
             f"s3_store_bucket: {bucket!a} is not a bucket's name",
             remedy="use letters, digits, '-', '_' and '.'",
@@ -290,21 +333,21 @@ def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _verify(cacert: str, *, insecure: bool) -> str | bool | None:
-    if not cacert:
-        return False if insecure else None
-    return os.fspath(cacert)
-
-
 def _object_options(given: Mapping[str, Any]) -> dict[str, str]:
     """Return what every object is created with."""
-    if given["sse_kms_key_id"] and not str(given["server_side_encryption"]).startswith("aws:kms"):
+    encryption = given["server_side_encryption"] or ""
+    if encryption not in _ENCRYPTION:
+        raise ConfigError(
+            f"s3_store_server_side_encryption is {encryption!a}",
+            remedy="write AES256, aws:kms or aws:kms:dsse",
+        )
+    if given["sse_kms_key_id"] and not encryption.startswith("aws:kms"):
         raise ConfigError(
             "s3_store_sse_kms_key_id is set, but s3_store_server_side_encryption is not aws:kms"
         )
     found = {
         "StorageClass": given["storage_class"],
-        "ServerSideEncryption": given["server_side_encryption"],
+        "ServerSideEncryption": encryption,
         "SSEKMSKeyId": given["sse_kms_key_id"],
     }
     return {name: value for name, value in found.items() if value}
@@ -319,7 +362,6 @@ def _part_size(mebibytes: int) -> int:
     return size
 
 
-def _workers(count: int) -> int:
+def _check_workers(count: int) -> None:
     if count < 1:
         raise ConfigError(f"s3_store_thread_pools is {count}", remedy="write 1 or more")
-    return count

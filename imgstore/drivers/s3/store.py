@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import uuid
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import timedelta
@@ -12,16 +12,18 @@ from typing import Any, Final
 from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
-from imgstore.drivers.s3 import claims, leftovers, reading
+from imgstore.drivers.s3 import claims, leftovers, probe, reading
 from imgstore.drivers.s3.adding import Adding
-from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head, status_of
+from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head
 from imgstore.drivers.s3.options import OPTIONS
-from imgstore.drivers.s3.settings import read, same_service
+from imgstore.drivers.s3.probe import honours_conditions
+from imgstore.drivers.s3.settings import is_bucket, read, same_service
 from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    Unavailable,
 )
 from imgstore.hashing import MIB
 from imgstore.location import Location
@@ -30,10 +32,18 @@ from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
 from imgstore.transfer import upload_in_parts
 
-# https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
-_LARGEST_COPY: Final = 5 * 1024 * MIB
-_COPIED_PART: Final = 1024 * MIB
+LOG = logging.getLogger(__name__)
+
+# The limit of S3 is 5 GiB; servers that copy bytes would not answer in time.
+_LARGEST_COPY: Final = 1024 * MIB
+_COPIED_PART: Final = 256 * MIB
 _COPIES: Final = 4
+# Objects beside the images.
+_OURS: Final = (claims.PREFIX, probe.PREFIX)
+_UNCONDITIONAL: Final = (
+    "the server takes no notice of If-None-Match, so that simultaneous adds of one id may replace "
+    "each other; set s3_store_conditional_writes to false to accept that"
+)
 
 
 class S3Store(Store):
@@ -97,19 +107,23 @@ class S3Store(Store):
 
     @property
     def url_prefix(self) -> str:
-        """Return ``s3[+https]://<endpoint>/<bucket>``."""
-        return f"{self._scheme}://{self._settings.endpoint.service}/{self._settings.bucket}"
+        """Return ``s3[+https]://<endpoint>/<bucket>``, and ``/<key prefix>`` if there is one."""
+        prefix = self._settings.key_prefix
+        bucket = f"{self._settings.endpoint.service}/{self._settings.bucket}"
+        return f"{self._scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
 
     @property
     def _scheme(self) -> str:
         return "s3" if self._settings.endpoint.scheme == "http" else "s3+https"
 
     def owns(self, location: Location) -> Ownership:
-        """Own what is in the bucket; other buckets of the endpoint may be readable too."""
+        """Own the bucket's keys with the prefix; the rest of the endpoint may be readable."""
         service, bucket, key = _split(location)
-        if not key or not same_service(service, self._settings.endpoint.service):
+        settings = self._settings
+        if not key or not same_service(service, settings.endpoint.service):
             return Ownership.NO
-        return Ownership.YES if bucket == self._settings.bucket else Ownership.MAYBE
+        is_own = bucket == settings.bucket and key.startswith(settings.key_prefix)
+        return Ownership.YES if is_own else Ownership.MAYBE
 
     def _get(
         self,
@@ -159,17 +173,34 @@ class S3Store(Store):
         return Added(self._location(image_id))
 
     def _adding(self, image_id: str) -> Adding:
-        if "@" in image_id or image_id.startswith((claims.PREFIX, leftovers.PROBE)):
+        client, settings = self._client.get(), self._settings
+        key = settings.key_prefix + image_id
+        if "@" in image_id or any(name.startswith(_OURS) for name in (image_id, key)):
             raise InvalidArgument(
                 f"the image id {image_id!a} cannot be stored in S3",
                 remedy="use an id without '@' that does not begin with 'imgstore-'",
             )
-        key = self._settings.key_prefix + image_id
-        return Adding(self._client.get(), self._settings, key, self._live)
+        is_conditional = client.is_conditional(self._ask_for_conditions)
+        return Adding(client, settings, key, is_conditional=is_conditional, live=self._live)
+
+    def _ask_for_conditions(self) -> bool | None:
+        """Return whether If-None-Match is honoured; None: ask again, there is no bucket yet."""
+        if not self._settings.conditional_writes or self._settings.endpoint.is_amazon:
+            return self._settings.conditional_writes
+        try:
+            answer = honours_conditions(self._client.get().s3, self._settings)
+        except Exception as exc:
+            if isinstance(classify(exc), Unavailable):
+                raise
+            return None  # the add itself will say what is wrong
+        if answer is False:
+            LOG.warning("store %s: %s", self.name, _UNCONDITIONAL)
+        return answer
 
     def _location(self, image_id: str) -> Location:
-        rest = self.url_prefix.partition("://")[2]
-        return Location(self._scheme, f"{rest}/{self._settings.key_prefix}{image_id}")
+        settings = self._settings
+        place = f"{settings.endpoint.service}/{settings.bucket}/{settings.key_prefix}{image_id}"
+        return Location(self._scheme, place)
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         self._found(location)  # S3 deletes what is not there without a word
@@ -180,17 +211,11 @@ class S3Store(Store):
     ) -> Added | None:
         if not isinstance(origin, S3Store) or not self._shares_service(origin):
             return None
-        s3, source = self._client.get().s3, _object(location)
-        try:
-            found = head(s3, source)
-        except Exception as exc:
-            # Not with this store's credentials; those of the other may do.
-            if origin is self or not isinstance(classify(exc), PermissionDenied):
-                raise
-            return None
-        if found is None:
-            raise NotFound("there is no such image")
+        source = _object(location)
+        found = origin._found(location)
         size, etag = int(found["ContentLength"]), found["ETag"]
+        if origin is not self and not self._sees(source, size, etag):
+            return None
         adding = self._adding(image_id)
         if size <= _LARGEST_COPY:
             adding.copy_whole(source, etag=etag, size=size)
@@ -198,15 +223,29 @@ class S3Store(Store):
             copy_in_parts(adding, source, etag=etag, size=size, part_size=_COPIED_PART)
         return Added(self._location(image_id), size=size)
 
+    def _sees(self, source: dict[str, str], size: int, etag: str) -> bool:
+        """Return whether this store's credentials reach the same object; buckets have tenants."""
+        try:
+            found = head(self._client.get().s3, source)
+        except Exception as exc:
+            if not isinstance(classify(exc), PermissionDenied):
+                raise
+            return False
+        return found is not None and (found["ContentLength"], found["ETag"]) == (size, etag)
+
     def _shares_service(self, other: S3Store) -> bool:
         mine, others = self._settings.endpoint, other._settings.endpoint
         return same_service(mine.service, others.service)
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
-        s3 = self._client.get().s3
-        yield from leftovers.find(
-            s3, self._settings, self.name, live=self._live, older_than=older_than
-        )
+        s3, settings = self._client.get().s3, self._settings
+        try:
+            yield from leftovers.find(
+                s3, settings, self.name, live=self._live, older_than=older_than
+            )
+        except Exception as exc:
+            if error_code(exc) != "NoSuchBucket" or not settings.create_bucket:
+                raise
 
     def _remove_leftover(self, leftover: Leftover) -> None:
         leftovers.remove(self._client.get().s3, leftover)
@@ -215,34 +254,16 @@ class S3Store(Store):
         return classify(exc)
 
     def _check(self) -> Iterable[str]:
-        """Put an object of no bytes, and again, and delete it."""
-        s3, settings = self._client.get().s3, self._settings
-        at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{leftovers.PROBE}"}
-        at["Key"] += uuid.uuid4().hex
-        condition = {"IfNoneMatch": "*"} if settings.conditional_writes else {}
-        try:
-            s3.put_object(**at, **condition, Body=b"")
-        except Exception as exc:
-            if error_code(exc) != "NoSuchBucket" or not settings.create_bucket:
-                raise
-            return
-        try:
-            if condition and not self._is_refused(at):
-                yield (
-                    "the server takes no notice of If-None-Match; set "
-                    "s3_store_conditional_writes to false"
-                )
-        finally:
-            s3.delete_object(**at)
-
-    def _is_refused(self, at: dict[str, str]) -> bool:
-        try:
-            self._client.get().s3.put_object(**at, IfNoneMatch="*", Body=b"")
-        except Exception as exc:
-            if status_of(exc) not in {409, 412}:
-                raise
-            return True
-        return False
+        """Put an object of no importance, and delete it."""
+        settings = self._settings
+        answer = honours_conditions(self._client.get().s3, settings)
+        if answer is None and not settings.create_bucket:
+            yield (
+                f"the bucket {settings.bucket!r} does not exist; create it, or set "
+                "s3_store_create_bucket_on_put"
+            )
+        if answer is False and settings.conditional_writes:
+            yield _UNCONDITIONAL
 
     def _close(self) -> None:
         self._client.close()
@@ -269,6 +290,7 @@ def copy_in_parts(
             adding.check_source(source, etag)
             adding.finish([copy.result() for copy in copies])
         except BaseException as exc:
+            adding.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
             if not getattr(exc, "indeterminate", False):
                 adding.discard()
@@ -281,7 +303,8 @@ def _split(location: Location) -> tuple[str, str, str]:
     Nothing is decoded, as glance_store does not either. Three empty texts if a part is missing.
     """
     service, bucket, key = ("", "", *location.rest.strip("/").rsplit("/", 2))[-3:]
-    return (service, bucket, key) if service and bucket and key else ("", "", "")
+    is_sound = service and is_bucket(bucket) and key not in {"", ".", ".."}
+    return (service, bucket, key) if is_sound else ("", "", "")
 
 
 def _object(location: Location) -> dict[str, str]:

@@ -86,6 +86,8 @@ def test_credentials_in_an_endpoint_are_not_shown() -> None:
         ("https://s3.dualstack.us-west-2.amazonaws.com", "us-west-2"),
         ("https://s3-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
         ("https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("https://s3.eusc-de-east-1.amazonaws.eu", "eusc-de-east-1"),
+        ("https://s3.us-iso-east-1.c2s.ic.gov", "us-iso-east-1"),
         ("https://bucket.vpce-1a2b-3c.s3.us-east-2.vpce.amazonaws.com", "us-east-2"),
         ("https://s3.example.org", ""),
     ],
@@ -133,6 +135,19 @@ def test_where_the_bucket_is_named(host: str, bucket: str, url_format: str, styl
         ({"max_attempts": 0}, "s3_store_max_attempts"),
         ({"connect_timeout": 0}, "s3_store_connect_timeout"),
         ({"sse_kms_key_id": "key"}, "s3_store_server_side_encryption"),
+        ({"server_side_encryption": "AES-256"}, "s3_store_server_side_encryption"),
+        ({"bucket": ".."}, "s3_store_bucket"),
+        ({"bucket": "arn:aws:s3:::b"}, "s3_store_bucket"),
+        ({"bucket": None}, "s3_store_bucket"),
+        ({"host": None}, "s3_store_host"),
+        ({"host": "http://my_host:9000"}, "s3_store_host"),
+        ({"host": "http://host/a/../b"}, "s3_store_host"),
+        ({"key_prefix": None}, "s3_store_key_prefix"),
+        ({"thread_pools": None}, "s3_store_thread_pools"),
+        ({"thread_pools": "many"}, "s3_store_thread_pools"),
+        ({"region_name": "eu west"}, "s3_store_region_name"),
+        ({"read_timeout": float("nan")}, "s3_store_read_timeout"),
+        ({"connect_timeout": float("inf")}, "s3_store_connect_timeout"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
@@ -142,10 +157,18 @@ def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
     assert "se/cr+et%" not in str(caught.value)
 
 
+def test_values_are_what_a_file_would_say() -> None:
+    """Text is read as a configuration file's is, so that "false" is not true."""
+    made = settings(insecure="false", large_object_chunk_size="16", cacert=Path("/ca.pem"))
+    assert (made.verify, made.part_size) == ("/ca.pem", 16 * MIB)
+    assert settings(insecure="false").verify is None
+    assert settings(insecure=True).verify is False
+
+
 def test_all_faults_are_told_together() -> None:
     """Somebody who corrects a file does it once."""
     with pytest.raises(errors.ConfigError) as caught:
-        store(host="", bucket="", thread_pools=0)
+        store(host="a b", bucket="", thread_pools=0)
     for name in ("s3_store_host", "s3_store_bucket", "s3_store_thread_pools"):
         assert name in str(caught.value)
 
@@ -179,14 +202,14 @@ def test_urls_are_those_of_glance_store() -> None:
     for options, url in (
         ({"host": "http://127.0.0.1:9000/"}, "s3://127.0.0.1:9000/images/8c9f"),
         ({"host": "https://s3.example.org/pre"}, "s3+https://s3.example.org/pre/images/8c9f"),
-        ({"host": "s3.example.org", "key_prefix": "p-"}, "s3+https://s3.example.org/images/p-8c9f"),
+        ({"host": "s3.example.org", "key_prefix": "p"}, "s3+https://s3.example.org/images/p8c9f"),
     ):
         with store(**options) as made:
             location = made._location("8c9f")
             assert location.url == url
             assert made.ownership(Location.parse(url)) is Ownership.YES
             assert made.url_prefix is not None
-            assert url.startswith(f"{made.url_prefix}/")
+            assert url.startswith(made.url_prefix)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +226,10 @@ def test_urls_are_those_of_glance_store() -> None:
         ("s3://elsewhere.example.org/images/8c9f", Ownership.NO),
         ("s3://s3.example.org/8c9f", Ownership.NO),
         ("s3://s3.example.org/", Ownership.NO),
+        ("s3://s3.example.org/images/..", Ownership.NO),
+        ("s3://s3.example.org/../8c9f", Ownership.NO),
+        ("s3://s3.example.org/arn:aws:s3:us-west-2:1:accesspoint:x/8c9f", Ownership.NO),
+        ("s3://s3.example.org/images--x-s3/8c9f", Ownership.NO),
         ("s3+https://former.example.org/images/8c9f", Ownership.YES),
     ],
 )
@@ -210,6 +237,14 @@ def test_a_store_owns_its_endpoint(url: str, ownership: Ownership) -> None:
     """The bucket is its own, the endpoint's others perhaps; credentials in old URLs count not."""
     with store(also_owns=["s3+https://former.example.org"]) as made:
         assert made.ownership(Location.parse(url)) is ownership
+
+
+def test_key_prefixes_tell_stores_apart() -> None:
+    """Two stores of one bucket own what begins with their prefixes, and perhaps the rest."""
+    location = Location.parse("s3+https://s3.example.org/images/one-8c9f")
+    with store(key_prefix="one-") as one, store(key_prefix="two-") as two:
+        assert one.ownership(location) is Ownership.YES
+        assert two.ownership(location) is Ownership.MAYBE
 
 
 def test_services_are_compared_without_default_ports() -> None:
@@ -220,10 +255,18 @@ def test_services_are_compared_without_default_ports() -> None:
 
 def test_ids_that_no_location_could_name_are_refused() -> None:
     """In an S3 URL credentials run to the last "@", and names of our own are ours."""
-    with store() as made:
-        for image_id in ("a@b", "imgstore-claim-8c9f", "imgstore-check-8c9f"):
-            with pytest.raises(errors.InvalidArgument, match="cannot be stored in S3"):
-                made.add(image_id, b"")
+    for prefix, image_id in (
+        ("", "a@b"),
+        ("", "imgstore-claim-8c9f"),
+        ("", "imgstore-check-8c9f"),
+        ("p-", "imgstore-claim-8c9f"),
+        ("imgstore-", "claim-8c9f"),
+    ):
+        with (
+            store(key_prefix=prefix) as made,
+            pytest.raises(errors.InvalidArgument, match="cannot be stored in S3"),
+        ):
+            made.add(image_id, b"")
 
 
 def test_a_store_without_keys_asks_the_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -291,7 +334,11 @@ def answered(code: str, status: int, message: str | None = None) -> Exception:
         (botocore.EndpointConnectionError(endpoint_url="http://h"), errors.Unavailable),
         (botocore.ConnectTimeoutError(endpoint_url="http://h"), errors.TimedOut),
         (botocore.ReadTimeoutError(endpoint_url="http://h"), errors.TimedOut),
-        (botocore.SSLError(endpoint_url="http://h", error="e"), errors.PermissionDenied),
+        (
+            botocore.SSLError(endpoint_url="http://h", error="CERTIFICATE_VERIFY_FAILED"),
+            errors.PermissionDenied,
+        ),
+        (botocore.SSLError(endpoint_url="http://h", error="EOF"), errors.Unavailable),
         (botocore.NoCredentialsError(), errors.PermissionDenied),
         (botocore.IncompleteReadError(actual_bytes=1, expected_bytes=2), errors.IntegrityError),
     ],

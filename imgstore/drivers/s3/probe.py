@@ -1,0 +1,42 @@
+"""Whether a server honours If-None-Match when an object is put."""
+
+from __future__ import annotations
+
+import uuid
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore.drivers.s3.client import error_code, is_conflict, status_of
+from imgstore.drivers.s3.settings import Settings
+
+PREFIX: Final = "imgstore-check-"
+
+_REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
+
+
+def honours_conditions(s3: Any, settings: Settings) -> bool | None:
+    """Put an object of no importance, and again, and delete it; None where there is no bucket.
+
+    A server that refuses the header does not honour it. Raises what the SDK raises.
+    """
+    at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PREFIX}{uuid.uuid4().hex}"}
+    new = {**at, **settings.encryption, "Body": b"check"}
+    try:
+        s3.put_object(**new, IfNoneMatch="*")
+    except Exception as exc:
+        if error_code(exc) == "NoSuchBucket":
+            return None
+        if status_of(exc) not in _REFUSALS:
+            raise
+        s3.put_object(**new)  # raises if it was refused for another reason
+        s3.delete_object(**at)
+        return False
+    try:
+        s3.put_object(**new, IfNoneMatch="*")
+        return False
+    except Exception as exc:
+        if not is_conflict(exc):
+            raise
+        return True
+    finally:
+        s3.delete_object(**at)

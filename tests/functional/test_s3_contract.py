@@ -1,0 +1,151 @@
+"""The contract on Ceph's object gateway, for each way to address it and to transfer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+from servers.names import resolving
+from servers.radosgw import RadosGateway, User
+
+from imgstore import Capability, Store
+from imgstore.drivers.s3 import S3Store
+from imgstore.testing import StoreContract
+from imgstore.testing.adding import Adding
+from imgstore.testing.concurrency import Concurrency
+from imgstore.testing.failures import Failures
+from imgstore.testing.harness import Harness
+from imgstore.testing.ranges import Ranges
+from imgstore.testing.reading import Reading
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="class")
+def bucket(s3_raw: Any) -> Iterator[str]:
+    """A bucket for all tests of a class."""
+    name = f"images-{uuid.uuid4().hex[:12]}"
+    s3_raw.create_bucket(Bucket=name)
+    yield name
+    s3_raw.delete_bucket(Bucket=name)
+
+
+class Buckets(Harness):
+    """A store in a bucket of the class's own, emptied after every test."""
+
+    capabilities = (
+        Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
+    )
+    # Without the one that has an "@" in it: in S3 locations that ends credentials.
+    good_ids = tuple(name for name in Harness.good_ids if "@" not in name)
+    foreign_locations = (
+        "s3://elsewhere.example.org/bucket/image",
+        "s3+https://127.0.0.1/bucket/image",
+        "s3://127.0.0.1:1/bucket/image",
+        "s3://127.0.0.1/image",
+        "s3://image",
+    )
+    options: ClassVar[dict[str, Any]] = {}
+    scheme: ClassVar[Any] = "http"
+
+    @pytest.fixture
+    def host(self, radosgw: RadosGateway) -> str:
+        return radosgw.url(self.scheme)
+
+    @pytest.fixture
+    def store(
+        self, radosgw: RadosGateway, host: str, bucket: str, s3_user: User, s3_raw: Any
+    ) -> Iterator[Store]:
+        secure = {"cacert": str(radosgw.ca)} if self.scheme == "https" else {}
+        with S3Store(
+            "s3",
+            host=host,
+            bucket=bucket,
+            access_key=s3_user.access_key,
+            secret_key=s3_user.secret_key,
+            **secure,
+            **self.options,
+        ) as store:
+            yield store
+        for key in keys(s3_raw, bucket):
+            s3_raw.delete_object(Bucket=bucket, Key=key)
+
+    @pytest.fixture
+    def leaves(self, s3_raw: Any, bucket: str) -> Callable[[], list[str]]:
+        return lambda: [*keys(s3_raw, bucket), *uploads(s3_raw, bucket)]
+
+    @pytest.fixture(autouse=True)
+    def _secrets(self, s3_user: User) -> None:
+        type(self).secrets = (s3_user.access_key, s3_user.secret_key)
+
+
+def keys(raw: Any, bucket: str) -> list[str]:
+    pages = raw.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return [found["Key"] for page in pages for found in page.get("Contents", ())]
+
+
+def uploads(raw: Any, bucket: str) -> list[str]:
+    pages = raw.get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
+    return [found["UploadId"] for page in pages for found in page.get("Uploads", ())]
+
+
+class TestHttp(Buckets, StoreContract):
+    """Path style over http, with signed payloads."""
+
+
+class TestHttps(Buckets, StoreContract):
+    """Path style over https, verified by a CA file; parts carry an MD5."""
+
+    scheme = "https"
+
+
+class TestParts(Buckets, StoreContract):
+    """Every image that is larger than a part in parts, unsigned, two at a time."""
+
+    large = 13 * MIB + 7
+    memory_limit = 40 * MIB
+    options: ClassVar[dict[str, Any]] = {
+        "large_object_size": 0,
+        "large_object_chunk_size": 5,
+        "thread_pools": 2,
+        "payload_signing": False,
+        "key_prefix": "image-",
+    }
+
+
+class TestUnconditional(Buckets, Adding, Failures):
+    """As with a server that takes no notice of If-None-Match."""
+
+    options: ClassVar[dict[str, Any]] = {"conditional_writes": False}
+
+
+class TestChecksums(Buckets, Adding, Reading):
+    """The SDK's own checksums, which this server does not know."""
+
+    options: ClassVar[dict[str, Any]] = {
+        "large_object_size": 0,
+        "large_object_chunk_size": 5,
+        "enable_data_integrity_protection": True,
+        "request_checksum_calculation": "when_supported",
+        "response_checksum_validation": "when_supported",
+    }
+
+
+class TestVirtual(Buckets, Adding, Reading, Ranges):
+    """The bucket in the host's name."""
+
+    options: ClassVar[dict[str, Any]] = {"bucket_url_format": "virtual"}
+
+    @pytest.fixture
+    def host(self, radosgw: RadosGateway) -> Iterator[str]:
+        with resolving("s3.test", "127.0.0.1"):
+            yield f"http://s3.test:{radosgw.ports['http']}"
+
+
+class TestParallelReads(Buckets, Reading, Ranges, Concurrency):
+    """Ranges side by side."""
+
+    large = 19 * MIB + 7
+    options: ClassVar[dict[str, Any]] = {"get_workers": 3}
