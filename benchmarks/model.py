@@ -17,6 +17,7 @@ class Task:
 
     `side` names the module (`side_<name>.py`) that does the work; tasks of the side `incumbent`
     run in the incumbent's environment. `options` are the operator's, the same file for both sides.
+    `unknown` keeps the size from the store.
     """
 
     operation: str
@@ -29,10 +30,12 @@ class Task:
     url: str = ""
     evict: str = ""
     size: int = 0
+    unknown: bool = False
     count: int = 1
     threads: int = 1
     discard: bool = False
     then_fsync: bool = False
+    verify: bool = False
     arguments: tuple[str, ...] = ()
     creates: str = ""
 
@@ -138,6 +141,16 @@ def duration(run: str, against: str, at_most: float) -> Target:
     return Target(
         f"time ≤ {at_most:g} × {against}",
         lambda medians: medians[run].seconds / medians[against].seconds,
+        at_most,
+        at_least=False,
+    )
+
+
+def processor(run: str, against: str, at_most: float) -> Target:
+    """`run` takes at most so many times the CPU seconds of `against`."""
+    return Target(
+        f"client CPU ≤ {at_most:g} × {against}",
+        lambda medians: medians[run].cpu / medians[against].cpu,
         at_most,
         at_least=False,
     )

@@ -20,7 +20,7 @@ class Side:
     def add(
         self, image_id: str, source: Any, *, size: int, algorithms: Sequence[str]
     ) -> tuple[str, Mapping[str, str]]:
-        image = self._stores.add(image_id, source, size=size, algorithms=algorithms)
+        image = self._stores.add(image_id, source, size=size or None, algorithms=algorithms)
         return image.location.url, image.digests
 
     def chunks(self, url: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ class Side(Protocol):
     def add(
         self, image_id: str, source: Any, *, size: int, algorithms: Sequence[str]
     ) -> tuple[str, Mapping[str, str]]:
-        """Store the image; return its URL and digests."""
+        """Store the image, of a size that may be 0 for unknown; return its URL and digests."""
 
     def chunks(self, url: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read the image or a range of it."""
@@ -62,8 +62,9 @@ def add(task: Task) -> Figures:
     with open(task.source, "rb", buffering=0) as file:
         source = Path(task.source) if task.as_path else Stream(file)
         with measured() as meter:
+            size = 0 if task.unknown else task.size
             url, digests = side.add(
-                str(uuid.uuid4()), source, size=task.size, algorithms=task.algorithms
+                str(uuid.uuid4()), source, size=size, algorithms=task.algorithms
             )
             if task.then_fsync:
                 flush(url)
@@ -87,7 +88,58 @@ def small_adds(task: Task) -> Figures:
     with ThreadPoolExecutor(task.threads) as pool:
         with measured() as meter:
             urls = list(pool.map(one, ids))
+        for url in urls if task.verify else ():
+            if b"".join(side.chunks(url)) != data:
+                raise RuntimeError(f"{url} holds other bytes than were added")
         list(pool.map(side.delete, urls))
+    return meter.figures
+
+
+def cycles(task: Task) -> Figures:
+    """Add, read and delete `count` images of `size` bytes, one after the other."""
+    side = side_of(task)
+    data = random.Random(0).randbytes(task.size)
+
+    def one() -> None:
+        source = Stream(io.BytesIO(data))
+        url, _ = side.add(str(uuid.uuid4()), source, size=task.size, algorithms=task.algorithms)
+        if b"".join(side.chunks(url)) != data:
+            raise RuntimeError("other bytes come back than were added")
+        side.delete(url)
+
+    one()  # a service's first request is not what counts
+    with measured() as meter:
+        for _ in range(task.count):
+            one()
+    return meter.figures
+
+
+def s3_client(task: Task) -> Any:
+    """Return boto3's client with its defaults, for the store that the options describe."""
+    boto3 = importlib.import_module("boto3")
+    return boto3.client(
+        "s3",
+        endpoint_url=task.options["s3_store_host"],
+        region_name=task.options["s3_store_region_name"],
+        aws_access_key_id=task.options["s3_store_access_key"],
+        aws_secret_access_key=task.options["s3_store_secret_key"],
+    )
+
+
+def s3_upload(task: Task) -> Figures:
+    """Upload a file as boto3 does it by default."""
+    client, bucket, key = s3_client(task), task.options["s3_store_bucket"], str(uuid.uuid4())
+    with open(task.source, "rb") as file, measured() as meter:
+        client.upload_fileobj(file, bucket, key)
+    client.delete_object(Bucket=bucket, Key=key)
+    return meter.figures
+
+
+def s3_download(task: Task) -> Figures:
+    """Download the object of a location into nothing, as boto3 does it by default."""
+    client, bucket, key = s3_client(task), *task.url.rsplit("/", 2)[-2:]
+    with open(os.devnull, "wb") as file, measured() as meter:
+        client.download_fileobj(bucket, key, file)
     return meter.figures
 
 
@@ -204,6 +256,9 @@ OPERATIONS: dict[str, Callable[[Task], Figures]] = {
     for each in (
         add,
         small_adds,
+        cycles,
+        s3_upload,
+        s3_download,
         get,
         send,
         send_chunks,

@@ -35,7 +35,7 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(),
-    "bench": Recipe(extras="http"),
+    "bench": Recipe(extras="http,s3"),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
     "tests": Recipe("tools/requirements-test.txt", extras="all,testing"),
