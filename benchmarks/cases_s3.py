@@ -37,7 +37,8 @@ class S3:
 
     def ours(self, work: Task, **options: object) -> Task:
         more = {f"s3_store_{name}": str(value) for name, value in options.items()}
-        return replace(work, side="imgstore", driver="s3", options=self._options | more)
+        both = self._options | more
+        return replace(work, side="imgstore", driver="s3", options=both, warm=True)
 
     def theirs(self, work: Task) -> Task:
         return replace(self.ours(work), side="incumbent")
@@ -59,7 +60,9 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
     image = SourceFile(path=bench.tmpfs / "images" / NAME, size=size, data=size)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(Scratch())
-        gateway = stack.enter_context(radosgw(scratch, stack.enter_context(ceph(scratch))))
+        gateway = stack.enter_context(
+            radosgw(scratch, stack.enter_context(ceph(scratch)), cache=True)
+        )
         made = stack.enter_context(bucket(gateway, gateway.user("bench")))
         target = ("127.0.0.1", gateway.ports["http"])
         store = S3(
@@ -184,6 +187,7 @@ def get_far(far: S3, size: int) -> Case:
             "imgstore": far.ours(work),
         },
         targets=(speed("imgstore, 4 workers", "glance_store", 3),),
+        once=("boto3 download_fileobj", "imgstore"),
         amount=size / MIB,
     )
 

@@ -17,7 +17,8 @@ class Task:
 
     `side` names the module (`side_<name>.py`) that does the work; tasks of the side `incumbent`
     run in the incumbent's environment. `options` are the operator's, the same file for both sides.
-    `unknown` keeps the size from the store.
+    `unknown` keeps the size from the store. With `warm` the store is used once before, as in a
+    service that runs.
     """
 
     operation: str
@@ -36,6 +37,7 @@ class Task:
     discard: bool = False
     then_fsync: bool = False
     verify: bool = False
+    warm: bool = False
     arguments: tuple[str, ...] = ()
     creates: str = ""
 

@@ -45,6 +45,9 @@ class Side(Protocol):
 def side_of(task: Task) -> Side:
     """Load the module of the task's side and open its store."""
     side: Side = importlib.import_module(f"side_{task.side}").Side(task.driver, task.options)
+    if task.warm:
+        url, _ = side.add(str(uuid.uuid4()), io.BytesIO(b"."), size=1, algorithms=("sha256",))
+        side.delete(url)
     return side
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -23,10 +24,71 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+class Part:
+    """The bytes of a part, or of a whole image, in blocks of 1 MiB; SDKs read it like a file.
+
+    Not in one piece: pieces of some MiB leave holes in the heap that the next one does not fit
+    into, and memory would grow by half.
+    """
+
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        """Keep blocks of 1 MiB, of which only the last may be shorter."""
+        self._blocks = blocks
+        self._size = sum(map(len, blocks))
+        self._position = 0
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate the blocks."""
+        return iter(self._blocks)
+
+    def __bytes__(self) -> bytes:
+        """Return all bytes in one piece."""
+        return b"".join(self._blocks)
+
+    def read(self, n: int = -1, /) -> bytes:
+        """Return at most ``n`` bytes from where the last read ended, none at the end."""
+        if n < 0:
+            rest = bytes(self)[self._position :]
+            self._position = self._size
+            return rest
+        if self._position >= self._size:
+            return b""
+        number, start = divmod(self._position, MIB)
+        piece = self._blocks[number][start : start + n]
+        self._position += len(piece)
+        return piece
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Let the next read begin elsewhere; return where."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._position
+
+
+def _read_part(body: Body, size: int) -> Part:
+    blocks = []
+    while size > 0:
+        block = body.read(min(size, MIB))
+        if block:
+            blocks.append(block)
+        if len(block) < min(size, MIB):
+            break
+        size -= len(block)
+    return Part(blocks)
+
+
 class PartedUpload(Protocol[P, R_co]):
     """An upload in parts, as a backend does it; ``put`` is called from several threads."""
 
-    def put(self, number: int, data: bytes) -> P:
+    def put(self, number: int, data: Part) -> P:
         """Send part ``number``, counted from 1, and return what ``finish`` needs of it."""
 
     def finish(self, parts: list[P]) -> R_co:
@@ -46,7 +108,7 @@ def upload_in_parts(
     body: Body,
     *,
     start: Callable[[], PartedUpload[P, R]],
-    put_whole: Callable[[bytes], R],
+    put_whole: Callable[[Part], R],
     part_size: Callable[[int], int],
     workers: int,
     budget: int = DEFAULT_BUDGET,
@@ -54,12 +116,12 @@ def upload_in_parts(
     """Upload ``body``, in one piece if it ends inside the first part, else in parts.
 
     ``start`` begins an upload in parts, once two parts are known to be needed. ``part_size``
-    gives the bytes of part 1, 2, …. At most ``workers`` parts are in flight, and fewer where they
-    and the part being read would exceed ``budget`` bytes, but always two parts in all. The first
-    failure cancels what has not begun, waits for what has, and aborts.
+    gives the bytes of part 1, 2, …. At most ``workers`` parts are in memory, in flight or being
+    read, and fewer where they would exceed ``budget`` bytes, but always two. The first failure
+    cancels what has not begun, waits for what has, and aborts.
     """
-    first = body.read(part_size(1))
-    following = body.read(part_size(2)) if len(first) == part_size(1) else b""
+    first = _read_part(body, part_size(1))
+    following = _read_part(body, part_size(2)) if len(first) == part_size(1) else Part(())
     if not following:
         return put_whole(first)
     parts = _Parts(workers, budget, start)
@@ -71,7 +133,7 @@ def upload_in_parts(
         while True:
             size = part_size(parts.count + 1)
             parts.make_room(size)
-            data = body.read(size)
+            data = _read_part(body, size)
             if not data:
                 break
             parts.send(data)
@@ -108,10 +170,13 @@ class _Parts(Generic[P, R]):
 
     def make_room(self, size: int) -> None:
         """Wait until a part of ``size`` bytes may be read; raises what a part raised."""
-        while len(self._flying) > 1 and sum(self._flying.values()) + size > self._budget:
+        most = max(1, self._workers - 1)
+        while len(self._flying) > most or (
+            len(self._flying) > 1 and sum(self._flying.values()) + size > self._budget
+        ):
             self._land()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Part) -> None:
         """Send the next part as soon as a worker is free; raises what a part raised."""
         while len(self._flying) >= self._workers:
             self._land()

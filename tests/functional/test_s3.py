@@ -47,9 +47,9 @@ def stored(bucket: Bucket, key: str = "image") -> bytes:
     return bucket.raw.get_object(Bucket=bucket.name, Key=key)["Body"].read()
 
 
-def claim(bucket: Bucket, *, lease: float) -> Claim:
-    at = {"Bucket": bucket.name, "Key": "image"}
-    return Claim(bucket.raw, at, "", lease=lease, encryption={})
+def claim(make: Make, key: str, *, lease: float = 300) -> Claim:
+    store = make()
+    return Claim(store._client.get().s3, store._settings, key, lease=lease)
 
 
 def ignore_conditions(store: S3Store) -> None:
@@ -226,43 +226,76 @@ class TestAdding:
 
     def test_commits_wait_for_each_other(self, make: Make, bucket: Bucket) -> None:
         """While another add commits the same id, an upload waits; then it finds out who won."""
+        other = claim(make, "image")
         with ThreadPoolExecutor(1) as pool:
-            with claim(bucket, lease=300):
-                adding = pool.submit(make(**IN_PARTS).add, "image", pattern(11 * MIB))
-                while not bucket.uploads():
-                    time.sleep(0.05)
-                time.sleep(1)
-                assert not adding.done()
-                assert bucket.keys() == [f"{PREFIX}image"]
+            other.take()
+            adding = pool.submit(make(**IN_PARTS).add, "image", pattern(11 * MIB))
+            while not bucket.uploads():
+                time.sleep(0.05)
+            time.sleep(1)
+            assert not adding.done()
+            assert bucket.keys() == [f"{PREFIX}image"]
+            other.give_up()
             assert adding.result(60).size == 11 * MIB
         assert bucket.keys() == ["image"]
 
-    def test_a_dead_commit_is_taken_over_once(self, bucket: Bucket) -> None:
+    def test_a_dead_commit_is_taken_over_once(self, make: Make, bucket: Bucket) -> None:
         """A claim that nobody gives up expires; of those who wait one has it at a time."""
-        claim(bucket, lease=300).__enter__()
+        claim(make, "image", lease=1).take()
         inside = list[int]()
 
         def commit(number: int) -> None:
-            with claim(bucket, lease=2):
-                inside.append(number)
-                assert len(inside) == 1
-                time.sleep(0.2)
-                inside.remove(number)
+            mine = claim(make, "image")
+            mine.take()
+            mine.check()
+            inside.append(number)
+            assert len(inside) == 1
+            time.sleep(0.2)
+            inside.remove(number)
+            mine.give_up()
 
         in_threads(4, commit)
         assert bucket.keys() == []
 
-    def test_a_claim_may_be_left_to_expire(self, bucket: Bucket) -> None:
-        """What is in doubt stays guarded; a claim that was taken over is not given up."""
-        with claim(bucket, lease=300) as kept:
-            kept.expires = True
+    def test_a_claim_that_was_taken_over_is_not_given_up(self, make: Make, bucket: Bucket) -> None:
+        """Who was stopped for longer than the lease neither commits nor removes another's claim."""
+        slow = claim(make, "image", lease=1)
+        slow.take()
+        time.sleep(2.5)
+        claim(make, "image").take()
+        with pytest.raises(errors.Unavailable):
+            slow.check()
+        slow.give_up()
         assert bucket.keys() == [f"{PREFIX}image"]
-        bucket.empty()
-        slow = claim(bucket, lease=1)
-        with slow:
-            time.sleep(2.5)
-            claim(bucket, lease=1).__enter__()
-        assert bucket.keys() == [f"{PREFIX}image"]
+
+    def test_a_small_image_whose_answer_is_slow(self, make: Make, bucket: Bucket) -> None:
+        """A commit that replaced it in the meantime is noticed, also when it is over."""
+        small, parts = make(), make(**IN_PARTS)
+        for number, store in enumerate((small, parts)):
+            store.add(f"first{number}", b"")  # what they ask the server first is over
+        is_put, is_replaced = threading.Event(), threading.Event()
+
+        def slow_answer(**_: Any) -> None:
+            is_put.set()
+            is_replaced.wait(60)
+
+        def before_completion(**_: Any) -> None:
+            putting.append(pool.submit(small.add, "image", b"small"))
+            is_put.wait(60)
+
+        putting = list[Any]()
+        events = small._client.get().s3.meta.events
+        events.register("before-parse.s3.PutObject", slow_answer)
+        event = "before-send.s3.CompleteMultipartUpload"
+        parts._client.get().s3.meta.events.register(event, before_completion)
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                assert parts.add("image", pattern(11 * MIB)).size == 11 * MIB
+            finally:
+                is_replaced.set()
+            with pytest.raises(errors.AlreadyExists):
+                putting[0].result(60)
+        assert small.size(f"{small.url_prefix}/image") == 11 * MIB
 
     def test_a_small_image_and_one_in_parts_at_once(self, make: Make, bucket: Bucket) -> None:
         """An image in one request never comes between the look and the commit of another add."""
@@ -472,7 +505,7 @@ class TestCredentials:
         self, make: Make, bucket: Bucket, radosgw: RadosGateway
     ) -> None:
         """A session token works as long as it lasts, and then the error says what it was."""
-        session = radosgw.session(bucket.user, seconds=4)
+        session = radosgw.session(bucket.user, seconds=8)
         keys = {
             "access_key": session.access_key,
             "secret_key": session.secret_key,
@@ -480,7 +513,7 @@ class TestCredentials:
         }
         store = make(**keys)
         image = store.add("image", b"data")
-        time.sleep(6)
+        time.sleep(10)
         for verb in (lambda: store.get(image.location), lambda: store.add("second", b"data")):
             with pytest.raises(errors.PermissionDenied) as caught:
                 verb()
@@ -623,6 +656,27 @@ class TestCopies:
         with pytest.raises(errors.IntegrityError, match="changed"):
             store.copy(f"{store.url_prefix}/image", "copy")
         assert bucket.keys() == ["image"]
+
+    def test_a_copy_that_cannot_be_looked_at_is_taken_back(
+        self, make: Make, bucket: Bucket
+    ) -> None:
+        """Whether the source stayed the same was not to be found out: nothing is stored."""
+        bucket.put("image", b"data")
+        store = make(max_attempts=1)
+        store.add("first", b"")
+
+        def fail(response_dict: dict[str, Any], **_: Any) -> None:
+            if copied:
+                copied.clear()
+                response_dict.update(status_code=503, body=b"")
+
+        copied = list[int]()
+        events = store._client.get().s3.meta.events
+        events.register("before-send.s3.CopyObject", lambda **_: copied.append(1))
+        events.register("before-parse.s3.HeadObject", fail)
+        with pytest.raises(errors.Unavailable):
+            store.copy(f"{store.url_prefix}/image", "copy")
+        assert sorted(bucket.keys()) == ["first", "image"]
 
     def test_a_copy_makes_the_bucket_too(self, make: Make, bucket: Bucket) -> None:
         """A first copy into a bucket that does not exist is like a first add."""

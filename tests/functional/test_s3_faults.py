@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 from servers.buckets import Bucket
-from servers.ceph import Ceph
-from servers.process import until
 from servers.proxy import Proxy
 from servers.radosgw import RadosGateway
 
@@ -301,12 +299,15 @@ class TestFull:
             source.reached.wait(60)
             while not bucket.uploads():
                 time.sleep(0.05)
-            with full(bucket.gateway.cluster):
+            bucket.gateway.cluster.fill()
+            try:
                 source.go_on.set()
                 with pytest.raises(errors.TimedOut) as of_parts:
                     adding.result(120)
                 with pytest.raises(errors.TimedOut) as of_whole:
                     store.add("whole", b"data")
+            finally:
+                bucket.gateway.cluster.make_room()
         assert not of_parts.value.indeterminate
         assert of_whole.value.indeterminate
         assert set(bucket.keys()) <= {"first", "whole"}
@@ -314,26 +315,6 @@ class TestFull:
         store.remove_leftovers(older_than=0)
         assert bucket.uploads() == []
         assert store.add("parts", pattern(6 * MIB)).size == 6 * MIB
-
-
-@contextlib.contextmanager
-def full(cluster: Ceph) -> Iterator[None]:
-    """Let a cluster say of itself that its disks are full."""
-    ratios = {"nearfull": ("0.85", "0.00001"), "backfillfull": ("0.9", "0.00002")}
-    ratios["full"] = ("0.95", "0.00003")
-
-    def is_full() -> bool:
-        return "OSD_FULL" in cluster.command("health", "detail")
-
-    for name, (_, low) in ratios.items():
-        cluster.command("osd", f"set-{name}-ratio", low)
-    try:
-        until(is_full, seconds=60, what="the cluster is full")
-        yield
-    finally:
-        for name, (normal, _) in reversed(ratios.items()):
-            cluster.command("osd", f"set-{name}-ratio", normal)
-        until(lambda: not is_full(), seconds=60, what="the cluster has room")
 
 
 ADDS = """
@@ -391,18 +372,27 @@ except KeyboardInterrupt:
 
 class TestInterrupted:
     @pytest.mark.parametrize(
-        ("operation", "left"), [("PutObject", 0), ("HeadObject", 0), ("CompleteMultipartUpload", 1)]
+        ("event", "left", "claims"),
+        [
+            ("before-send.s3.PutObject", 0, 0),
+            ("before-send.s3.HeadObject", 0, 0),
+            ("before-send.s3.CompleteMultipartUpload", 1, 1),
+            ("before-parse.s3.CompleteMultipartUpload", 0, 1),
+        ],
     )
     def test_ctrl_c_while_it_commits(
-        self, make: Make, bucket: Bucket, operation: str, left: int
+        self, make: Make, bucket: Bucket, event: str, left: int, claims: int
     ) -> None:
-        """Before the last request nothing is left; after it the upload is for a clean-up."""
+        """Before the last request nothing is left; after it what may be going on is left alone.
+
+        An image that came to be is removed. The claim expires.
+        """
         store, source = make(**IN_PARTS), Paused(pattern(30 * MIB))
         store.add("first", b"data")  # what it asks the server first is over
 
         def interrupt(**_: Any) -> None:
             if len(interrupted) < 1:
-                interrupted.append(operation)
+                interrupted.append(event)
                 raise KeyboardInterrupt
 
         interrupted = list[str]()
@@ -411,14 +401,14 @@ class TestInterrupted:
             source.reached.wait(60)
             while not bucket.uploads():
                 time.sleep(0.05)
-            store._client.get().s3.meta.events.register(f"before-send.s3.{operation}", interrupt)
+            store._client.get().s3.meta.events.register(event, interrupt)
             source.go_on.set()
             with pytest.raises(KeyboardInterrupt):
                 adding.result(60)
         assert interrupted
         assert len(bucket.uploads()) == left
         assert len(store.leftovers(older_than=0)) == left
-        assert sorted(bucket.keys()) == ["first", *["imgstore-claim-image"] * left]
+        assert sorted(bucket.keys()) == ["first", *["imgstore-claim-image"] * claims]
 
     def test_ctrl_c_leaves_nothing(self, bucket: Bucket) -> None:
         """Parts in flight end, then the upload is aborted."""

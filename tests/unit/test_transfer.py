@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import pytest
 
 from imgstore.errors import IntegrityError, SizeMismatch, StoreError, Unavailable
 from imgstore.streams import Body
-from imgstore.transfer import read_in_parts, upload_in_parts
+from imgstore.transfer import Part, read_in_parts, upload_in_parts
+
+MIB = 1 << 20
 
 
 class Upload:
@@ -31,7 +34,7 @@ class Upload:
         self.events.append("start")
         return self
 
-    def put(self, number: int, data: bytes) -> int:
+    def put(self, number: int, data: Part) -> int:
         with self.lock:
             self.flying += 1
             self.bytes += len(data)
@@ -39,7 +42,7 @@ class Upload:
             self.most_bytes = max(self.most_bytes, self.bytes)
         try:
             self.behave(number)
-            self.parts[number] = data
+            self.parts[number] = bytes(data)
             return number
         finally:
             with self.lock:
@@ -57,9 +60,9 @@ class Upload:
     def abort(self) -> None:
         self.events.append(f"abort with {self.flying} in flight")
 
-    def put_whole(self, data: bytes) -> bytes:
+    def put_whole(self, data: Part) -> bytes:
         self.events.append("whole")
-        return data
+        return bytes(data)
 
 
 def send(upload: Upload, source: object, *, size: int | None = None, **settings: int) -> bytes:
@@ -99,6 +102,52 @@ def test_workers_bound_the_parts_in_flight():
     upload = Upload(lambda number: time.sleep(0.02))
     send(upload, bytes(300), workers=3)
     assert upload.most == 3
+
+
+class Held(Upload):
+    """Counts the parts that are in memory: read from ``source``, and not yet put."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda number: time.sleep(0.005))
+        self.held = 0
+        self.most_held = 0
+
+    def source(self):
+        for _ in range(30):
+            with self.lock:
+                self.held += 1
+                self.most_held = max(self.most_held, self.held)
+            yield bytes(10)
+
+    def put(self, number: int, data: Part) -> int:
+        result = super().put(number, data)
+        with self.lock:
+            self.held -= 1
+        return result
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 2), (2, 2), (4, 4)])
+def test_parts_in_memory_are_bounded_by_the_workers(workers, most):
+    """The part that is being read counts: as many parts as workers, and at least two."""
+    upload = Held()
+    send(upload, upload.source(), workers=workers)
+    assert upload.most_held <= most
+
+
+def test_a_part_reads_like_a_file():
+    """SDKs read a part in pieces, measure it, and go back to its start to send it again."""
+    data = bytes(number % 251 for number in range(2 * MIB + 7))
+    part = Part([data[:MIB], data[MIB : 2 * MIB], data[2 * MIB :]])
+    assert len(part) == len(data)
+    for _ in range(2):
+        assert part.seek(0) == 0
+        assert b"".join(iter(lambda: part.read(300_001), b"")) == data
+    assert part.tell() == part.seek(0, os.SEEK_END) == len(data)
+    assert part.read(1) == part.read() == b""
+    assert part.seek(-5, os.SEEK_CUR) == len(data) - 5
+    assert part.read() == data[-5:]
+    assert bytes(part) == b"".join(part) == data
+    assert not Part(())
 
 
 def test_the_budget_bounds_the_bytes_in_flight():

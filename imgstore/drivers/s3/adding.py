@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import logging
 import re
@@ -15,7 +16,6 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from imgstore.drivers.s3.claims import Claim
 from imgstore.drivers.s3.client import (
-    Attempts,
     Client,
     classify,
     error_code,
@@ -32,6 +32,7 @@ from imgstore.errors import (
     StoreError,
     Unavailable,
 )
+from imgstore.transfer import Part
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +77,6 @@ class Adding:
         self._sizes: dict[int, int] = {}
         self._is_cancelled = False
         self._is_committing = False
-        self._is_in_doubt = False
 
     # What all ways have in common.
 
@@ -109,54 +109,79 @@ class Adding:
         create_bucket(self._s3, self._settings)
         return call()
 
-    @contextmanager
-    def _committing(self, *, is_exclusive: bool) -> Iterator[None]:
-        """Enclose the request that makes the object, whose outcome may have to be found out.
+    def _commit(
+        self,
+        request: Callable[[], dict[str, Any]],
+        *,
+        is_exclusive: bool,
+        refused: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """Send the request that makes the object, and find out what became of it.
 
-        ``is_exclusive`` says that it replaces nothing. Leaving normally means that the object is
-        there and ours.
+        Returns when the object is there and ours: the answer, or nothing if that was lost.
+        ``is_exclusive`` says that the request replaces nothing. ``refused`` is called first where
+        it was refused because of its conditions.
         """
         self._is_committing = True
+        failure: Exception | None = None
+        answer: dict[str, Any] = {}
         with self._client.watched() as attempts:
             try:
-                yield
+                answer = request()
             except Exception as exc:
-                self._is_committing = attempts.unknown
-                self._settle(exc, attempts, is_exclusive=is_exclusive)
+                failure = exc
+        self._is_committing = attempts.unknown and failure is not None
+        if failure is not None:
+            if is_conflict(failure):
+                refused()
+            self._settle(failure, is_exclusive=is_exclusive)
         self._is_committing = False
+        self._upload_id = ""
+        return answer
 
-    def _settle(self, exc: Exception, attempts: Attempts, *, is_exclusive: bool) -> None:
+    def _settle(self, exc: Exception, *, is_exclusive: bool) -> None:
         """Return if the request made the object after all; raise what is known otherwise.
 
         An upload is not aborted while its completion may be going on: servers have been seen to
         do both.
         """
-        if not attempts.unknown and not is_conflict(exc):
+        is_unknown = self._is_committing
+        if not is_unknown and not is_conflict(exc):
             raise exc
-        deadline = time.monotonic() + _SETTLING
-        while True:
-            try:
-                found = self._find()
-            except Exception:  # the first failure says more
-                self._raise_unknown(exc, doubt=attempts.unknown)
-            if self._is_ours(found):
-                return
-            if found is not None and (is_exclusive or not attempts.unknown):
-                raise AlreadyExists("an image of this id exists") from exc
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_PAUSE)
-        if attempts.unknown:
+        try:
+            found = self._await(any_object=is_exclusive or not is_unknown)
+        except Exception:  # the first failure says more
+            if is_unknown:
+                self._raise_unknown(exc)
+            raise AlreadyExists("an image of this id exists, or is being added") from exc
+        if self._is_ours(found):
+            return
+        if found is not None and (is_exclusive or not is_unknown):
+            self._is_committing = False
+            raise AlreadyExists("an image of this id exists") from exc
+        if is_unknown:
             self._raise_unknown(exc)
         raise Unavailable("other requests for this object are in the way") from exc
 
-    def _raise_unknown(self, exc: Exception, *, doubt: bool = True) -> NoReturn:
-        """Raise an error that says whether the image may exist."""
-        self._is_in_doubt |= doubt
+    def _await(self, *, any_object: bool = False) -> dict[str, Any] | None:
+        """Wait for our object, or for any, to show up, as long as that usually takes."""
+        deadline = time.monotonic() + _SETTLING
+        while True:
+            found = self._find()
+            is_awaited = self._is_ours(found) or (any_object and found is not None)
+            if is_awaited or time.monotonic() > deadline:
+                return found
+            time.sleep(_PAUSE)
+
+    @staticmethod
+    def _raise_unknown(exc: Exception) -> NoReturn:
+        """Raise an error that says that the image may exist or not."""
         error = exc if isinstance(exc, ImgStoreError) else classify(exc)
-        error = error or StoreError(f"the request failed: {type(exc).__name__}")
-        if isinstance(error, StoreError) and doubt:
-            error.indeterminate = True
+        if is_conflict(exc) or not isinstance(error, StoreError):
+            error = StoreError(f"the outcome is unknown: {type(exc).__name__}", retryable=True)
+        error.indeterminate = True
+        if error is exc:
+            raise exc
         raise error from exc
 
     def _check_stored(self, size: int) -> None:
@@ -169,7 +194,7 @@ class Adding:
             # The server took no notice of If-None-Match, or somebody deleted the object.
             raise AlreadyExists("another request replaced or removed the object at that moment")
         if found["ContentLength"] != size:
-            self._remove_ours()
+            self.discard()
             raise IntegrityError(f"the server stored {found['ContentLength']} of {size} bytes")
 
     @contextmanager
@@ -184,74 +209,75 @@ class Adding:
             raise
 
     def discard(self) -> None:
-        """Remove what this add may have left; best effort, for one that fails anyway.
-
-        An upload whose completion was asked for stays for ``leftovers``.
-        """
-        try:
-            if self._upload_id and not self._is_committing:
-                self.abort()
-            self._remove_ours()
-        except Exception as exc:  # what is left is for leftovers() to find
-            LOG.warning("an add that failed could not be undone: %s", type(exc).__name__)
+        """Remove what this add may have left; best effort, for one that fails anyway."""
+        for undo in (self.abort, self._remove_ours):
+            try:
+                undo()
+            except Exception as exc:  # what is left is for leftovers() to find
+                LOG.warning("an add that failed could not be undone: %s", type(exc).__name__)
 
     def _remove_ours(self) -> None:
-        if self._is_ours(self._find()):
+        found = self._await() if self._is_committing else self._find()
+        if self._is_ours(found):
             self._s3.delete_object(**self._at)
 
     @contextmanager
     def _alone(self, *, is_exclusive: bool) -> Iterator[None]:
         """Let no other add of the id commit meanwhile, as far as the server can.
 
-        ``is_exclusive`` says that the request inside has a condition, which AWS heeds; elsewhere
-        whoever has the claim looks for the image and commits.
+        ``is_exclusive`` says that the request inside replaces nothing. Otherwise whoever has the
+        claim looks for the image and commits.
         """
-        if not self._needs_claim:
+        if is_exclusive or not self._needs_claim:
             if not is_exclusive:
                 self._refuse_existing()
             yield
             return
-        with self._in_bucket(self._claim().__enter__) as claim:
-            try:
-                self._refuse_existing()
-                yield
-            finally:
-                claim.expires = self._is_in_doubt or self._is_committing
+        claim = self._claim()
+        self._in_bucket(claim.take)
+        try:
+            self._refuse_existing()
+            claim.check()
+            yield
+        finally:
+            # What is in doubt stays guarded: the claim expires.
+            if not self._is_committing:
+                claim.give_up()
 
     def _claim(self) -> Claim:
         settings = self._settings
-        return Claim(
-            self._s3,
-            self._at,
-            settings.key_prefix,
-            lease=settings.lease,
-            encryption=settings.encryption,
-        )
+        return Claim(self._s3, settings, self._at["Key"], lease=settings.lease)
 
     # In one request.
 
-    def put_whole(self, data: bytes) -> None:
+    def put_whole(self, data: Part) -> None:
         """Store an image that is in memory; raises AlreadyExists."""
         if not self._condition:
             self._refuse_existing()
         md5 = self._md5(data)
         request = {**self._new, **_content_md5(md5), **self._condition, "Body": data}
-        answer: dict[str, Any] = {}
+        is_exclusive = bool(self._condition)
+
+        def put() -> dict[str, Any]:
+            data.seek(0)  # it may be the second time
+            return dict(self._s3.put_object(**request))
+
         with self._undone_if_interrupted():
-            with self._committing(is_exclusive=bool(self._condition)):
-                answer = self._in_bucket(lambda: self._s3.put_object(**request))
+            answer = self._in_bucket(lambda: self._commit(put, is_exclusive=is_exclusive))
             try:
                 is_proven = self._is_proof(answer, data, md5)
             except IntegrityError:
                 self.discard()
                 raise
-            if not self._condition or self._was_claimed() or not is_proven:
+            if self._needs_claim:
+                self._wait_for_others()
+            if self._needs_claim or not is_exclusive or not is_proven:
                 self._check_stored(len(data))
 
-    def _was_claimed(self) -> bool:
-        """Wait for an add that was about to commit its parts, which may replace the object."""
+    def _wait_for_others(self) -> None:
+        """Wait until no add that looked for the image before it was there can replace it."""
         try:
-            return self._needs_claim and self._claim().wait()
+            self._claim().wait()
         except Exception as exc:
             self._raise_unknown(exc)
 
@@ -268,16 +294,16 @@ class Adding:
             request.update(self._condition)
         is_exclusive = "IfNoneMatch" in request and self._settings.endpoint.is_amazon
         with self._undone_if_interrupted(), self._alone(is_exclusive=is_exclusive):
-            with self._committing(is_exclusive=is_exclusive):
-                try:
-                    self._in_bucket(lambda: self._s3.copy_object(**request))
-                except Exception as exc:
-                    if is_conflict(exc):  # of which of the two conditions?
-                        self.check_source(source, etag)
-                    raise
+            self._in_bucket(
+                lambda: self._commit(
+                    lambda: self._s3.copy_object(**request),
+                    is_exclusive=is_exclusive,
+                    refused=lambda: self.check_source(source, etag),
+                )
+            )
             try:
                 self.check_source(source, etag)
-            except IntegrityError:
+            except Exception:
                 self.discard()
                 raise
             self._check_stored(size)
@@ -315,7 +341,7 @@ class Adding:
     def _upload(self) -> dict[str, Any]:
         return {**self._at, "UploadId": self._upload_id}
 
-    def put(self, number: int, data: bytes) -> dict[str, Any]:
+    def put(self, number: int, data: Part) -> dict[str, Any]:
         """Send a part, and see that it arrived as it was sent."""
         md5 = self._md5(data)
         request = {**self._upload, **_content_md5(md5), "PartNumber": number, "Body": data}
@@ -342,40 +368,59 @@ class Adding:
 
     def finish(self, parts: list[dict[str, Any]]) -> None:
         """Make the parts an object; raises AlreadyExists."""
-        request = {**self._upload, **self._condition, "MultipartUpload": {"Parts": parts}}
+        request = {**self._upload, "MultipartUpload": {"Parts": parts}}
+        is_exclusive = bool(self._condition) and self._settings.endpoint.is_amazon
         try:
-            is_exclusive = bool(self._condition) and self._settings.endpoint.is_amazon
             with self._undone_if_interrupted(), self._alone(is_exclusive=is_exclusive):
-                with self._committing(is_exclusive=is_exclusive):
-                    self._s3.complete_multipart_upload(**request)
+                self._commit(lambda: self._complete(request), is_exclusive=is_exclusive)
                 self._check_stored(sum(self._sizes.values()))
         finally:
-            self._live.discard(self._upload_id)
+            self._live.discard(request["UploadId"])
+
+    def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer = self._s3.complete_multipart_upload(**request, **self._condition)
+        except Exception as exc:
+            if not self._needs_claim or error_code(exc) != "NotImplemented":
+                raise
+            answer = self._s3.complete_multipart_upload(**request)
+        return dict(answer)
 
     def cancel(self) -> None:
         """Send no part again that fails from now on."""
         self._is_cancelled = True
 
     def abort(self) -> None:
-        """Remove the parts."""
+        """Remove the parts, unless they are an object or may become one."""
         self._live.discard(self._upload_id)
+        if self._is_committing or not self._upload_id:
+            return
         # A part that arrives late outlives an abort:
         # https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
         for _ in range(_ABORTS):
-            try:
-                self._s3.abort_multipart_upload(**self._upload)
-                self._s3.list_parts(**self._upload, MaxParts=1)
-            except Exception as exc:
-                if status_of(exc) != HTTPStatus.NOT_FOUND:
-                    raise
+            if self._is_gone(self._s3.abort_multipart_upload, HTTPStatus.NOT_FOUND):
                 return
+            # Who may not look has to believe it.
+            looking = functools.partial(self._s3.list_parts, MaxParts=1)
+            if self._is_gone(looking, HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+                return
+        LOG.warning("parts of an upload go on arriving after it was aborted")
+
+    def _is_gone(self, call: Callable[..., object], *statuses: int) -> bool:
+        try:
+            call(**self._upload)
+        except Exception as exc:
+            if status_of(exc) not in statuses:
+                raise
+            return True
+        return False
 
     # What proves that the server has what was sent.
 
-    def _md5(self, data: bytes) -> str | None:
+    def _md5(self, data: Part) -> str | None:
         return _md5(data) if self._settings.sends_md5 else None
 
-    def _is_proof(self, answer: Mapping[str, Any], data: bytes, md5: str | None) -> bool:
+    def _is_proof(self, answer: Mapping[str, Any], data: Part, md5: str | None) -> bool:
         """Return whether an answer proves that ``data`` arrived; raises IntegrityError if not.
 
         The server compares an MD5 that it was sent, a signed SHA-256, or the SDK's checksum, which
@@ -404,8 +449,11 @@ def create_bucket(s3: Any, settings: Settings) -> None:
             raise
 
 
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+def _md5(data: Part) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for block in data:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _content_md5(md5: str | None) -> dict[str, str]:

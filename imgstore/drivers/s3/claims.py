@@ -6,10 +6,12 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.drivers.s3.client import head, is_conflict, server_time, status_of
+from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import Unavailable
 
 LOG = logging.getLogger(__name__)
@@ -17,69 +19,72 @@ LOG = logging.getLogger(__name__)
 PREFIX: Final = "imgstore-claim-"
 
 _HOLDER: Final = "imgstore-holder"
-_PAUSE: Final = 0.25
+_LEASE: Final = "imgstore-lease"
+_FIRST_PAUSE: Final = 0.25  # seconds; later ones are longer
+_LONGEST_PAUSE: Final = 2.0
+_NOT_TAKEN: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 
 
 class Claim:
-    """An object beside an image that only one add at a time can put; entered and left.
+    """An object beside an image that only one add at a time can put.
 
     It lies at ``<key prefix>imgstore-claim-<image id>`` while an upload of the image is completed.
-    Entering waits until the claim of another add is gone, and takes over one that is older than
-    ``lease`` seconds by the server's clock: its process died. With ``expires`` set it is not given
-    up on leaving: what it guards may still be going on.
+    Its metadata says for how many seconds it holds, by the server's clock: after that its process
+    is dead, and another may take it over.
     """
 
-    def __init__(
-        self,
-        s3: Any,
-        at: Mapping[str, str],
-        key_prefix: str,
-        *,
-        lease: float,
-        encryption: Mapping[str, str],
-    ) -> None:
-        """Prepare to claim the object ``at``; ``encryption`` is what objects are put with."""
+    def __init__(self, s3: Any, settings: Settings, key: str, *, lease: float) -> None:
+        """Prepare to claim the object ``key``; ``lease`` is in seconds."""
         self._s3 = s3
         self._lease = lease
-        image_id = at["Key"].removeprefix(key_prefix)
-        self._at = {"Bucket": at["Bucket"], "Key": f"{key_prefix}{PREFIX}{image_id}"}
+        image_id = key.removeprefix(settings.key_prefix)
+        self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PREFIX}{image_id}"}
         self._holder = uuid.uuid4().hex
         self._new = {
             **self._at,
-            **encryption,
+            **settings.encryption,
             "Body": self._holder.encode(),  # so that each claim has an ETag of its own
-            "Metadata": {_HOLDER: self._holder},
+            "Metadata": {_HOLDER: self._holder, _LEASE: str(lease)},
         }
         self._since = 0.0
-        self.expires = False
+        self._is_held = False
 
-    def __enter__(self) -> Claim:
-        """Wait for the claim and take it; raises Unavailable if that takes two leases."""
-        deadline = time.monotonic() + 2 * self._lease
+    def take(self) -> None:
+        """Wait until nobody has the claim, and have it; raises Unavailable after two leases."""
         try:
-            while not self._take():
-                _pause(deadline)
+            while not self._put():
+                self.wait()
+            self._is_held = True
         except BaseException:
-            self._give_up(is_sure=False)
+            self.give_up()
             raise
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        """Give the claim up, unless it shall expire or was taken over."""
-        if not self.expires:
-            self._give_up(is_sure=time.monotonic() - self._since < self._lease / 2)
-
-    def wait(self) -> bool:
-        """Wait until nobody has the claim; return whether anybody had."""
+    def wait(self) -> None:
+        """Wait until nobody has the claim; raises Unavailable after two leases."""
         deadline = time.monotonic() + 2 * self._lease
-        found = head(self._s3, self._at)
-        was_held = found is not None
-        while found is not None and not self._is_expired(found):
-            _pause(deadline)
-            found = head(self._s3, self._at)
-        return was_held
+        pause = _FIRST_PAUSE
+        while (found := head(self._s3, self._at)) is not None and not is_expired(found):
+            if time.monotonic() > deadline:
+                raise Unavailable("other adds of this id are being committed all the time")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _take(self) -> bool:
+    def check(self) -> None:
+        """Raise Unavailable if the claim may be over before a commit that begins now."""
+        if time.monotonic() - self._since > self._lease / 2:
+            raise Unavailable("the server took too long to let this add commit")
+
+    def give_up(self) -> None:
+        """Remove the claim if it is still ours; best effort, for it expires."""
+        try:
+            is_sure = self._is_held and time.monotonic() - self._since < self._lease / 4
+            found = None if is_sure else head(self._s3, self._at)
+            if is_sure or (found is not None and self._is_ours(found)):
+                self._s3.delete_object(**self._at)
+        except Exception as exc:  # leftovers() finds it
+            LOG.warning("a claim could not be removed: %s", type(exc).__name__)
+
+    def _put(self) -> bool:
         self._since = time.monotonic()
         try:
             self._s3.put_object(**self._new, IfNoneMatch="*")
@@ -88,20 +93,21 @@ class Claim:
             if not is_conflict(exc):
                 raise
         found = head(self._s3, self._at)
-        # Ours: the request was sent twice, and taken the first time.
-        return found is not None and (
-            self._is_ours(found) or (self._is_expired(found) and self._take_over(found["ETag"]))
-        )
+        if found is None:
+            return False
+        # Ours: the request was sent twice, and the claim put the first time.
+        return self._is_ours(found) or (is_expired(found) and self._take_over(found["ETag"]))
 
     def _take_over(self, etag: str) -> bool:
         """Replace a dead claim; of many that try only one succeeds."""
-        for tag in (etag.strip('"'), etag):  # Ceph 16 compares without the quotation marks
+        for tag in (etag, etag.strip('"')):  # Ceph 16 compares without the quotation marks
             try:
                 self._s3.put_object(**self._new, IfMatch=tag)
             except Exception as exc:
-                if not is_conflict(exc) and status_of(exc) != HTTPStatus.NOT_FOUND:
+                if not is_conflict(exc) and status_of(exc) not in _NOT_TAKEN:
                     raise
                 continue
+            time.sleep(_FIRST_PAUSE)  # where If-Match has no effect the last one has it
             found = head(self._s3, self._at)
             return found is not None and self._is_ours(found)
         return False
@@ -109,20 +115,10 @@ class Claim:
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
         return bool(found["Metadata"].get(_HOLDER) == self._holder)
 
-    def _is_expired(self, found: Mapping[str, Any]) -> bool:
-        age = server_time(found) - found["LastModified"]
-        return bool(age.total_seconds() > self._lease)
 
-    def _give_up(self, *, is_sure: bool) -> None:
-        try:
-            found = None if is_sure else head(self._s3, self._at)
-            if is_sure or (found is not None and self._is_ours(found)):
-                self._s3.delete_object(**self._at)
-        except Exception as exc:  # it expires, and leftovers() finds it
-            LOG.warning("a claim could not be removed: %s", type(exc).__name__)
-
-
-def _pause(deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise Unavailable("other adds of this id are being committed all the time")
-    time.sleep(_PAUSE)
+def is_expired(found: Mapping[str, Any]) -> bool:
+    """Return whether what ``head`` found is a claim whose time is over, or not a claim at all."""
+    lease = 0.0
+    with suppress(ValueError):
+        lease = float(found["Metadata"].get(_LEASE, 0))
+    return bool((server_time(found) - found["LastModified"]).total_seconds() > lease)

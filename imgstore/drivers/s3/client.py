@@ -43,7 +43,6 @@ class Client:
         config = _lazy.load("botocore.config", install=INSTALL)
         self._botocore = _lazy.load("botocore.exceptions", install=INSTALL)
         self._watching = threading.local()
-        self._asking = threading.Lock()
         self._is_conditional: bool | None = None
         if isinstance(settings.verify, str):
             _check_ca_file(settings.verify)
@@ -92,9 +91,7 @@ class Client:
     def is_conditional(self, ask: Callable[[], bool | None]) -> bool:
         """Return whether the server honours If-None-Match: what ``ask`` says, once it knows."""
         if self._is_conditional is None:
-            with self._asking:
-                if self._is_conditional is None:
-                    self._is_conditional = ask()
+            self._is_conditional = ask()
         return self._is_conditional is not False
 
     @contextmanager
@@ -103,11 +100,12 @@ class Client:
 
         Once ``cancelled`` is true a request that failed is not sent again.
         """
+        outer = getattr(self._watching, "attempts", None)
         attempts = self._watching.attempts = Attempts(cancelled)
         try:
             yield attempts
         finally:
-            self._watching.attempts = None
+            self._watching.attempts = outer
 
     def _on_sending(self, **_: Any) -> None:
         attempts = getattr(self._watching, "attempts", None)
@@ -122,10 +120,13 @@ class Client:
         if attempts is not None:
             attempts.pending = False
             attempts.in_doubt |= self._is_doubtful(response, caught_exception)
-        if caught_exception is None:
-            return
-        if is_untrusted(caught_exception) or (attempts is not None and attempts.cancelled()):
-            raise caught_exception  # a certificate does not become better
+        is_cancelled = attempts is not None and attempts.cancelled()
+        if caught_exception is not None:
+            # A certificate does not become better.
+            if is_cancelled or is_untrusted(caught_exception):
+                raise caught_exception
+        elif is_cancelled and response is not None and response[0].status_code >= 400:
+            raise Unavailable(f"the service answers {response[0].status_code}")
 
     def _is_doubtful(self, response: Any, exc: Exception | None) -> bool:
         """Return whether a request may have been carried out although no success was seen."""

@@ -6,14 +6,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from imgstore.arguments import is_safe_image_id
 from imgstore.drivers.s3 import claims, probe
-from imgstore.drivers.s3.client import server_time, status_of
+from imgstore.drivers.s3.client import head, server_time, status_of
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
+
+# Claims and probes that are younger may be in use.
+_YOUNGEST: Final = timedelta(seconds=300)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,14 @@ class _Upload:
     at: Mapping[str, str]
     size: int
     active: datetime
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A claim or a probe."""
+
+    at: Mapping[str, str]
+    etag: str
 
 
 def find(
@@ -79,24 +90,29 @@ def _look_at(s3: Any, at: Mapping[str, str], initiated: datetime) -> _Upload | N
 def _objects(
     s3: Any, settings: Settings, store: str, prefix: str, *, older_than: timedelta
 ) -> Iterator[Leftover]:
-    age = max(older_than, timedelta(seconds=settings.lease))
+    age = max(older_than, _YOUNGEST)
     request = {"Bucket": settings.bucket, "Prefix": settings.key_prefix + prefix}
     for page in s3.get_paginator("list_objects_v2").paginate(**request):
         now = server_time(page)
-        for found in page.get("Contents", ()):
-            if _age(now, found["LastModified"]) >= age:
-                at = {"Bucket": settings.bucket, "Key": found["Key"]}
-                yield Leftover(store, found["Key"], found["LastModified"], found["Size"], at)
+        for listed in page.get("Contents", ()):
+            at = {"Bucket": settings.bucket, "Key": listed["Key"]}
+            found = head(s3, at) if _age(now, listed["LastModified"]) >= age else None
+            if found is not None and claims.is_expired(found):
+                key = _Object(at, found["ETag"])
+                yield Leftover(store, at["Key"], found["LastModified"], listed["Size"], key)
 
 
 def remove(s3: Any, leftover: Leftover) -> None:
-    """Remove one; raises NotFound for an upload that is gone or got a part since it was found."""
+    """Remove one; raises NotFound for what is gone or turned out to be alive."""
     found = leftover.key
-    if not isinstance(found, _Upload):
-        s3.delete_object(**found)
+    if isinstance(found, _Object):
+        now = head(s3, found.at)
+        if now is None or now["ETag"] != found.etag:
+            raise NotFound("the object is gone, or another one")
+        s3.delete_object(**found.at)
         return
-    now = _look_at(s3, found.at, leftover.modified)
-    if now is None or (now.active, now.size) != (found.active, found.size):
+    upload = _look_at(s3, found.at, leftover.modified)
+    if upload is None or (upload.active, upload.size) != (found.active, found.size):
         raise NotFound("the upload is gone, or goes on")
     try:
         s3.abort_multipart_upload(**found.at)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.drivers.s3.client import error_code, is_conflict, status_of
 from imgstore.drivers.s3.settings import Settings
+
+LOG = logging.getLogger(__name__)
 
 PREFIX: Final = "imgstore-check-"
 
@@ -23,20 +26,27 @@ def honours_conditions(s3: Any, settings: Settings) -> bool | None:
     new = {**at, **settings.encryption, "Body": b"check"}
     try:
         s3.put_object(**new, IfNoneMatch="*")
+        answer = _is_refused(s3, new)
     except Exception as exc:
         if error_code(exc) == "NoSuchBucket":
             return None
-        if status_of(exc) not in _REFUSALS:
+        answer = is_conflict(exc)  # sent twice, and put the first time
+        if not answer and status_of(exc) not in _REFUSALS:
             raise
-        s3.put_object(**new)  # raises if it was refused for another reason
+        if not answer:
+            s3.put_object(**new)  # raises if it was refused for another reason
+    try:
         s3.delete_object(**at)
-        return False
+    except Exception as exc:  # leftovers() finds it
+        LOG.warning("the object %s could not be removed: %s", at["Key"], type(exc).__name__)
+    return answer
+
+
+def _is_refused(s3: Any, new: dict[str, Any]) -> bool:
     try:
         s3.put_object(**new, IfNoneMatch="*")
-        return False
     except Exception as exc:
         if not is_conflict(exc):
             raise
         return True
-    finally:
-        s3.delete_object(**at)
+    return False

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any, Final
 
-from imgstore.errors import IntegrityError, Unsupported
+from imgstore.drivers.s3.client import Client
+from imgstore.errors import IntegrityError, Unavailable, Unsupported
 from imgstore.hashing import MIB
 from imgstore.streams import Opened
 from imgstore.transfer import read_in_parts
 
 RANGE: Final = 8 * MIB
+_PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
 _RETRIES: Final = 3
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -27,63 +28,89 @@ def open_stream(
 
 
 def open_ranges(
-    s3: Any,
+    client: Client,
     at: dict[str, str],
     offset: int,
     length: int | None,
     if_version: str | None,
     *,
     workers: int,
-    is_retryable: Callable[[Exception], bool],
 ) -> Opened:
     """Open an object that is read in ranges, ``workers`` at once; a small one with one request."""
     first = RANGE if length is None else min(RANGE, length)
     try:
-        answer, size = _request(s3, at, offset, first, if_version)
+        answer, size = _request(client.s3, at, offset, first, if_version)
     except Unsupported:
-        return open_stream(s3, at, offset, length, if_version)
+        return open_stream(client.s3, at, offset, length, if_version)
     body, version = answer["Body"], answer.get("ETag")
     wanted = size - offset if length is None else min(length, size - offset)
-    if wanted <= first or version is None:
-        if version is None:  # ranges of what is not pinned may be of different images
-            body.close()
-            return open_stream(s3, at, offset, length, if_version)
+    if version is None:  # ranges of what is not pinned may be of different images
+        body.close()
+        return open_stream(client.s3, at, offset, length, if_version)
+    if wanted <= first:
         return Opened(_pieces(body), size, version, body.close)
-
-    def fetch(at_byte: int, n: int) -> bytes:
-        if at_byte == offset and (unread := _pop(held)):
-            data: bytes = unread.read()
-            return data
-        part, _ = _request(s3, at, at_byte, n, version)
-        try:
-            return bytes(part["Body"].read())
-        finally:
-            part["Body"].close()
-
-    held = [body]
+    ranges = _Ranges(client, at, version, offset, body)
     chunks = read_in_parts(
-        fetch,
+        ranges.fetch,
         offset=offset,
         length=wanted,
         part_size=RANGE,
         workers=workers,
         retries=_RETRIES,
-        is_retryable=is_retryable,
+        is_retryable=lambda exc: isinstance(exc, _BrokenError),
     )
 
     def close() -> None:
-        with ExitStack() as closing:
-            closing.callback(body.close)
-            closing.callback(chunks.close)
+        ranges.close()
+        chunks.close()
 
     return Opened(chunks, size, version, close)
 
 
-def _pop(held: list[Any]) -> Any:
-    try:
-        return held.pop()
-    except IndexError:
-        return None
+class _BrokenError(Unavailable):
+    """A body that broke off; requests are repeated by the SDK."""
+
+
+class _Ranges:
+    """Fetches ranges of one version of an object; ``body`` is that of the first, open already."""
+
+    def __init__(
+        self, client: Client, at: dict[str, str], version: str, offset: int, body: Any
+    ) -> None:
+        self._client = client
+        self._at = at
+        self._version = version
+        self._offset = offset
+        self._first = [body]
+        self._body = body
+        self._is_closed = False
+
+    def fetch(self, offset: int, length: int) -> bytes:
+        """Return a range; from several threads."""
+        body = self._open(offset, length)
+        try:
+            return bytes(body.read())
+        except Exception as exc:
+            if self._is_closed:
+                raise
+            raise _BrokenError("the connection broke while data arrived") from exc
+        finally:
+            body.close()
+
+    def _open(self, offset: int, length: int) -> Any:
+        if offset == self._offset:
+            try:
+                return self._first.pop()
+            except IndexError:
+                pass  # it broke off
+        with self._client.watched(lambda: self._is_closed):
+            answer, _ = _request(self._client.s3, self._at, offset, length, self._version)
+        return answer["Body"]
+
+    def close(self) -> None:
+        """Let requests under way be the last, and none be repeated."""
+        self._is_closed = True
+        self._body.close()
 
 
 def _request(
@@ -117,5 +144,5 @@ def _whole_size(answer: dict[str, Any], offset: int, *, is_range: bool) -> int:
 
 
 def _pieces(body: Any) -> Iterator[bytes]:
-    while piece := body.read(MIB):
+    while piece := body.read(_PIECE):
         yield piece

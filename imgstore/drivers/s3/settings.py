@@ -31,13 +31,15 @@ _GROWTH: Final = -(-2 * MAX_OBJECT // (MAX_PARTS - _EVEN_PARTS) ** 2)
 
 _SCHEME: Final = re.compile(r"(?i:(https?)://)?(.*)", re.DOTALL)
 # As strict as the SDK, which takes no "_" in a host.
-_LONGEST_PAUSE: Final = 20.0  # seconds between two attempts, on average at most
 _LABEL: Final = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _NAME: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
 _AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:%-]+)*")
 _AMAZON_DOMAIN: Final = r"(?:amazonaws\.(?:com|com\.cn|eu)|c2s\.ic\.gov|sc2s\.sgov\.gov)"
-_AMAZON: Final = re.compile(rf"(?i)(?:.+\.)?{_AMAZON_DOMAIN}")
+# Not every host of AWS is S3: others may run there.
+_AMAZON: Final = re.compile(
+    rf"(?i)(?!.*\.(?:elb|compute|compute-1)\.)(?:.+\.)?s3(?:[.-][a-z0-9.-]+)?\.{_AMAZON_DOMAIN}"
+)
 _AMAZON_REGION: Final = re.compile(
     r"(?i)(?:.+\.)?s3(?:-fips)?(?:[.-]dualstack)?[.-]([a-z]{2,4}(?:-[a-z]+)+-\d)(?:\.vpce)?"
     rf"\.{_AMAZON_DOMAIN}"
@@ -177,21 +179,26 @@ class Settings:
 
     @property
     def lease(self) -> float:
-        """Return the seconds that committing an image may take, all attempts together."""
-        attempt = self.connect_timeout + self.read_timeout
-        return max(300.0, 2 * self.max_attempts * (attempt + _LONGEST_PAUSE))
+        """Return twice the seconds that one request may take, with all its attempts."""
+        # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+        longest = math.inf if self.retry_mode == "legacy" else 20.0
+        pauses = sum(min(2.0**n, longest) for n in range(min(self.max_attempts, 30) - 1))
+        attempts = self.max_attempts * (self.connect_timeout + self.read_timeout)
+        return max(300.0, 2 * (attempts + pauses))
 
     @property
     def sends_md5(self) -> bool:
         """Return whether uploads carry an MD5: nothing else lets the server check them."""
-        is_signed = self.endpoint.scheme == "http" and self.sign_payload
-        return not is_signed and self.request_checksums == "when_required"
+        return not self._is_signed and self.request_checksums == "when_required"
 
     @property
     def relies_on_checksums(self) -> bool:
         """Return whether the SDK's own checksums are what lets the server check uploads."""
-        is_signed = self.endpoint.scheme == "http" and self.sign_payload
-        return not is_signed and not self.sends_md5
+        return not self._is_signed and not self.sends_md5
+
+    @property
+    def _is_signed(self) -> bool:
+        return self.endpoint.scheme == "http" and self.sign_payload
 
     def first_part(self, size: int | None) -> int:
         """Return the size of the first part, or of the whole image where one request does."""
@@ -299,10 +306,12 @@ def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
 
 
 def _key_prefix(prefix: str) -> str:
-    if "@" in prefix or not is_safe_image_id(f"{prefix}x"):
+    reserved = any(prefix.startswith(name) for name in ("imgstore-claim-", "imgstore-check-"))
+    if reserved or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
         raise ConfigError(
             f"s3_store_key_prefix: {prefix!a} cannot begin the name of an image",
-            remedy="use printable text without '/', '?', '#' and '@'",
+            remedy="use printable text without '/', '?', '#' and '@', not 'imgstore-claim-' or "
+            "'imgstore-check-'",
         )
     return prefix
 

@@ -17,7 +17,7 @@ from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.probe import honours_conditions
-from imgstore.drivers.s3.settings import is_bucket, read, same_service
+from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, read, same_service
 from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
@@ -134,21 +134,10 @@ class S3Store(Store):
         if_version: str | None,
         context: RequestContext | None,
     ) -> Opened:
-        s3, at = self._client.get().s3, _object(location)
-        if self._settings.get_workers == 1:
-            return reading.open_stream(s3, at, offset, length, if_version)
-        return reading.open_ranges(
-            s3,
-            at,
-            offset,
-            length,
-            if_version,
-            workers=self._settings.get_workers,
-            is_retryable=self._is_retryable,
-        )
-
-    def _is_retryable(self, exc: Exception) -> bool:
-        return bool(getattr(self._classified(exc), "retryable", False))
+        client, at, workers = self._client.get(), _object(location), self._settings.get_workers
+        if workers == 1:
+            return reading.open_stream(client.s3, at, offset, length, if_version)
+        return reading.open_ranges(client, at, offset, length, if_version, workers=workers)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         return int(self._found(location)["ContentLength"])
@@ -192,7 +181,7 @@ class S3Store(Store):
         except Exception as exc:
             if isinstance(classify(exc), Unavailable):
                 raise
-            return None  # the add itself will say what is wrong
+            return True  # the add itself will say what is wrong
         if answer is False:
             LOG.warning("store %s: %s", self.name, _UNCONDITIONAL)
         return answer
@@ -217,11 +206,17 @@ class S3Store(Store):
         if origin is not self and not self._sees(source, size, etag):
             return None
         adding = self._adding(image_id)
-        if size <= _LARGEST_COPY:
+        if size <= _LARGEST_COPY and (size == 0 or self._copies_exclusively()):
             adding.copy_whole(source, etag=etag, size=size)
         else:
-            copy_in_parts(adding, source, etag=etag, size=size, part_size=_COPIED_PART)
+            part_size = max(_COPIED_PART, -(-size // MAX_PARTS))
+            copy_in_parts(adding, source, etag=etag, size=size, part_size=part_size)
         return Added(self._location(image_id), size=size)
+
+    def _copies_exclusively(self) -> bool:
+        """Return whether CopyObject can be: by its condition on AWS, by a claim elsewhere."""
+        client = self._client.get()
+        return not self._settings.endpoint.is_amazon or client.takes("CopyObject", "IfNoneMatch")
 
     def _sees(self, source: dict[str, str], size: int, etag: str) -> bool:
         """Return whether this store's credentials reach the same object; buckets have tenants."""

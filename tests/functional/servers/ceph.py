@@ -38,8 +38,7 @@ _START_SECONDS = 60.0
 _UNWANTED = ("CEPH_ARGS", "CEPH_CONF", "CEPH_KEYRING", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS")
 
 # paxos_*: the monitor decides at once; by default it collects changes for a second.
-# objecter_tick_interval: a request sent before its OSD was there is sent again within 5 s.
-# osd_pool_default_pg_num: each costs the start time and memory.
+# osd_memory_target: of caches; Ceph takes 4 GiB by default.
 _CONFIGURATION = """\
 [global]
 fsid = {fsid}

@@ -95,7 +95,23 @@ def test_credentials_in_an_endpoint_are_not_shown() -> None:
 def test_regions_come_from_the_names_of_aws(host: str, region: str) -> None:
     """A region that is set wins over the endpoint's name."""
     assert settings(host=host).region == region
+    assert settings(host=host).endpoint.is_amazon == bool(region)
     assert settings(host=host, region_name="elsewhere").region == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ec2-1-2-3-4.compute-1.amazonaws.com",
+        "s3-1-2-3-4.eu-west-1.elb.amazonaws.com",
+        "rgw-123.eu-west-1.elb.amazonaws.com",
+        "amazonaws.com",
+        "s3.amazonaws.com.example.org",
+    ],
+)
+def test_not_every_host_of_aws_is_s3(host: str) -> None:
+    """Other servers run there too, which do not heed every condition."""
+    assert not Endpoint.of(host).is_amazon
 
 
 @pytest.mark.parametrize(
@@ -125,6 +141,7 @@ def test_where_the_bucket_is_named(host: str, bucket: str, url_format: str, styl
         ({**KEYS, "profile": "p"}, "s3_store_profile"),
         ({"key_prefix": "a/"}, "s3_store_key_prefix"),
         ({"key_prefix": "a@"}, "s3_store_key_prefix"),
+        ({"key_prefix": "imgstore-claim-"}, "s3_store_key_prefix"),
         ({"large_object_size": -1}, "s3_store_large_object_size"),
         ({"large_object_chunk_size": 4}, "s3_store_large_object_chunk_size"),
         ({"large_object_chunk_size": 5121}, "s3_store_large_object_chunk_size"),
