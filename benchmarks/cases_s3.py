@@ -109,8 +109,6 @@ def add(store: S3, image: SourceFile) -> Case:
         targets=(
             speed("imgstore, unsigned payload", "glance_store", 1.2),
             processor("imgstore, unsigned payload", "glance_store", 0.85),
-            speed("imgstore, signed payload", "glance_store", 1.2),
-            processor("imgstore, signed payload", "glance_store", 0.85),
         ),
         once=("hashes alone, a thread each",),
         sources=(image,),

@@ -47,6 +47,19 @@ def stored(bucket: Bucket, key: str = "image") -> bytes:
     return bucket.raw.get_object(Bucket=bucket.name, Key=key)["Body"].read()
 
 
+def allow(bucket: Bucket, user: User, actions: list[str]) -> None:
+    """Let another user do these things with the bucket."""
+    name = f"arn:aws:s3:::{bucket.name}"
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [f"arn:aws:iam:::user/{user.name}"]},
+        "Action": actions,
+        "Resource": [name, f"{name}/*"],
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    bucket.raw.put_bucket_policy(Bucket=bucket.name, Policy=policy)
+
+
 def claim(make: Make, key: str, *, lease: float = 300) -> Claim:
     store = make()
     return Claim(store._client.get().s3, store._settings, key, lease=lease)
@@ -469,21 +482,7 @@ class TestCredentials:
 
     def test_a_user_who_may_only_read(self, bucket: Bucket, s3_other: User) -> None:
         """Reading works, everything else is PermissionDenied and leaves nothing."""
-        policy = {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Principal": {"AWS": [f"arn:aws:iam:::user/{s3_other.name}"]},
-                    "Action": ["s3:GetObject", "s3:ListBucket"],
-                    "Resource": [
-                        f"arn:aws:s3:::{bucket.name}",
-                        f"arn:aws:s3:::{bucket.name}/*",
-                    ],
-                }
-            ],
-        }
-        bucket.raw.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
+        allow(bucket, s3_other, ["s3:GetObject", "s3:ListBucket"])
         bucket.put("image", b"data")
         keys = {"access_key": s3_other.access_key, "secret_key": s3_other.secret_key}
         for parts in ({}, IN_PARTS):
@@ -500,6 +499,22 @@ class TestCredentials:
                 (fault,) = store.check()
                 assert "AccessDenied" in fault
         assert bucket.keys() == ["image"]
+
+    def test_a_user_who_may_not_list(self, bucket: Bucket, s3_other: User) -> None:
+        """Who cannot be told what is missing is told so before anything is stored."""
+        actions = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+        allow(bucket, s3_other, actions)
+        keys = {"access_key": s3_other.access_key, "secret_key": s3_other.secret_key}
+        for parts in ({}, IN_PARTS):
+            with S3Store("s3", **bucket.options() | keys | parts) as store:
+                with pytest.raises(errors.PermissionDenied, match="s3:ListBucket"):
+                    store.add("image", pattern(11 * MIB))
+                assert bucket.keys() == []
+                assert bucket.uploads() == []
+        allow(bucket, s3_other, [*actions, "s3:ListBucket"])
+        for parts in ({}, IN_PARTS):
+            with S3Store("s3", **bucket.options() | keys | parts) as store:
+                assert store.add(new_id(), pattern(11 * MIB)).size == 11 * MIB
 
     def test_temporary_credentials_expire(
         self, make: Make, bucket: Bucket, radosgw: RadosGateway

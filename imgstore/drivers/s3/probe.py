@@ -7,8 +7,9 @@ import uuid
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.s3.client import error_code, is_conflict, status_of
+from imgstore.drivers.s3.client import error_code, head, is_conflict, status_of
 from imgstore.drivers.s3.settings import Settings
+from imgstore.errors import PermissionDenied
 
 LOG = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ _REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED
 def honours_conditions(s3: Any, settings: Settings) -> bool | None:
     """Put an object of no importance, and again, and delete it; None where there is no bucket.
 
-    A server that refuses the header does not honour it. Raises what the SDK raises.
+    A server that refuses the header does not honour it. Raises what the SDK raises, and
+    PermissionDenied where the credentials do not let see that an object is missing.
     """
     at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PREFIX}{uuid.uuid4().hex}"}
     new = {**at, **settings.encryption, "Body": b"check"}
@@ -39,7 +41,22 @@ def honours_conditions(s3: Any, settings: Settings) -> bool | None:
         s3.delete_object(**at)
     except Exception as exc:  # leftovers() finds it
         LOG.warning("the object %s could not be removed: %s", at["Key"], type(exc).__name__)
+    else:
+        _check_sight(s3, at)
     return answer
+
+
+def _check_sight(s3: Any, at: dict[str, str]) -> None:
+    """Raise PermissionDenied if what is not there looks like what may not be seen."""
+    try:
+        head(s3, at)
+    except Exception as exc:
+        if status_of(exc) != HTTPStatus.FORBIDDEN:
+            raise
+        raise PermissionDenied(
+            "the server does not tell whether an object exists",
+            remedy="grant s3:ListBucket for the bucket, without which adds cannot be exclusive",
+        ) from exc
 
 
 def _is_refused(s3: Any, new: dict[str, Any]) -> bool:

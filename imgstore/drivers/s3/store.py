@@ -179,7 +179,7 @@ class S3Store(Store):
         try:
             answer = honours_conditions(self._client.get().s3, self._settings)
         except Exception as exc:
-            if isinstance(classify(exc), Unavailable):
+            if isinstance(exc, ImgStoreError) or isinstance(classify(exc), Unavailable):
                 raise
             return True  # the add itself will say what is wrong
         if answer is False:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import exceptions as botocore
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -21,8 +22,6 @@ from imgstore.drivers.s3.settings import (
     same_service,
 )
 from imgstore.store import Ownership
-
-botocore = pytest.importorskip("botocore.exceptions", reason="boto3 is not installed")
 
 MIB = 1024 * 1024
 KEYS: dict[str, Any] = {"access_key": "AKIA", "secret_key": "se/cr+et%"}
