@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 from servers.names import resolving
-from servers.radosgw import RadosGateway, User
+from servers.radosgw import NAME, RadosGateway, User
 
 from imgstore import Capability, Store
 from imgstore.drivers.s3 import S3Store
@@ -95,8 +95,29 @@ class TestHttp(Buckets, StoreContract):
     """Path style over http, with signed payloads."""
 
 
-class TestHttps(Buckets, StoreContract):
-    """Path style over https, verified by a CA file; parts carry an MD5."""
+class Virtual(Buckets):
+    """The bucket in the host's name."""
+
+    options: ClassVar[dict[str, Any]] = {"bucket_url_format": "virtual"}
+
+    @pytest.fixture
+    def host(self, radosgw: RadosGateway) -> Iterator[str]:
+        with resolving(NAME, "127.0.0.1"):
+            yield radosgw.url(self.scheme, host=NAME)
+
+
+class TestHttps(Virtual, StoreContract):
+    """Virtual hosts over https, verified by a CA file; parts carry an MD5."""
+
+    scheme = "https"
+
+
+class TestVirtualHttp(Virtual, Adding, Reading, Ranges):
+    """Virtual hosts over http."""
+
+
+class TestPathHttps(Buckets, Adding, Reading, Ranges):
+    """Path style over https."""
 
     scheme = "https"
 
@@ -131,17 +152,6 @@ class TestChecksums(Buckets, Adding, Reading):
         "request_checksum_calculation": "when_supported",
         "response_checksum_validation": "when_supported",
     }
-
-
-class TestVirtual(Buckets, Adding, Reading, Ranges):
-    """The bucket in the host's name."""
-
-    options: ClassVar[dict[str, Any]] = {"bucket_url_format": "virtual"}
-
-    @pytest.fixture
-    def host(self, radosgw: RadosGateway) -> Iterator[str]:
-        with resolving("s3.test", "127.0.0.1"):
-            yield f"http://s3.test:{radosgw.ports['http']}"
 
 
 class TestParallelReads(Buckets, Reading, Ranges, Concurrency):
