@@ -22,7 +22,8 @@ from servers.radosgw import RadosGateway, User
 from imgstore import ImageReader, Location, RequestContext, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import Adding
-from imgstore.drivers.s3.claims import PREFIX, Claim
+from imgstore.drivers.s3.claims import Claim
+from imgstore.drivers.s3.settings import CLAIM
 from imgstore.drivers.s3.store import copy_in_parts
 from imgstore.testing.concurrency import in_threads
 from imgstore.testing.doubles import Paused
@@ -247,7 +248,7 @@ class TestAdding:
                 time.sleep(0.05)
             time.sleep(1)
             assert not adding.done()
-            assert bucket.keys() == [f"{PREFIX}image"]
+            assert bucket.keys() == [f"{CLAIM}image"]
             other.give_up()
             assert adding.result(60).size == 11 * MIB
         assert bucket.keys() == ["image"]
@@ -279,7 +280,7 @@ class TestAdding:
         with pytest.raises(errors.Unavailable):
             slow.check()
         slow.give_up()
-        assert bucket.keys() == [f"{PREFIX}image"]
+        assert bucket.keys() == [f"{CLAIM}image"]
 
     def test_a_small_image_whose_answer_is_slow(self, make: Make, bucket: Bucket) -> None:
         """A commit that replaced it in the meantime is noticed, also when it is over."""

@@ -11,12 +11,10 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.drivers.s3.client import head, is_conflict, server_time, status_of
-from imgstore.drivers.s3.settings import Settings
+from imgstore.drivers.s3.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
 
 LOG = logging.getLogger(__name__)
-
-PREFIX: Final = "imgstore-claim-"
 
 _HOLDER: Final = "imgstore-holder"
 _LEASE: Final = "imgstore-lease"
@@ -38,7 +36,7 @@ class Claim:
         self._s3 = s3
         self._lease = lease
         image_id = key.removeprefix(settings.key_prefix)
-        self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PREFIX}{image_id}"}
+        self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{CLAIM}{image_id}"}
         self._holder = uuid.uuid4().hex
         self._new = {
             **self._at,

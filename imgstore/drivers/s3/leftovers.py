@@ -9,9 +9,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.arguments import is_safe_image_id
-from imgstore.drivers.s3 import claims, probe
+from imgstore.drivers.s3 import claims
 from imgstore.drivers.s3.client import head, server_time, status_of
-from imgstore.drivers.s3.settings import Settings
+from imgstore.drivers.s3.settings import CLAIM, PROBE, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
@@ -45,7 +45,7 @@ def find(
     process; those of others show that they live by the parts that arrive.
     """
     yield from _uploads(s3, settings, store, live=live, older_than=older_than)
-    for prefix in (claims.PREFIX, probe.PREFIX):
+    for prefix in (CLAIM, PROBE):
         yield from _objects(s3, settings, store, prefix, older_than=older_than)
 
 

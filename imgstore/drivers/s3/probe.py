@@ -8,12 +8,10 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.drivers.s3.client import error_code, head, is_conflict, status_of
-from imgstore.drivers.s3.settings import Settings
+from imgstore.drivers.s3.settings import PROBE, Settings
 from imgstore.errors import PermissionDenied
 
 LOG = logging.getLogger(__name__)
-
-PREFIX: Final = "imgstore-check-"
 
 _REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
 
@@ -24,7 +22,7 @@ def honours_conditions(s3: Any, settings: Settings) -> bool | None:
     A server that refuses the header does not honour it. Raises what the SDK raises, and
     PermissionDenied where the credentials do not let see that an object is missing.
     """
-    at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PREFIX}{uuid.uuid4().hex}"}
+    at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PROBE}{uuid.uuid4().hex}"}
     new = {**at, **settings.encryption, "Body": b"check"}
     try:
         s3.put_object(**new, IfNoneMatch="*")

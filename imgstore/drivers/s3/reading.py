@@ -98,11 +98,8 @@ class _Ranges:
             body.close()
 
     def _open(self, offset: int, length: int) -> Any:
-        if offset == self._offset:
-            try:
-                return self._first.pop()
-            except IndexError:
-                pass  # it broke off
+        if offset == self._offset and self._first:  # not when it broke off and is fetched again
+            return self._first.pop()
         with self._client.watched(lambda: self._is_closed):
             answer, _ = _request(self._client.s3, self._at, offset, length, self._version)
         return answer["Body"]

@@ -19,6 +19,10 @@ from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
 from imgstore.secret import Secret
 
+# What the names of objects beside the images begin with, after the key prefix.
+CLAIM: Final = "imgstore-claim-"
+PROBE: Final = "imgstore-check-"
+
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS: Final = 10_000
 MIN_PART: Final = 5 * MIB
@@ -109,6 +113,11 @@ class Endpoint:
 def is_bucket(name: str) -> bool:
     """Return whether a bucket can be called so: what else S3 takes for one leads elsewhere."""
     return _BUCKET.fullmatch(name) is not None
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether a name begins like those of objects beside the images."""
+    return name.startswith((CLAIM, PROBE))
 
 
 def same_service(one: str, other: str) -> bool:
@@ -306,12 +315,10 @@ def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
 
 
 def _key_prefix(prefix: str) -> str:
-    reserved = any(prefix.startswith(name) for name in ("imgstore-claim-", "imgstore-check-"))
-    if reserved or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
+    if is_reserved(prefix) or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
         raise ConfigError(
             f"s3_store_key_prefix: {prefix!a} cannot begin the name of an image",
-            remedy="use printable text without '/', '?', '#' and '@', not 'imgstore-claim-' or "
-            "'imgstore-check-'",
+            remedy=f"use printable text without '/', '?', '#' and '@', not {CLAIM} or {PROBE}",
         )
     return prefix
 

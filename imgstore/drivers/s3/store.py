@@ -12,12 +12,12 @@ from typing import Any, Final
 from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
-from imgstore.drivers.s3 import claims, leftovers, probe, reading
+from imgstore.drivers.s3 import leftovers, reading
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.probe import honours_conditions
-from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, read, same_service
+from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, is_reserved, read, same_service
 from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
@@ -38,8 +38,6 @@ LOG = logging.getLogger(__name__)
 _LARGEST_COPY: Final = 1024 * MIB
 _COPIED_PART: Final = 256 * MIB
 _COPIES: Final = 4
-# Objects beside the images.
-_OURS: Final = (claims.PREFIX, probe.PREFIX)
 _UNCONDITIONAL: Final = (
     "the server takes no notice of If-None-Match, so that simultaneous adds of one id may replace "
     "each other; set s3_store_conditional_writes to false to accept that"
@@ -164,7 +162,7 @@ class S3Store(Store):
     def _adding(self, image_id: str) -> Adding:
         client, settings = self._client.get(), self._settings
         key = settings.key_prefix + image_id
-        if "@" in image_id or any(name.startswith(_OURS) for name in (image_id, key)):
+        if "@" in image_id or is_reserved(image_id) or is_reserved(key):
             raise InvalidArgument(
                 f"the image id {image_id!a} cannot be stored in S3",
                 remedy="use an id without '@' that does not begin with 'imgstore-'",
