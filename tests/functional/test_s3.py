@@ -23,6 +23,7 @@ from imgstore import ImageReader, Location, RequestContext, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.claims import Claim
+from imgstore.drivers.s3.probe import honours_conditions
 from imgstore.drivers.s3.settings import CLAIM
 from imgstore.drivers.s3.store import copy_in_parts
 from imgstore.testing.concurrency import in_threads
@@ -512,6 +513,11 @@ class TestCredentials:
                     store.add("image", pattern(11 * MIB))
                 assert bucket.keys() == []
                 assert bucket.uploads() == []
+        with (
+            contextlib.closing(raw_client(bucket.gateway.url(), s3_other)) as raw,
+            S3Store("aws", host="s3.eu-west-1.amazonaws.com", bucket=bucket.name) as aws,
+        ):
+            assert honours_conditions(raw, aws._settings)  # where commits are conditional
         allow(bucket, s3_other, [*actions, "s3:ListBucket"])
         for parts in ({}, IN_PARTS):
             with S3Store("s3", **bucket.options() | keys | parts) as store:

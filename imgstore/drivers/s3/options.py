@@ -82,7 +82,8 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "thread_pools": cfg.IntOpt(
         "s3_store_thread_pools",
         default=10,
-        help="Parts of one image that are uploaded at once, at least 1.",
+        help="Parts of one image that are in memory at once, being uploaded or read, at least 1. "
+        "Two always are.",
     ),
     "upload_memory": cfg.IntOpt(
         "s3_store_upload_memory",
