@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from oslo_config import cfg
+
 from imgstore import errors
 from imgstore.location import Location
+from imgstore.secret import Secret
 
 
 def check_image_id(image_id: object) -> None:
@@ -75,3 +80,20 @@ def all_checked(*checks: Callable[[], Any]) -> list[Any]:
     if faults:
         raise errors.ConfigError(" / ".join(map(str, faults)))
     return results
+
+
+def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
+    """Return a value as its option's type has it, as if it stood in a configuration file.
+
+    None stays None where that is the default, unless ``needed``. Raises ConfigError.
+    """
+    if isinstance(value, Secret) or (value is None and opt.default is None and not needed):
+        return value
+    try:
+        read = opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    except (TypeError, ValueError) as exc:
+        reason = "it is a secret, and not text" if opt.secret else str(exc)
+        raise errors.ConfigError(f"{opt.name}: {reason}") from None
+    if value is None or (isinstance(read, float) and not math.isfinite(read)):
+        raise errors.ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
+    return read

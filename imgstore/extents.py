@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from imgstore.hashing import MIB
@@ -13,6 +14,7 @@ from imgstore.reader import SourceFile
 GRAIN: Final = 64 * 1024
 # How far holes are looked for at once.
 _SCAN: Final = 64 * MIB
+_ZEROS: Final = bytes(GRAIN)
 
 
 def next_extent(source: SourceFile, position: int) -> tuple[int, int]:
@@ -63,3 +65,23 @@ class Holes:
                 break
             end = next_end
         return end
+
+
+def stretches_of_data(block: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end, in ``block``, of what lies between zeros of whole aligned grains.
+
+    ``position`` is where the block lies in the image, whose grains are meant.
+    """
+    data_from = None
+    at = 0
+    while at < len(block):
+        end = min(len(block), at + GRAIN - (position + at) % GRAIN)
+        if block.startswith(_ZEROS if end - at == GRAIN else _ZEROS[: end - at], at):
+            if data_from is not None:
+                yield data_from, at
+                data_from = None
+        elif data_from is None:
+            data_from = at
+        at = end
+    if data_from is not None:
+        yield data_from, len(block)

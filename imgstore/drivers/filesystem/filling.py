@@ -9,11 +9,10 @@ from typing import Final
 
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import OpenFile
-from imgstore.extents import GRAIN, next_extent
+from imgstore.extents import GRAIN, next_extent, stretches_of_data
 from imgstore.hashing import MIB
 from imgstore.streams import Body, SourceFile
 
-_ZEROS: Final = bytes(GRAIN)  # a hole is left wherever this much, aligned, is zero
 # Dirty pages are handed to the disk in steps of this size while digests are computed.
 _WRITEBACK: Final = 32 * MIB
 _COPY_LIMIT: Final = 1024 * MIB
@@ -106,30 +105,15 @@ class _Writer:
             if not block:
                 break
             if self._thin:
-                self._write_data(block, position)
+                view = memoryview(block)
+                for start, end in stretches_of_data(block, position):
+                    self._write_at(view[start:end], position + start)
             else:
                 self._write_at(memoryview(block), position)
             position += len(block)
             self._flush(position)
         if position > self._written_to:
             self._target(os.ftruncate, position)
-
-    def _write_data(self, block: bytes, position: int) -> None:
-        """Write the stretches of a block that are not zero."""
-        view = memoryview(block)
-        data_from = None
-        at = 0
-        while at < len(block):
-            end = min(len(block), at + GRAIN - (position + at) % GRAIN)
-            if block.startswith(_ZEROS if end - at == GRAIN else _ZEROS[: end - at], at):
-                if data_from is not None:
-                    self._write_at(view[data_from:at], position + data_from)
-                    data_from = None
-            elif data_from is None:
-                data_from = at
-            at = end
-        if data_from is not None:
-            self._write_at(view[data_from:], position + data_from)
 
     def _write_at(self, data: memoryview, position: int) -> None:
         while data:

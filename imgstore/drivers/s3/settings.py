@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import ipaddress
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oslo_config import cfg
-
-from imgstore.arguments import all_checked, is_safe_image_id
+from imgstore.arguments import all_checked, is_safe_image_id, typed
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
@@ -55,6 +52,7 @@ _REGION: Final = re.compile(r"[A-Za-z0-9-]{0,63}")
 _ENCRYPTION: Final = frozenset({"", "AES256", "aws:kms", "aws:kms:dsse"})
 # A name that can be one label of a host, so that certificates with a wildcard cover it.
 _DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
+_NEEDED: Final = frozenset({"host", "bucket"})
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -226,8 +224,11 @@ class Settings:
 
 def read(given: Mapping[str, Any]) -> Settings:
     """Check the keywords of the store; raises one ConfigError for all that is wrong."""
-    typed = [functools.partial(_typed, keyword, value) for keyword, value in given.items()]
-    given = dict(zip(given, all_checked(*typed), strict=True))
+    checks = [
+        functools.partial(typed, OPTIONS[keyword], value, needed=keyword in _NEEDED)
+        for keyword, value in given.items()
+    ]
+    given = dict(zip(given, all_checked(*checks), strict=True))
     endpoint, bucket, key_prefix, credentials, part_size, options, *_ = all_checked(
         lambda: Endpoint.of(given["host"]),
         lambda: _bucket(given["bucket"], given["bucket_url_format"]),
@@ -264,25 +265,6 @@ def read(given: Mapping[str, Any]) -> Settings:
         max_attempts=given["max_attempts"],
         max_pool_connections=given["max_pool_connections"],
     )
-
-
-def _typed(keyword: str, value: object) -> Any:
-    """Return a value as its option's type has it, as if it stood in a configuration file."""
-    opt = OPTIONS[keyword]
-    if isinstance(value, Secret) or (value is None and opt.default is None and not _needed(opt)):
-        return value
-    try:
-        typed = opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
-    except (TypeError, ValueError) as exc:
-        reason = "it is a secret, and not text" if opt.secret else str(exc)
-        raise ConfigError(f"{opt.name}: {reason}") from None
-    if value is None or (isinstance(typed, float) and not math.isfinite(typed)):
-        raise ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
-    return typed
-
-
-def _needed(opt: cfg.Opt) -> bool:
-    return opt.dest in {"s3_store_host", "s3_store_bucket"}
 
 
 def _check_region(name: str) -> None:
