@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import system_packages
+from tools import bindings, system_packages
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = REPOSITORY / ".venv"
@@ -26,19 +26,23 @@ _METADATA = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an environment holds: pinned requirements, and the package with these extras."""
+    """What an environment holds: pinned requirements, and the package with these extras.
+
+    With ``ceph`` also Ceph's modules, where the distribution has them for the same Python.
+    """
 
     requirements: str | None = None
     extras: str | None = None
     package: bool = True
+    ceph: bool = False
 
 
 RECIPES = {
     "demo": Recipe(),
-    "bench": Recipe(extras="http,s3"),
+    "bench": Recipe(extras="http,s3", ceph=True),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
-    "tests": Recipe("tools/requirements-test.txt", extras="all,testing"),
+    "tests": Recipe("tools/requirements-test.txt", extras="all,testing", ceph=True),
 }
 
 
@@ -50,6 +54,8 @@ def ensure(kind: str, *, version: str = "", python: str = sys.executable) -> Pat
         _ensure_made(directory, recipe, python)
         if recipe.package:
             _ensure_package(directory, build_wheel())
+        if recipe.ceph:
+            bindings.link(directory / "bin" / "python")
     return directory
 
 

@@ -18,6 +18,7 @@ from servers.hostile import Hostile
 from servers.missing import Missing, required
 from servers.nginx import Nginx
 from servers.nginx import nginx as run_nginx
+from servers.pools import RbdPool, admin, make_pool
 from servers.proxy import Proxy
 from servers.radosgw import RadosGateway, User
 from servers.radosgw import radosgw as run_radosgw
@@ -62,6 +63,19 @@ def ceph(_ceph: Ceph) -> Iterator[Ceph]:
     _ceph.heal()
     yield _ceph
     _ceph.heal()
+
+
+@pytest.fixture(scope="session")
+def ceph_admin(_ceph: Ceph) -> Iterator[Any]:
+    """A connection of librados to that cluster, as its admin."""
+    with admin(_ceph) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def rbd_pool(_ceph: Ceph, ceph_admin: Any) -> RbdPool:
+    """A pool for images, one a run; whoever uses it leaves it empty."""
+    return make_pool(_ceph, ceph_admin, "images")
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 Each daemon is a process of its own and has its log to itself. They talk on 127.0.0.1 only, with
 cephx; `Ceph.conf` makes a client of theirs, `Ceph.user` a user with less rights than its admin.
 
-One OSD holds every object once. On "memstore" the cluster is there within a second, but ends with
-its OSD: that may be frozen, not killed. On "bluestore", in a sparse file, both daemons may be
-killed and come back with what they had; the start takes some seconds.
+One OSD holds every object once; more are for pools that are erasure-coded. On "memstore" the
+cluster is there within a second, but ends with its OSD: that may be frozen, not killed. On
+"bluestore", in a sparse file, both daemons may be killed and come back with what they had; the
+start takes some seconds.
 """
 
 from __future__ import annotations
@@ -84,7 +85,6 @@ mon_data_avail_crit = 1
 paxos_propose_interval = 0.05
 paxos_min_wait = 0.01
 [osd]
-osd_data = {osd}/data
 osd_objectstore = {store}
 memstore_device_bytes = {size}
 bluestore_block_size = {size}
@@ -103,10 +103,10 @@ mgr_tick_period = 1
 """
 _SOCKET = "control"
 _ALL = "allow *"
+_OF_OSD = {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": _ALL}
 _CAPABILITIES = {
     "mon.": {"mon": _ALL},
     "client.admin": {"mon": _ALL, "osd": _ALL, "mgr": _ALL},
-    "osd.0": {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": _ALL},
     "mgr.x": {"mon": "allow profile mgr", "osd": _ALL},
 }
 
@@ -121,10 +121,19 @@ class User:
 
 
 class Ceph:
-    """A cluster: `conf` is its ceph.conf, `mon`, `osd` and `mgr` (or None) are its daemons."""
+    """A cluster: `conf` is its ceph.conf; `mon`, `osd` and `mgr` (or None) are its daemons.
+
+    `osds` are all OSDs, of which `osd` is the first.
+    """
 
     def __init__(
-        self, scratch: Scratch, *, store: Store = "memstore", size: int = 8 * GIB, mgr: bool = False
+        self,
+        scratch: Scratch,
+        *,
+        store: Store = "memstore",
+        size: int = 8 * GIB,
+        mgr: bool = False,
+        osds: int = 1,
     ) -> None:
         programs = {name: _program(f"ceph-{name}") for name in ("mon", "osd")}
         if mgr:
@@ -133,28 +142,36 @@ class Ceph:
         self.fsid = str(uuid.uuid4())
         self.directory = scratch.directory("ceph")
         self.conf = self.directory / "ceph.conf"
-        self._homes = {name: scratch.directory(f"ceph-{name}") for name in ("mon", "osd", "mgr")}
+        numbers = [str(number) for number in range(osds)]
+        kinds = ("mon", "mgr", *(f"osd.{number}" for number in numbers))
+        self._homes = {kind: scratch.directory(f"ceph-{kind}") for kind in kinds}
         self._address = f"v2:127.0.0.1:{free_port()}"
         self._store = store
         self._paused = self._full = False
-        self._configure(size)
+        self._configure(size, numbers)
         self.mon = self._daemon("mon", programs["mon"], "a", ready=_leads)
-        self.osd = self._daemon("osd", programs["osd"], "0", ready=_serves)
+        self.osds = [
+            self._daemon(f"osd.{number}", programs["osd"], number, ready=_serves)
+            for number in numbers
+        ]
+        self.osd = self.osds[0]
         self.mgr = self._daemon("mgr", programs["mgr"], "x", ready=self._manages) if mgr else None
 
     def start(self) -> None:
         """Make the cluster and start it; raises ServerFailed."""
-        osd_uuid = str(uuid.uuid4())
         map_file, keyring = self.directory / "monmap", self.directory / "keyring"
         monitor = ["--fsid", self.fsid, "--addv", "a", f"[{self._address}]"]
         self._make("monmaptool", "--create", *monitor, map_file, package="ceph-base")
         self._make("ceph-mon", "--mkfs", "-i", "a", "--monmap", map_file, "--keyring", keyring)
         self.mon.start()
-        (self._homes["osd"] / "data").mkdir()
-        self._make("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd_uuid, "--no-mon-config")
-        self.command("osd", "new", osd_uuid, "0")
-        # Not until it answers is a pool made: its first requests would wait for seconds.
-        self.osd.start()
+        for number, osd in enumerate(self.osds):
+            osd_uuid = str(uuid.uuid4())
+            (self._homes[f"osd.{number}"] / "data").mkdir()
+            identity = ("-i", str(number), "--osd-uuid", osd_uuid)
+            self._make("ceph-osd", "--mkfs", *identity, "--no-mon-config")
+            self.command("osd", "new", osd_uuid, str(number))
+            # Not until it answers is a pool made: its first requests would wait for seconds.
+            osd.start()
         if self.mgr is not None:
             (self._homes["mgr"] / "data").mkdir()
             self.mgr.start()
@@ -209,6 +226,15 @@ class Ceph:
         self.command("osd", "pool", "application", "enable", name, application)
         if application == "rbd":
             self.run([_program("rbd", package="ceph-common"), "pool", "init", name], seconds=60)
+
+    def erasure_pool(self, name: str) -> None:
+        """Create an erasure-coded pool for the data of RBD images; three OSDs are needed."""
+        profile = f"{name}-profile"
+        shards = ("k=2", "m=1", "crush-failure-domain=osd")
+        self.command("osd", "erasure-code-profile", "set", profile, *shards)
+        self.command("osd", "pool", "create", name, "8", "8", "erasure", profile)
+        self.command("osd", "pool", "set", name, "allow_ec_overwrites", "true")
+        self.command("osd", "pool", "application", "enable", name, "rbd")
 
     def quota(self, pool: str, max_bytes: int | None) -> None:
         """Let a pool hold at most `max_bytes`; None lifts that. Only a manager sees to it."""
@@ -265,7 +291,7 @@ class Ceph:
         return states
 
     def _processes(self) -> list[Process]:
-        return [process for process in (self.mon, self.osd, self.mgr) if process is not None]
+        return [process for process in (self.mon, *self.osds, self.mgr) if process is not None]
 
     def _daemon(
         self, kind: str, program: str, name: str, *, ready: Callable[[Path], bool]
@@ -287,8 +313,11 @@ class Ceph:
         words = [os.fspath(word) for word in arguments]
         self.run([_program(program, package=package), *words], seconds=60)
 
-    def _configure(self, size: int) -> None:
+    def _configure(self, size: int, osds: list[str]) -> None:
         ports = free_ports(32)
+        places = "".join(
+            f"[osd.{number}]\nosd_data = {self._homes[f'osd.{number}']}/data\n" for number in osds
+        )
         self.conf.write_text(
             _CONFIGURATION.format(
                 fsid=self.fsid,
@@ -300,11 +329,14 @@ class Ceph:
                 store=self._store,
                 size=size,
                 memory=GIB,
-                **self._homes,
+                mon=self._homes["mon"],
+                mgr=self._homes["mgr"],
             )
+            + places
         )
         lines = []
-        for entity, capabilities in _CAPABILITIES.items():
+        entities = _CAPABILITIES | {f"osd.{number}": _OF_OSD for number in osds}
+        for entity, capabilities in entities.items():
             lines += [f"[{entity}]", f"key = {_new_key()}"]
             lines += [f'caps {kind} = "{what}"' for kind, what in capabilities.items()]
         keyring = self.directory / "keyring"
@@ -314,10 +346,15 @@ class Ceph:
 
 @contextlib.contextmanager
 def ceph(
-    scratch: Scratch, *, store: Store = "memstore", size: int = 8 * GIB, mgr: bool = False
+    scratch: Scratch,
+    *,
+    store: Store = "memstore",
+    size: int = 8 * GIB,
+    mgr: bool = False,
+    osds: int = 1,
 ) -> Iterator[Ceph]:
-    """Run a cluster of `size` bytes; raises Missing where Ceph is not installed."""
-    cluster = Ceph(scratch, store=store, size=size, mgr=mgr)
+    """Run a cluster of OSDs of `size` bytes; raises Missing where Ceph is not installed."""
+    cluster = Ceph(scratch, store=store, size=size, mgr=mgr, osds=osds)
     try:
         cluster.start()
         yield cluster
