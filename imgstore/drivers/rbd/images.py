@@ -1,0 +1,220 @@
+"""Open images, and what they tell about themselves."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from imgstore.drivers.rbd.cluster import Connection, hold, let_go
+from imgstore.drivers.rbd.settings import SNAPSHOT
+from imgstore.errors import NotFound, StoreError
+
+# Key of the metadata that marks an image: as begun, until its snapshot is protected; as deleted,
+# in the trash, from where an operator may have restored it; as a copy, until it has its name.
+# librbd hands metadata on to clones and copies, so marks hold the id of the image that is meant.
+MARK: Final = "imgstore.unfinished"
+
+
+def mark_of_add(image: Any) -> str:
+    """Return the mark of an image that is being added."""
+    return f"add {image.id()}"
+
+
+def mark_of_deletion(image: Any) -> str:
+    """Return the mark of an image that is being moved to the trash."""
+    return f"delete {image.id()} {int(time.time())}"
+
+
+def mark_of_copy(image: Any, name: str) -> str:
+    """Return the mark of a copy that is to get ``name``."""
+    return f"copy {image.id()} {name}"
+
+
+def renamed_to(mark: str, image_id: str) -> str | None:
+    """Return the name that a copy is to get, None if the mark does not say so."""
+    kind, _, rest = mark.partition(" ")
+    found, _, name = rest.partition(" ")
+    return name if (kind, found) == ("copy", image_id) else None
+
+
+def deleted_at(mark: str, image_id: str) -> float | None:
+    """Return when the image was marked as deleted, None if it was not, or is another one."""
+    kind, _, rest = mark.partition(" ")
+    found, _, time_of = rest.partition(" ")
+    return float(time_of) if (kind, found) == ("delete", image_id) and time_of.isdigit() else None
+
+
+class OpenImage:
+    """An image that is open until ``close``, which does nothing in a forked child."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pool: Any,
+        name: str | None = None,
+        *,
+        image_id: str | None = None,
+        snapshot: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Open by name or id; raises what librbd raises. Unless read-only, it counts as in use."""
+        self.sdk: Any = hold(
+            connection.rbd.Image(
+                pool, name, snapshot=snapshot, read_only=read_only, image_id=image_id
+            )
+        )
+        self._pid = os.getpid()
+        self.requests = connection.requests
+        self._open = [True]
+
+    def close(self) -> None:
+        """Close once, after what is under way; raises what librbd raises."""
+        if os.getpid() != self._pid:
+            return
+        try:
+            self._open.pop()
+        except IndexError:
+            return
+        try:
+            self.sdk.close()
+        finally:
+            let_go(self.sdk)
+
+    def check_process(self) -> None:
+        """Raise StoreError in a forked child, where nothing would ever arrive."""
+        if os.getpid() != self._pid:
+            raise StoreError(
+                "an image that was opened before a fork cannot be read in the child",
+                remedy="open it in the child",
+            )
+
+    def __enter__(self) -> Any:
+        """Return the SDK's image."""
+        return self.sdk
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close."""
+        self.close()
+
+
+@dataclass(frozen=True)
+class State:
+    """What an image is, as far as it tells.
+
+    ``is_begun``: an add of it has not ended. ``in_use``: someone has the image
+    open for writing, or locked it by hand; librbd's own locks outlive their owners and tell
+    nothing.
+    """
+
+    id: str
+    size: int
+    mark: str
+    is_begun: bool
+    has_metadata: bool
+    snapshots: tuple[str, ...]
+    others: int
+    is_finished: bool
+    in_use: bool
+    modified: datetime
+    created: datetime
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Return whether the image is what a dead process left."""
+        return self.is_begun and not self.in_use
+
+
+def look_at(
+    connection: Connection, pool: Any, name: str | None = None, *, image_id: str | None = None
+) -> State:
+    """Return the state of an image; raises librbd's ImageNotFound."""
+    opened = OpenImage(connection, pool, name, image_id=image_id, read_only=True)
+    with opened as image:
+        metadata = dict(image.metadata_list())
+        snapshots = list(image.list_snaps())
+        own = tuple(each["name"] for each in snapshots if not each.get("namespace"))
+        return State(
+            id=image.id(),
+            size=image.size(),
+            mark=metadata.get(MARK, ""),
+            is_begun=metadata.get(MARK) == mark_of_add(image) and not _is_finished(image),
+            has_metadata=bool(metadata),
+            snapshots=own,
+            others=len(snapshots) - len(own),
+            is_finished=_is_finished(image),
+            in_use=is_watched(image) or is_locked(image),
+            modified=_aware(image.modify_timestamp()),
+            created=_aware(image.create_timestamp()),
+        )
+
+
+def is_watched(image: Any, *, own: int = 0) -> bool:
+    """Return whether an image is open for writing, more often than ``own`` times."""
+    return sum(1 for _ in image.watchers_list()) > own
+
+
+def is_locked(image: Any) -> bool:
+    """Return whether somebody locked an image by hand."""
+    found = image.list_lockers()
+    return bool(found) and found["tag"] != "internal" and bool(found["lockers"])
+
+
+def is_untouched(connection: Connection, pool: Any, name: str, order: int) -> bool:
+    """Return whether an image is as this store creates them, and nothing was written to it."""
+    found: list[int] = []
+    with OpenImage(connection, pool, name, read_only=True) as image:
+        is_alike = image.features() & connection.features == connection.features
+        if not is_alike or image.stat()["order"] != order:
+            return False
+        image.diff_iterate(0, image.size(), None, lambda at, *_: found.append(at), True, True)
+    return not found
+
+
+def open_at(connection: Connection, pool: Any, name: str, snapshot: str | None) -> OpenImage:
+    """Open an image for reading; raises NotFound for one that is being added."""
+    opened = OpenImage(connection, pool, name, snapshot=snapshot, read_only=True)
+    try:
+        if snapshot is None and _is_begun(opened.sdk):
+            raise NotFound("the image is not complete")
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def version_of(image: Any, snapshot: str | None) -> str:
+    """Return what tells an image from a later one of the same name."""
+    return f"{image.id()}@{image.snap_get_id(snapshot)}" if snapshot else str(image.id())
+
+
+def confirm(
+    connection: Connection, pool: Any, name: str, snapshot: str | None, version: str
+) -> None:
+    """Raise NotFound if an image was deleted since: then objects may have been read as zeros."""
+    try:
+        with OpenImage(connection, pool, name, snapshot=snapshot, read_only=True) as image:
+            is_same = version_of(image, snapshot) == version
+    except connection.rbd.ImageNotFound:
+        is_same = False
+    if not is_same:
+        raise NotFound("the image was deleted while it was read")
+
+
+def _is_finished(image: Any) -> bool:
+    names = [each["name"] for each in image.list_snaps()]
+    return SNAPSHOT in names and bool(image.is_protected_snap(SNAPSHOT))
+
+
+def _is_begun(image: Any) -> bool:
+    try:
+        mark = image.metadata_get(MARK)
+    except KeyError:
+        return False
+    return bool(mark == mark_of_add(image)) and not _is_finished(image)
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=timezone.utc)

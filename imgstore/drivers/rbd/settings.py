@@ -1,0 +1,125 @@
+"""What the options of an RBD store mean."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from imgstore.arguments import all_checked, typed
+from imgstore.drivers.rbd.options import OPTIONS
+from imgstore.errors import ConfigError
+from imgstore.hashing import MIB
+
+# The name that Nova and Cinder clone from.
+SNAPSHOT: Final = "snap"
+# What the names of images begin with that are not images of the store's users.
+RESERVED: Final = "imgstore-"
+COPY: Final = RESERVED + "copy-"
+PROBE: Final = RESERVED + "check-"
+
+# https://docs.ceph.com/en/latest/man/8/rbd/#cmdoption-rbd-image-feature
+FEATURES: Final = {
+    "layering": 1,
+    "exclusive-lock": 4,
+    "object-map": 8,
+    "fast-diff": 16,
+    "deep-flatten": 32,
+}
+LAYERING: Final = FEATURES["layering"]
+_NEEDS: Final = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
+# librbd takes objects of up to 32 MiB (rbd_default_order's limits).
+_LARGEST_ORDER: Final = 25
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options in the units that the driver computes with; sizes are in bytes.
+
+    ``features`` is None where the cluster's configuration decides. ``window`` is how many bytes
+    may be under way for one image.
+    """
+
+    pool: str
+    user: str | None
+    conf: str
+    order: int
+    features: int | None
+    data_pool: str | None
+    namespace: str
+    thin: bool
+    window: int
+    connect_timeout: int
+    op_timeout: int
+    trash_delay: int
+
+    def namespace_of(self, pool: str) -> str:
+        """Return the namespace in which this store looks for images of a pool."""
+        return self.namespace if pool == self.pool else ""
+
+
+def read(given: Mapping[str, Any]) -> Settings:
+    """Read the constructor's keywords; raises one ConfigError for all faults."""
+    checks = [functools.partial(typed, OPTIONS[key], value) for key, value in given.items()]
+    values = dict(zip(given, all_checked(*checks), strict=True))
+    pool, data_pool, user, namespace, features = all_checked(
+        lambda: _name("rbd_store_pool", values["pool"], wanted=True),
+        lambda: _name("rbd_store_data_pool", values["data_pool"]),
+        lambda: _user(values["user"]),
+        lambda: _name("rbd_store_namespace", values["namespace"]),
+        lambda: _features(values["features"]),
+    )
+    chunk = values["chunk_size"] * MIB
+    return Settings(
+        pool=pool,
+        user=user,
+        conf=values["ceph_conf"].strip(),
+        order=min(chunk.bit_length() - 1, _LARGEST_ORDER),
+        features=features,
+        data_pool=data_pool or None,
+        namespace=namespace,
+        thin=values["thin_provisioning"],
+        window=values["io_depth"] * min(chunk, 1 << _LARGEST_ORDER),
+        connect_timeout=values["rados_connect_timeout"],
+        op_timeout=values["op_timeout"],
+        trash_delay=values["trash_delay"],
+    )
+
+
+def is_private(name: str) -> bool:
+    """Return whether an image of this name is a copy or a probe under way, or what is left."""
+    return name.startswith((COPY, PROBE))
+
+
+def _name(option: str, value: str | None, *, wanted: bool = False) -> str:
+    value = (value or "").strip()
+    if (wanted and not value) or not value.isprintable() or set(value) & set("/@"):
+        raise ConfigError(f"{option} is {value!a}", remedy="write a name without '/' and '@'")
+    return value
+
+
+def _user(value: str | None) -> str | None:
+    value = (value or "").strip()
+    if value.startswith("client."):
+        raise ConfigError(
+            f"rbd_store_user is {value!a}", remedy="leave out the prefix client., as librados does"
+        )
+    return value or None
+
+
+def _features(names: Sequence[str]) -> int | None:
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        return None
+    if unknown := sorted(set(names) - set(FEATURES)):
+        raise ConfigError(
+            f"rbd_store_features: unknown {', '.join(unknown)}",
+            remedy=f"choose of {', '.join(FEATURES)}",
+        )
+    for name, needed in _NEEDS.items():
+        if name in names and needed not in names:
+            raise ConfigError(
+                f"rbd_store_features: {name} needs {needed}", remedy=f"add {needed} to the list"
+            )
+    return LAYERING | sum(FEATURES[name] for name in set(names) - {"layering"})
