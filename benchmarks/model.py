@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Task:
     @property
     def of_children(self) -> bool:
         """Whether the work is another program's, so that its RSS has a peak but no growth."""
-        return self.operation in ("command", "imports")
+        return self.operation in ("command", "imports", "rbd_import", "rbd_export")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,8 @@ class Case:
     """Work done by several contenders in turn; the first of `runs` is the one compared.
 
     `amount` in `unit` is what every run does: it turns seconds into a rate (0: no rate).
-    No target needs the contenders in `once`: they run one time, for context.
+    No target needs the contenders in `once`: they run one time, for context. `around` is entered
+    before the first run, with the sources made, and left after the last.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Case:
     unit: str = "MiB"
     least_runs: int = 1
     once: tuple[str, ...] = ()
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True, kw_only=True)

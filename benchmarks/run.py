@@ -22,6 +22,11 @@ from pathlib import Path
 import report
 from model import MIB, Bench, Case, Figures, Task
 
+# Last, so that imgstore is the installed one wherever it is imported.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from tools import bindings
+
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".venv"
 RUN_LIMIT = 1800  # seconds; a run that takes longer hangs
@@ -36,6 +41,9 @@ def incumbent_python(requirements: Sequence[str]) -> Path:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *requirements], check=True)
         stamp.write_text(wanted)
+    # Every time: an environment may be older than the distribution's modules. Who needs them says
+    # so where they are missing.
+    bindings.link(python)
     return python
 
 
@@ -92,15 +100,16 @@ def run_case(case: Case, pythons: Mapping[str, Path], *, runs: int, tmpfs: Path)
         source.make()
     largest = max((source.data for source in case.sources), default=0)
     figures: dict[str, list[Figures]] = {label: [] for label in case.runs}
-    for number in range(runs):
-        for label, task in case.runs.items():
-            if number and label in case.once:
-                continue
-            side = "incumbent" if task.side == "incumbent" else "imgstore"
-            settle(tmpfs, largest)
-            figures[label].append(measure(task, pythons[side]))
-            seconds = figures[label][-1].seconds
-            print(f"{case.name} {number + 1}/{runs}: {label}: {seconds:.4f} s", file=sys.stderr)
+    with case.around():
+        for number in range(runs):
+            for label, task in case.runs.items():
+                if number and label in case.once:
+                    continue
+                side = "incumbent" if task.side == "incumbent" else "imgstore"
+                settle(tmpfs, largest)
+                figures[label].append(measure(task, pythons[side]))
+                seconds = figures[label][-1].seconds
+                print(f"{case.name} {number + 1}/{runs}: {label}: {seconds:.4f} s", file=sys.stderr)
     agree(case, figures)
     return report.Result(case, figures)
 

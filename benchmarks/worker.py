@@ -99,21 +99,22 @@ def small_adds(task: Task) -> Figures:
 
 
 def cycles(task: Task) -> Figures:
-    """Add, read and delete `count` images of `size` bytes, one after the other."""
+    """Add, read and delete `count` images of `size` bytes, each of `threads` one at a time."""
     side = side_of(task)
     data = random.Random(0).randbytes(task.size)
 
-    def one() -> None:
+    def one(number: int) -> None:
         source = Stream(io.BytesIO(data))
         url, _ = side.add(str(uuid.uuid4()), source, size=task.size, algorithms=task.algorithms)
         if b"".join(side.chunks(url)) != data:
             raise RuntimeError("other bytes come back than were added")
         side.delete(url)
 
-    one()  # a service's first request is not what counts
-    with measured() as meter:
-        for _ in range(task.count):
-            one()
+    one(0)  # a service's first request is not what counts
+    with ThreadPoolExecutor(task.threads) as pool, measured() as meter:
+        each = map if task.threads == 1 else pool.map
+        for _ in each(one, range(task.count)):
+            pass
     return meter.figures
 
 
@@ -143,6 +144,31 @@ def s3_download(task: Task) -> Figures:
     client, bucket, key = s3_client(task), *task.url.rsplit("/", 2)[-2:]
     with open(os.devnull, "wb") as file, measured() as meter:
         client.download_fileobj(bucket, key, file)
+    return meter.figures
+
+
+def rbd_command(task: Task, *words: str) -> list[str]:
+    """Return a command of Ceph's own program, for the cluster that the options describe."""
+    conf, user = task.options["rbd_store_ceph_conf"], task.options["rbd_store_user"]
+    return ["rbd", *words, "--no-progress", "--conf", conf, "--id", user]
+
+
+def rbd_import(task: Task) -> Figures:
+    """Import a file as Ceph's own program does it by default."""
+    image = f"{task.options['rbd_store_pool']}/{uuid.uuid4()}"
+    argv = rbd_command(task, "import", "--image-format", "2", task.source, image)
+    with measured(resource.RUSAGE_CHILDREN) as meter:
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(rbd_command(task, "rm", image), check=True, stdout=subprocess.DEVNULL)
+    return meter.figures
+
+
+def rbd_export(task: Task) -> Figures:
+    """Export the snapshot of a location into nothing, as Ceph's own program does it by default."""
+    pool, image, snapshot = task.url.rsplit("/", 3)[-3:]
+    argv = rbd_command(task, "export", f"{pool}/{image}@{snapshot}", "-")
+    with measured(resource.RUSAGE_CHILDREN) as meter:
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
     return meter.figures
 
 
@@ -262,6 +288,8 @@ OPERATIONS: dict[str, Callable[[Task], Figures]] = {
         cycles,
         s3_upload,
         s3_download,
+        rbd_import,
+        rbd_export,
         get,
         send,
         send_chunks,
