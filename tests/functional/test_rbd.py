@@ -331,6 +331,23 @@ class TestSizes:
             with store.get(image.location, offset=100, length=3) as reader:
                 assert reader.read() == bytes(3)
 
+    @pytest.mark.parametrize("mode", ["crc", "secure"])
+    def test_bytes_are_kept_until_they_are_sent(
+        self, pool: RbdPool, tmp_path: Path, mode: str
+    ) -> None:
+        """A librbd can be told not to copy them, and its Python module does not keep them."""
+        conf = tmp_path / "ceph.conf"
+        more = f"[client]\nrbd_disable_zero_copy_writes = false\nms_client_mode = {mode}\n"
+        conf.write_text(pool.user.conf.read_text() + more)
+        with pool.store(ceph_conf=str(conf)) as store:
+            for number in range(3):
+                data = pattern(40 * MIB + number)
+                image = store.add(
+                    new_id(), iter([data[at : at + MIB] for at in range(0, len(data), MIB)])
+                )
+                found = hashlib.sha256(content(store, image.location)).hexdigest()
+                assert found == hashlib.sha256(data).hexdigest()
+
 
 class TestClones:
     """Clones of both formats, as Nova and Cinder make them."""
@@ -483,6 +500,29 @@ class TestDelete:
         assert store.remove_leftovers(older_than=0) == []
         assert pool.trash() == ["of-cinder"]
 
+    def test_deletes_of_two_processes(self, pool: RbdPool, store: RbdStore) -> None:
+        """Each sees that the other one has the image open; it is deleted, or it is whole."""
+        with pool.store("other") as other, ThreadPoolExecutor(2) as threads:
+            for _ in range(10):
+                image = store.add(name := new_id(), b"x")
+
+                def delete(via: RbdStore, image: Any = image) -> type[Exception] | None:
+                    try:
+                        via.delete(image.location)
+                    except (errors.InUse, errors.NotFound) as exc:
+                        return type(exc)
+                    return None
+
+                ends = list(threads.map(delete, (store, other)))
+                if ends == [errors.InUse, errors.InUse]:
+                    assert content(store, image.location) == b"x"
+                    with pool.image(name) as found:
+                        assert found.is_protected_snap("snap")
+                        assert dict(found.metadata_list()) == {}
+                    store.delete(image.location)
+                assert None in ends or errors.InUse in ends
+                assert (pool.images(), pool.trash()) == ([], [])
+
     def test_a_reader_is_told_that_its_image_was_deleted(self, pool: RbdPool) -> None:
         """For librbd objects that are gone are zeros."""
         data = pattern(60 * MIB)
@@ -609,6 +649,71 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
         image = store.add(name, b"whole")
         assert content(store, image.location) == b"whole"
         assert store.leftovers(older_than=0) == []
+
+    def test_clones_do_not_inherit_being_unfinished(self, pool: RbdPool, store: RbdStore) -> None:
+        """They inherit the mark; a stopped machine's disk must not be taken for a leftover."""
+        pool.make("parent", b"data")
+        with pool.image("parent") as image:
+            image.metadata_set("imgstore.unfinished", f"add {image.id()}")
+        pool.verbs.clone(pool.context, "parent", "snap", pool.context, "disk")
+        with pool.image("disk") as disk:
+            assert "imgstore.unfinished" in dict(disk.metadata_list())
+        assert store.remove_leftovers(older_than=0) == []
+        with pytest.raises(errors.AlreadyExists):
+            store.add("disk", b"x")
+        assert pool.images() == ["disk", "parent"]
+        pool.verbs.remove(pool.context, "disk")
+
+    def test_images_that_cannot_be_opened_are_passed_over(
+        self, ceph: Ceph, ceph_admin: Any, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """Such as clones whose parent lies in a pool that this user may not read."""
+        apart = make_pool(ceph, ceph_admin, "apart")
+        apart.make("parent", b"data")
+        pool.verbs.clone(apart.context, "parent", "snap", pool.context, "clone")
+        pool.make("unfinished", b"part", snapshots=())
+        with pool.image("unfinished") as image:
+            image.metadata_set("imgstore.unfinished", f"add {image.id()}")
+        (removed,) = store.remove_leftovers(older_than=0)
+        assert removed.name == "image unfinished"
+        with pytest.raises(errors.AlreadyExists):
+            store.add("clone", b"x")
+        pool.verbs.remove(pool.context, "clone")
+        apart.empty()
+
+    def test_what_a_killed_copy_left(self, pool: RbdPool, store: RbdStore) -> None:
+        """Its snapshots are protected before its data is there."""
+        name = "imgstore-copy-0123"
+        pool.make(name, b"part", snapshots=("snap", "other"))
+        with pool.image(name) as image:
+            assert store.leftovers(older_than=0) == []  # somebody has it open
+            image.metadata_set("imgstore.unfinished", f"copy {image.id()} image")
+        (removed,) = store.remove_leftovers(older_than=0)
+        assert removed.name == f"image {name}"
+        assert (pool.objects(), pool.trash()) == ([], [])
+
+    def test_a_copy_with_two_names_is_an_image(
+        self, ceph: Ceph, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """Renaming writes the new name before it gives up the old one."""
+        pool.make("imgstore-copy-0123", b"data")
+        with pool.image("imgstore-copy-0123") as image:
+            image.metadata_set("imgstore.unfinished", f"copy {image.id()} image")
+        pool.context.write_full("rbd_id.image", pool.context.read("rbd_id.imgstore-copy-0123"))
+        assert store.remove_leftovers(older_than=0) == []
+        assert content(store, f"rbd://{ceph.fsid}/images/image/snap") == b"data"
+        pool.context.remove_object("rbd_id.image")
+
+    @pytest.mark.parametrize("age", [0, 3600])
+    def test_a_killed_deletion(self, pool: RbdPool, store: RbdStore, age: int) -> None:
+        """It left the image in the trash; one that others moved there later is theirs."""
+        pool.make("image", b"data")
+        with pool.image("image") as image:
+            mark = f"delete {image.id()} {int(time.time()) - age}"
+            image.metadata_set("imgstore.unfinished", mark)
+        pool.verbs.trash_move(pool.context, "image", 0)
+        assert len(store.remove_leftovers(older_than=0)) == (0 if age else 1)
+        assert pool.trash() == (["image"] if age else [])
 
     def test_a_creation_that_was_cut_off_does_not_block_its_id(
         self, pool: RbdPool, store: RbdStore

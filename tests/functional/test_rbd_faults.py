@@ -395,13 +395,24 @@ class TestProcesses:
         assert content(store, image.location) == data
 
     SCRIPT = """
-import os, sys
+import os, sys, threading, time
 from imgstore.drivers.rbd import RbdStore
 pool, user, conf, how = sys.argv[1:]
 store = RbdStore("rbd", pool=pool, user=user, ceph_conf=conf)
 image = store.add("image-of-" + how, bytes(1000) + b"x" * 50_000_000)
 reader = store.get(image.location)
 reader.read(1)
+if how == "daemon":
+    class Endless:
+        def read(self, n):
+            return b"x" * n
+
+    for number in range(2):
+        threading.Thread(
+            target=store.add, args=(f"endless-{number}", Endless()), daemon=True
+        ).start()
+    threading.excepthook = lambda *_: None
+    time.sleep(0.3)
 if how == "fork" and os.fork() == 0:
     sys.exit(0)
 if how == "fork":
@@ -410,7 +421,7 @@ if how == "fork":
 print("done", flush=True)
 """
 
-    @pytest.mark.parametrize("how", ["fork", "open"])
+    @pytest.mark.parametrize("how", ["fork", "open", "daemon"])
     def test_the_interpreter_ends_with_all_left_open(self, pool: RbdPool, how: str) -> None:
         command = [sys.executable, "-c", self.SCRIPT, pool.name, pool.user.name, pool.user.conf]
         done = subprocess.run(
@@ -421,6 +432,30 @@ print("done", flush=True)
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+    @pytest.mark.parametrize("attempt", range(5))
+    def test_ctrl_c_from_outside_leaves_nothing(
+        self, ceph: Ceph, pool: RbdPool, store: RbdStore, attempt: int
+    ) -> None:
+        """Wherever the signal comes: in a wait, a request, the end."""
+        data = pattern(20 * MIB)
+
+        def work() -> None:
+            later(0.02 + attempt * 0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+            while True:
+                store.delete(store.add(new_id(), Source(data, {})).location)
+
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        until(
+            lambda: not store.remove_leftovers(older_than=0) and not pool.trash(),
+            seconds=60,
+            what="nothing unfinished is left",
+        )
+        for name in pool.images():
+            assert pool.content(name) == data
+            store.delete(f"rbd://{ceph.fsid}/images/{name}/snap")
+        assert pool.objects() == []
 
     def test_ctrl_c_in_mid_add_leaves_nothing(self, pool: RbdPool, store: RbdStore) -> None:
         source = Source(pattern(60 * MIB), {20 * MIB: lambda: os.kill(os.getpid(), signal.SIGINT)})

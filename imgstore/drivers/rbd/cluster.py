@@ -9,7 +9,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final
@@ -31,6 +32,8 @@ from imgstore.translation import describe, error_class
 LOG = logging.getLogger(__name__)
 
 INSTALL: Final = "the distribution's packages python3-rados and python3-rbd, for its own Python"
+SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
+_LINGER: Final = 0.5  # the same, where nobody waits for it
 _EXIT: Final = 10.0  # seconds that an exit waits for requests that are under way
 _RETURN: Final = 0.05  # seconds for librbd's threads to return from Python
 _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
@@ -102,6 +105,7 @@ class Connection:
         self.users = 0
         self.retired = False
         self.requests = Requests()
+        self._lingering: deque[tuple[float, Callable[[], None]]] = deque()
         self._client = client
         self._settings = settings
         self._pools: dict[tuple[str, str], Any] = {}
@@ -129,14 +133,13 @@ class Connection:
         """
         pool = self.pool(name)
         if id(pool) not in self._prepared:
-            with pool_operation(pool) as operation:
-                operation.new(0)
-                try:
-                    pool.operate_write_op(operation, "rbd_trash")
-                except Exception as exc:
-                    if isinstance(classify(exc), Unavailable):
-                        raise
-                    LOG.debug("making the trash of a pool: %s", describe(exc))
+            try:
+                # Not by an operation object (WriteOp): those of the Python module corrupt memory.
+                pool.write("rbd_trash", b"")
+            except Exception as exc:
+                if isinstance(classify(exc), Unavailable):
+                    raise
+                LOG.debug("making the trash of a pool: %s", describe(exc))
             self._prepared.add(id(pool))
         return pool
 
@@ -166,8 +169,29 @@ class Connection:
             default = self.verbs.features_from_string(text)
         return default | LAYERING
 
+    def linger(self, opened: float, close: Callable[[], None]) -> None:
+        """Call ``close`` of an image that was opened at ``opened`` once that is long enough ago."""
+        self._lingering.append((opened, close))
+        self._sweep(_LINGER)
+
+    def _sweep(self, age: float) -> None:
+        while True:
+            try:
+                opened, close = self._lingering.popleft()
+            except IndexError:
+                return
+            if opened + age > time.monotonic():
+                self._lingering.appendleft((opened, close))
+                return
+            with quietly("closing an image that was read"):
+                close()
+
     def shutdown(self) -> None:
         """Disconnect; nobody uses the connection any more."""
+        while self._lingering:
+            opened, _ = self._lingering[0]
+            time.sleep(max(0.0, opened + SETTLED - time.monotonic()))
+            self._sweep(SETTLED)
         for pool in self._pools.values():
             pool.close()
             let_go(pool)
@@ -367,16 +391,6 @@ class RequestFailed(OSError):
 
     def __init__(self, status: int) -> None:
         super().__init__(-status, os.strerror(-status))
-
-
-@contextmanager
-def pool_operation(pool: Any) -> Iterator[Any]:
-    """Make an operation that writes to one object of a pool."""
-    operation = pool.create_write_op()
-    try:
-        yield operation
-    finally:
-        pool.release_write_op(operation)
 
 
 def _end_all(pid: int, connections: set[Connection]) -> None:
