@@ -453,7 +453,7 @@ print("done", flush=True)
             what="nothing unfinished is left",
         )
         for name in pool.images():
-            assert pool.content(name) == data
+            assert pool.content(name) == data  # complete, and its deletion had not begun
             store.delete(f"rbd://{ceph.fsid}/images/{name}/snap")
         assert pool.objects() == []
 

@@ -105,7 +105,11 @@ class RbdPool:
         deadline = time.monotonic() + 60
         while self.images() or self.trash():
             for name in self.images():
-                self.verbs.trash_move(self.context, name, 0)
+                try:
+                    self.verbs.trash_move(self.context, name, 0)
+                except self.sdk.ImageNotFound:  # a name whose image was never made
+                    with contextlib.suppress(self.sdk.ImageNotFound):
+                        self.verbs.remove(self.context, name)
             for entry in list(self.verbs.trash_list(self.context)):
                 with contextlib.suppress(self.sdk.ImageBusy, self.sdk.ImageHasSnapshots):
                     self._purge(entry["id"])
