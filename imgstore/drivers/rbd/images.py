@@ -161,8 +161,8 @@ def look_at(
             others=len(snapshots) - len(own),
             is_finished=_is_finished(image),
             in_use=is_watched(image) or is_locked(image),
-            modified=_aware(image.modify_timestamp()),
-            created=_aware(image.create_timestamp()),
+            modified=in_utc(image.modify_timestamp()),
+            created=in_utc(image.create_timestamp()),
         )
 
 
@@ -231,5 +231,6 @@ def _is_begun(image: Any) -> bool:
     return bool(mark == mark_of_add(image)) and not _is_finished(image)
 
 
-def _aware(time: datetime) -> datetime:
+def in_utc(time: datetime) -> datetime:
+    """Return a time of librbd, which are in UTC and do not say so."""
     return time.replace(tzinfo=timezone.utc)

@@ -12,7 +12,15 @@ from typing import Any, Final, TypeVar
 from imgstore.drivers.rbd.adding import discard, discard_private
 from imgstore.drivers.rbd.cluster import Connection, classify
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import MARK, OpenImage, State, deleted_at, look_at, renamed_to
+from imgstore.drivers.rbd.images import (
+    MARK,
+    OpenImage,
+    State,
+    deleted_at,
+    in_utc,
+    look_at,
+    renamed_to,
+)
 from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
 from imgstore.errors import NotFound, Unavailable
 from imgstore.model import Leftover
@@ -51,7 +59,7 @@ def find(
             key = _Unfinished(name, state.id)
             yield Leftover(store, f"image {name}", state.modified, state.size, key)
     for entry in connection.verbs.trash_list(pool):
-        deleted, ends = _aware(entry["deletion_time"]), _aware(entry["deferment_end_time"])
+        deleted, ends = in_utc(entry["deletion_time"]), in_utc(entry["deferment_end_time"])
         # Both are without fractions of a second.
         if (deleted < ends and ends + _SECOND > now) or now - deleted < older_than:
             continue
@@ -122,7 +130,7 @@ def _purgeable(connection: Connection, pool: Any, entry: Mapping[str, Any]) -> i
         with OpenImage(connection, pool, image_id=entry["id"], read_only=True) as image:
             mark = deleted_at(dict(image.metadata_list()).get(MARK, ""), entry["id"])
             # One that was restored, and moved to the trash again by others, is theirs.
-            is_own = mark is not None and _aware(entry["deletion_time"]).timestamp() < mark + _MOVED
+            is_own = mark is not None and in_utc(entry["deletion_time"]).timestamp() < mark + _MOVED
             names = [each["name"] for each in image.list_snaps()]
             is_own, is_alone = is_own or is_copy, is_copy or names in ([], [SNAPSHOT])
             if not is_own or not is_alone or _has_clones(image, names):
@@ -152,7 +160,3 @@ def _purge(connection: Connection, pool: Any, found: _Trashed) -> None:
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:
         raise NotFound("the image is gone, or in use") from exc
-
-
-def _aware(time: datetime) -> datetime:
-    return time.replace(tzinfo=timezone.utc)
