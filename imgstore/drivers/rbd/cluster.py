@@ -134,7 +134,6 @@ class Connection:
         pool = self.pool(name)
         if id(pool) not in self._prepared:
             try:
-                # Not by an operation object (WriteOp): those of the Python module corrupt memory.
                 pool.write("rbd_trash", b"")
             except Exception as exc:
                 if isinstance(classify(exc), Unavailable):
