@@ -96,19 +96,21 @@ class Writer:
             self._grow(end)
         self._wait_for(max(0, self._window - len(data)))
         request = _Request(self, data)
-        self._requests.begin()
-        with self._change:
-            self._flying.add(request)
-            self._bytes += len(data)
         try:
+            with self._change:
+                self._requests.begin()
+                self._flying.add(request)
+                self._bytes += len(data)
             self._image.aio_write(data, position, request.landed)
-        except Exception:
+        except BaseException:  # an interrupt may come before the request is sent, or after
             self.landed(request, 0)
             raise
 
     def landed(self, request: _Request, status: int) -> None:
-        """Count a request as done; called from librbd's threads."""
+        """Count a request as done, once; called from librbd's threads, too."""
         with self._change:
+            if request not in self._flying:
+                return
             self._flying.discard(request)
             self._bytes -= len(request.data)
             if status < 0 and self._error is None:
