@@ -1,6 +1,6 @@
 """Virtual environments under .venv/, renewed only when what they are made of changed.
 
-``python -m tools.environments NAME`` sets one up: demo, bench, docs, lint or tests.
+``python -m tools.environments NAME`` sets one up: demo, bench, docs, lint, openstack or tests.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(),
-    "bench": Recipe(extras="http,s3", ceph=True),
+    "bench": Recipe(extras="http,s3,swift", ceph=True),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
+    "openstack": Recipe("tools/requirements-servers.txt", package=False),
     "tests": Recipe("tools/requirements-test.txt", extras="all,testing", ceph=True),
 }
 
