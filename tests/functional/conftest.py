@@ -12,9 +12,13 @@ from servers.buckets import Bucket, raw_client
 from servers.buckets import bucket as make_bucket
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
+from servers.containers import Container, raw_swift
+from servers.containers import container as make_container
 from servers.filesystems import Filesystems
 from servers.fuse import FaultyFilesystem, faulty
 from servers.hostile import Hostile
+from servers.keystone import Keystone, KeystoneUser
+from servers.keystone import keystone as run_keystone
 from servers.missing import Missing, required
 from servers.nginx import Nginx
 from servers.nginx import nginx as run_nginx
@@ -23,6 +27,8 @@ from servers.proxy import Proxy
 from servers.radosgw import RadosGateway, User
 from servers.radosgw import radosgw as run_radosgw
 from servers.scratch import Scratch, tail
+from servers.swift import Swift
+from servers.swift import swift as run_swift
 
 _SCRATCH = pytest.StashKey[Scratch]()
 _LOGGED = pytest.StashKey[dict[Path, int]]()
@@ -123,6 +129,64 @@ def bucket(radosgw: RadosGateway, s3_user: User) -> Iterator[Bucket]:
     """A bucket of this test's own."""
     with make_bucket(radosgw, s3_user) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def _keystone(scratch: Scratch) -> Iterator[Keystone]:
+    with run_keystone(scratch) as server:
+        yield server
+
+
+@pytest.fixture
+def keystone(_keystone: Keystone) -> Iterator[Keystone]:
+    """A Keystone in health before and after the test, whose log of requests starts with it."""
+    _keystone.heal()
+    _keystone.requests.forget()
+    yield _keystone
+    _keystone.heal()
+
+
+@pytest.fixture(scope="session")
+def _swift(scratch: Scratch, _keystone: Keystone) -> Iterator[Swift]:
+    with run_swift(scratch, _keystone) as servers:
+        yield servers
+
+
+@pytest.fixture
+def swift(_swift: Swift, keystone: Keystone) -> Iterator[Swift]:
+    """A Swift in health before and after the test, whose log of requests starts with it."""
+    _swift.heal()
+    _swift.requests.forget()
+    yield _swift
+    _swift.heal()
+
+
+@pytest.fixture(scope="session")
+def swift_user(_swift: Swift) -> KeystoneUser:
+    """A user of Keystone with an account, one a run; a URL must quote what it is called."""
+    return _swift.keystone.user("te%st:er", project="tests", password="pa%ss:w@rd/")
+
+
+@pytest.fixture(scope="session")
+def swift_other(_swift: Swift) -> KeystoneUser:
+    """Another user, in another project."""
+    return _swift.keystone.user("other")
+
+
+@pytest.fixture(scope="session")
+def swift_raw(_swift: Swift, swift_user: KeystoneUser) -> Iterator[Any]:
+    """python-swiftclient's own connection for that user."""
+    client = raw_swift(swift_user)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def container(swift: Swift, swift_user: KeystoneUser) -> Iterator[Container]:
+    """A container of this test's own; a faulty server is healed before it is removed."""
+    with make_container(swift_user) as made:
+        yield made
+        swift.heal()
 
 
 @pytest.fixture

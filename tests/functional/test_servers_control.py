@@ -17,8 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from servers.ceph import Ceph
+from servers.containers import container
+from servers.keystone import KeystoneUser
 from servers.nginx import Nginx
 from servers.process import state, until
+from servers.radosgw import SwiftUser
+from servers.swift import Swift
 
 HERE = Path(__file__).parent
 
@@ -146,6 +150,28 @@ def test_ceph_serves_s3_and_rbd(control: Control, ceph: Ceph) -> None:
     assert len(pids) == 4
     os.kill(control.state["holder"], signal.SIGKILL)
     until(lambda: not any(state(pid) for pid in pids), seconds=10, what="all are gone")
+
+
+def test_swift_serves_both_kinds_of_users(control: Control, swift: Swift) -> None:
+    """What is described opens an account by Keystone and by v1 authentication."""
+    del swift  # wanted: it skips where there is none
+    control.run("up", "swift")
+    described = control.state["servers"]["swift"]
+    user = KeystoneUser(
+        url=described["auth_url"],
+        id="",
+        name=described["user"],
+        password=described["password"],
+        project=described["project"],
+        project_id="",
+        domain=described["domain"],
+    )
+    v1 = SwiftUser(described["v1_user"], described["v1_key"], described["v1_auth_url"])
+    for one in (user, v1):
+        with container(one) as made:
+            made.put("key", b"data")
+            assert made.content("key") == b"data"
+    assert len(control.pids) == 7
 
 
 def test_killed_holder_is_cleaned_up_after(control: Control, nginx: Nginx) -> None:

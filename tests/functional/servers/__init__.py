@@ -8,6 +8,12 @@ Fixtures (tests/functional/conftest.py)
     radosgw_ceph        its Ceph
     s3_user, s3_raw     User, one a run, and boto3's client for it
     bucket              Bucket of s3_user, one a test
+    keystone            Keystone, one a run; as ceph, and what was asked before is forgotten
+    swift               Swift on it, as keystone
+    swift_user          KeystoneUser, one a run; what it is called must be quoted in a URL
+    swift_other         another, in another project
+    swift_raw           swiftclient's connection for swift_user, one a run
+    container           Container of swift_user, one a test
     hostile             Hostile, one a test
     proxies             proxies(target, **options) -> Proxy, closed at the end of the test
     filesystems         Filesystems, unmounted at the end of the test
@@ -15,7 +21,7 @@ Fixtures (tests/functional/conftest.py)
 
 A fixture or call that this machine cannot serve raises Missing: the test is skipped with the
 reason, or fails where IMGSTORE_REQUIRE (names separated by commas, or "all") asks for it. Names:
-nginx, openssl, ceph, radosgw, fuse, ext4, xfs, btrfs, quota, tmpfs, bind, run_as.
+nginx, openssl, ceph, radosgw, keystone, swift, fuse, ext4, xfs, btrfs, quota, tmpfs, bind, run_as.
 The logs of all servers, as far as written during a test that fails, are in its report.
 
 `make servers-up` and `make servers-down` run servers for a person: servers.control. A new backend
@@ -71,6 +77,36 @@ servers.radosgw
 servers.buckets                                     boto3
     bucket(gateway, user)                           context manager -> Bucket
     raw_client(url, user, **options)
+servers.keystone
+    keystone(scratch, *, short_seconds=5)           context manager -> Keystone
+    Keystone: .url .secure_url .ca .process .ports["http" | "https"] .admin .service .heal()
+        .short_url                                  tokens from there live short_seconds
+        .user(name, *, project="", roles=("member",), password="", domain="Default")
+            -> KeystoneUser(url, id, name, password, project, project_id, domain)
+        .domain(name) -> id .project(name, *, domain="Default") -> id
+        .grant(user, role) .withdraw(user, role) .change(user, **about)
+        .application_credential(user)
+            -> ApplicationCredential(url, id, name, secret, project_id)
+        .token(user, *, url="") -> str .revoke(token) .trusts() -> list
+        .endpoint(type, region, interface, url) .call(method, path, body=None)  as the admin
+        .requests                                   Requests, of both Keystones
+servers.swift                                       endpoints: the module's docstring
+    swift(scratch, keystone, *, max_file_size=5 MiB, node_timeout=10.0, token_cache_seconds=-1,
+          cache=False, devices=None, in_catalogue=True)     context manager -> Swift
+        LARGE, cache=True, token_cache_seconds=300: as in production
+    Swift: .keystone .url .account .container .object .proxy (Process) .processes .heal()
+        .front(*, tls=False, slo=True, max_manifest_segments=1000, token_cache_seconds=None)
+            -> Front(url, process, requests, ca, .info())   one more proxy
+        .info() .requests                           of the first proxy
+        .v1_user(TESTER | OTHER | MANAGER) -> SwiftUser(name, key, url)
+        .account_url(user) .quota(user, max_bytes | None, *, container="") .update()
+    TESTER, OTHER, MANAGER, LARGE
+servers.containers                                  keystoneauth1, python-swiftclient
+    container(user)                                 context manager -> Container
+    raw_swift(user, **options) session(user, **options) empty_account(user)
+servers.openstack
+    Requests: .forget() .read(method="") -> list[Logged]
+    ask(method, url, headers=None, body=None, *, ca=None, seconds=30.0) -> Answer
 servers.hostile                                     paths: the module's docstring
     Hostile(content=None, *, stall_seconds=30.0)
         .content .changed .etag .requests .address .url(target) .release() .forget() .close()

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from servers.ceph import GIB, Ceph, ceph
 from servers.keeper import end_children
+from servers.keystone import keystone
 from servers.nginx import PASSWORD, USER, nginx
 from servers.process import Process
 from servers.radosgw import radosgw
 from servers.scratch import Scratch
+from servers.swift import LARGE, swift
 
 _SIZE = 32 * GIB  # of a sparse file
 _NAMES = ("servers.env", "servers.json")  # in the order in which they appear
@@ -72,6 +74,28 @@ class _Servers:
             "admin_conf": str(self._ceph.conf),
         }
 
+    def swift(self) -> dict[str, str]:
+        identity = self._stack.enter_context(keystone(self._scratch))
+        servers = self._stack.enter_context(swift(self._scratch, identity, max_file_size=LARGE))
+        secure = servers.front(tls=True)
+        self.processes += [identity.process, *servers.processes]
+        user, v1 = identity.user("glance"), servers.v1_user()
+        return {
+            "auth_url": identity.url,
+            "https_auth_url": identity.secure_url,
+            "user": user.name,
+            "password": user.password,
+            "project": user.project,
+            "domain": user.domain,
+            "storage_url": servers.account_url(user),
+            "https_storage_url": servers.account_url(user).replace(servers.url, secure.url),
+            "v1_auth_url": v1.url,
+            "v1_user": v1.name,
+            "v1_key": v1.key,
+            "admin_password": identity.admin.password,
+            "ca": str(identity.ca),
+        }
+
     @cached_property
     def _ceph(self) -> Ceph:
         cluster = self._stack.enter_context(ceph(self._scratch, store="bluestore", size=_SIZE))
@@ -83,6 +107,7 @@ BACKENDS: dict[str, Callable[[_Servers], dict[str, str]]] = {
     "nginx": _Servers.nginx,
     "s3": _Servers.s3,
     "rbd": _Servers.rbd,
+    "swift": _Servers.swift,
 }
 
 
