@@ -433,6 +433,30 @@ print("done", flush=True)
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
+    @pytest.mark.parametrize("attempt", range(8))
+    def test_ctrl_c_from_outside_leaves_nothing(
+        self, ceph: Ceph, pool: RbdPool, store: RbdStore, attempt: int
+    ) -> None:
+        """Wherever the signal comes: in a wait, a request, the end."""
+        data = pattern(20 * MIB)
+
+        def work() -> None:
+            later(0.02 + attempt * 0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+            while True:
+                store.delete(store.add(new_id(), Source(data, {})).location)
+
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        until(
+            lambda: not store.remove_leftovers(older_than=0) and not pool.trash(),
+            seconds=60,
+            what="nothing unfinished is left",
+        )
+        for name in pool.images():
+            assert pool.content(name) == data  # complete, and its deletion had not begun
+            store.delete(f"rbd://{ceph.fsid}/images/{name}/snap")
+        assert pool.objects() == []
+
     def test_ctrl_c_in_mid_add_leaves_nothing(self, pool: RbdPool, store: RbdStore) -> None:
         source = Source(pattern(60 * MIB), {20 * MIB: lambda: os.kill(os.getpid(), signal.SIGINT)})
         with pytest.raises(KeyboardInterrupt):

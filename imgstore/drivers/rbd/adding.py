@@ -8,6 +8,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
+from imgstore._interrupts import uninterrupted
 from imgstore.drivers.rbd.cluster import Cluster, Connection, classify, quietly
 from imgstore.drivers.rbd.deleting import purge
 from imgstore.drivers.rbd.images import MARK, OpenImage, State, is_untouched, look_at, mark_of_add
@@ -39,13 +40,16 @@ class Adding:
         self.name = name
         self.pool = own_pool(connection, settings)
         self._rbd = connection.rbd
+        # Known wherever an interrupt comes.
+        self._created = False
+        self._opened: OpenImage | None = None
 
     def add(self, body: Body) -> None:
         """Store ``body`` as the image; undoes everything on any failure."""
         first_size = FIRST_OBJECTS << self.settings.order
         size = first_size if body.size is None else body.size
-        opened = self._create(size)
         try:
+            opened = self._create(size)
             writer = Writer(
                 opened,
                 size=size,
@@ -59,7 +63,8 @@ class Adding:
                 writer.close()
             self._finish(opened)
         except BaseException as exc:
-            self._undo(opened, exc)
+            if self._created:
+                self._undo(exc)
             raise
         with quietly("closing an image that was added"):
             opened.close()
@@ -108,11 +113,10 @@ class Adding:
         began = time.monotonic()
         while (waited := time.monotonic() - began) < 2 * _PATIENCE:
             try:
-                self.create(self.name, size)
+                opened = self._create_open(size)
             except self._rbd.ImageExists:
                 self.make_way(is_patient=waited < _PATIENCE)
                 continue
-            opened = self._opened()
             if opened is not None:
                 return opened
             time.sleep(_PAUSE)
@@ -142,20 +146,23 @@ class Adding:
                 remedy="create it, or correct rbd_store_namespace or rbd_store_data_pool",
             ) from exc
 
-    def _opened(self) -> OpenImage | None:
-        """Open and mark what was just created; None if another add removed it as abandoned."""
-        opened = None
+    def _create_open(self, size: int) -> OpenImage | None:
+        """Create, open and mark; None if another add removed the image as abandoned."""
+
+        def create() -> None:
+            self.create(self.name, size)
+            self._created = True
+
+        uninterrupted(create)
         try:
-            opened = OpenImage(self.connection, self.pool, self.name)
-            opened.sdk.metadata_set(MARK, mark_of_add(opened.sdk))
+            self._opened = OpenImage(self.connection, self.pool, self.name)
+            self._opened.sdk.metadata_set(MARK, mark_of_add(self._opened.sdk))
         except self._rbd.ImageNotFound:
-            if opened is not None:
-                opened.close()
+            self._created = False
+            if self._opened is not None:
+                self._opened.close()
             return None
-        except BaseException as exc:
-            self._undo(opened, exc)
-            raise
-        return opened
+        return self._opened
 
     def make_way(self, *, is_patient: bool = True) -> None:
         """Remove an image of this name that a dead process left; raises AlreadyExists."""
@@ -209,15 +216,15 @@ class Adding:
             raise
         discard_private(self.connection, self.pool, self.name)
 
-    def _undo(self, opened: OpenImage | None, exc: BaseException) -> None:
+    def _undo(self, exc: BaseException) -> None:
         """Remove the image, unless it may be complete, without hiding what is being raised."""
         self._judge(self.connection, exc)
         image_id = None
-        if opened is not None:
+        if self._opened is not None:
             with quietly("asking an image for its id"):
-                image_id = opened.sdk.id()
+                image_id = self._opened.sdk.id()
             with quietly("closing an image of a failed add"):
-                opened.close()
+                self._opened.close()
         if getattr(exc, "indeterminate", False):
             return
         if isinstance(exc, Exception) and isinstance(classify(exc), TimedOut):

@@ -60,6 +60,14 @@ def let_go(handle: Any) -> None:
     ctypes.pythonapi.Py_DecRef(ctypes.py_object(handle))
 
 
+def is_thread_of_librbd() -> bool:
+    """Return whether librbd, or something else that is not Python, began this thread.
+
+    The garbage collector may run in it. What waits for librbd's threads there waits for itself.
+    """
+    return isinstance(threading.current_thread(), threading._DummyThread)
+
+
 class Requests:
     """How many asynchronous requests of a connection are under way."""
 
@@ -171,7 +179,8 @@ class Connection:
     def linger(self, opened: float, close: Callable[[], None]) -> None:
         """Call ``close`` of an image that was opened at ``opened`` once that is long enough ago."""
         self._lingering.append((opened, close))
-        self._sweep(_LINGER)
+        if not is_thread_of_librbd():
+            self._sweep(_LINGER)
 
     def _sweep(self, age: float) -> None:
         while True:
@@ -281,7 +290,7 @@ class Cluster:
         with self._lock:
             connection.users -= 1
             is_last = connection.retired and not connection.users
-        if is_last:
+        if is_last and not is_thread_of_librbd():
             self._end(connection)
 
     def _end(self, connection: Connection) -> None:
@@ -394,8 +403,7 @@ class RequestFailed(OSError):
 
 def _end_all(pid: int, connections: set[Connection]) -> None:
     """Leave the cluster's connections at exit, or when nobody has the cluster any more."""
-    # A thread of librbd, in which the garbage collector runs, would wait for itself.
-    if os.getpid() != pid or isinstance(threading.current_thread(), threading._DummyThread):
+    if os.getpid() != pid or is_thread_of_librbd():
         return
     for connection in list(connections):
         connection.requests.end()

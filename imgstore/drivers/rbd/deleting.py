@@ -29,14 +29,16 @@ def delete(
     need it. Raises InUse, with nothing changed, where clones of format 1 exist or somebody has it
     open; librbd's ImageNotFound.
     """
-    doomed = _doom(connection, pool, name, snapshot or SNAPSHOT, delay=delay)
+    doomed = None
     try:
+        with OpenImage(connection, pool, name) as image:
+            doomed = _examine(image, snapshot or SNAPSHOT)
+            _doom(connection.rbd, image, doomed, delay=delay)
         _check_name(connection, pool, name, doomed.id)
         connection.verbs.trash_move(pool, name, delay)
     except BaseException:
-        with quietly("undoing a deletion"), OpenImage(connection, pool, name) as image:
-            if image.id() == doomed.id:
-                _give_back(image, doomed.protected)
+        if doomed is not None:
+            _spare(connection, pool, name, doomed)
         raise
     if delay:
         return
@@ -53,30 +55,37 @@ def delete(
 
 @dataclass(frozen=True)
 class _Doomed:
-    """An image that is marked as deleted: its snapshots to remove, and the one protected before."""
+    """An image that is to be deleted: its snapshots to remove, and the one that is protected."""
 
     id: str
     snapshots: Sequence[str]
     protected: str | None
 
 
-def _doom(connection: Connection, pool: Any, name: str, snapshot: str, *, delay: int) -> _Doomed:
-    with OpenImage(connection, pool, name) as image:
-        if is_watched(image, own=1) or is_locked(image):
-            raise InUse(_OPEN, remedy="end that use first", retryable=True)
-        names = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
-        snapshots = [each for each in names if each == snapshot]
-        protected = snapshot if snapshots and image.is_protected_snap(snapshot) else None
-        try:
-            if protected:
-                _unprotect(connection.rbd, image, snapshot)
-            if protected and delay:
-                image.protect_snap(snapshot)  # it may be restored, and be an image again
-            image.metadata_set(MARK, mark_of_deletion(image))
-        except BaseException:
-            _give_back(image, protected)
-            raise
-        return _Doomed(image.id(), snapshots, protected)
+def _examine(image: Any, snapshot: str) -> _Doomed:
+    """Return what an image has; raises InUse where somebody else has it open."""
+    if is_watched(image, own=1) or is_locked(image):
+        raise InUse(_OPEN, remedy="end that use first", retryable=True)
+    names = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
+    snapshots = [each for each in names if each == snapshot]
+    is_protected = snapshots and image.is_protected_snap(snapshot)
+    return _Doomed(image.id(), snapshots, snapshot if is_protected else None)
+
+
+def _doom(rbd: Any, image: Any, doomed: _Doomed, *, delay: int) -> None:
+    """Unprotect an image and mark it as deleted; raises InUse where that cannot be."""
+    if doomed.protected:
+        _unprotect(rbd, image, doomed.protected)
+    if doomed.protected and delay:
+        image.protect_snap(doomed.protected)  # it may be restored, and be an image again
+    image.metadata_set(MARK, mark_of_deletion(image))
+
+
+def _spare(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
+    """Undo what was done to an image so far, if the name is still its own."""
+    with quietly("undoing a deletion"), OpenImage(connection, pool, name) as image:
+        if image.id() == doomed.id:
+            _give_back(image, doomed.protected)
 
 
 def _check_name(connection: Connection, pool: Any, name: str, image_id: str) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from imgstore.drivers.rbd.cluster import SETTLED, Connection, hold, let_go
+from imgstore._interrupts import uninterrupted
+from imgstore.drivers.rbd.cluster import (
+    SETTLED,
+    Connection,
+    hold,
+    is_thread_of_librbd,
+    let_go,
+)
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.errors import NotFound, StoreError
 
@@ -47,6 +55,38 @@ def deleted_at(mark: str, image_id: str) -> float | None:
     return float(time_of) if (kind, found) == ("delete", image_id) and time_of.isdigit() else None
 
 
+class _Handle:
+    """One of librbd's images, open.
+
+    Where librbd 16 opens an image it touches it once more after it has said that it is open, and
+    crashes if it was closed by then. So no image is closed at once: those that are only read, which
+    nobody sees, are left to the connection.
+    """
+
+    def __init__(self, sdk: Any, connection: Connection, *, is_only_read: bool) -> None:
+        self.sdk = sdk
+        self._opened = time.monotonic()
+        self._pid = os.getpid()
+        self._connection = connection
+        self._is_only_read = is_only_read
+
+    def end(self) -> None:
+        """Close after what is under way; raises what librbd raises."""
+        if os.getpid() != self._pid:
+            return
+        if self._is_only_read or is_thread_of_librbd():
+            self._connection.linger(self._opened, self._close)
+        else:
+            time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self.sdk.close()
+        finally:
+            let_go(self.sdk)
+
+
 class OpenImage:
     """An image that is open until ``close``, which does nothing in a forked child."""
 
@@ -61,42 +101,31 @@ class OpenImage:
         read_only: bool = False,
     ) -> None:
         """Open by name or id; raises what librbd raises. Unless read-only, it counts as in use."""
-        self.sdk: Any = hold(
-            connection.rbd.Image(
+        made: list[Any] = []
+
+        def open_image() -> None:
+            image = connection.rbd.Image(
                 pool, name, snapshot=snapshot, read_only=read_only, image_id=image_id
             )
-        )
+            made.append(_Handle(hold(image), connection, is_only_read=read_only))
+
         self._pid = os.getpid()
-        self._connection = connection
-        self._lasts = read_only
-        self._opened = time.monotonic()
         self.requests = connection.requests
-        self._open = [True]
+        try:
+            uninterrupted(open_image)
+            # Nobody may ever get to see this object: an interrupt is raised at any moment.
+            self._end = weakref.finalize(self, made[0].end)
+        except BaseException:
+            for each in made:
+                each.end()
+            raise
+        self._end.atexit = False  # the connection ends what is open then
+        self.sdk: Any = made[0].sdk
 
     def close(self) -> None:
-        """Close once, after what is under way; raises what librbd raises.
-
-        Where librbd 16 opens an image it touches it once more after it has said that it is open,
-        and crashes if it was closed by then. So no image is closed at once: those that are only
-        read, which nobody sees, are left to the connection.
-        """
-        if os.getpid() != self._pid:
-            return
-        try:
-            self._open.pop()
-        except IndexError:
-            return
-        if self._lasts:
-            self._connection.linger(self._opened, self._close)
-        else:
-            time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
-            self._close()
-
-    def _close(self) -> None:
-        try:
-            self.sdk.close()
-        finally:
-            let_go(self.sdk)
+        """Close once, after what is under way; raises what librbd raises."""
+        if os.getpid() == self._pid:
+            uninterrupted(self._end)
 
     def check_process(self) -> None:
         """Raise StoreError in a forked child, where nothing would ever arrive."""

@@ -1,0 +1,66 @@
+"""Calls that an interrupt does not cut off from what they did."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from imgstore._interrupts import uninterrupted
+
+
+def test_calls_and_raises() -> None:
+    done: list[str] = []
+    uninterrupted(lambda: done.append("called"))
+    assert done == ["called"]
+    with pytest.raises(AttributeError):
+        uninterrupted(lambda: setattr(1, "x", 1))
+
+
+def test_an_interrupt_waits_for_the_end() -> None:
+    done: list[str] = []
+    raised = threading.Event()
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raised.wait(0.2)
+        done.append("called")
+
+    with pytest.raises(KeyboardInterrupt):
+        uninterrupted(call)
+    assert done == ["called"]
+
+
+@pytest.mark.parametrize("attempt", range(40))
+def test_it_is_known_whether_a_call_was_made(attempt: int) -> None:
+    """Wherever the signal comes, nothing is done after it is raised."""
+    done: list[str] = []
+    sent = threading.Timer(attempt / 10_000, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def many() -> None:
+        sent.start()
+        while True:
+            uninterrupted(lambda: done.append("called"))
+
+    # threading.Condition makes a RuntimeError of an interrupt between its own steps.
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        many()
+    count = len(done)
+    for thread in threading.enumerate():
+        if thread.name == "imgstore-uninterrupted" and thread.is_alive():
+            thread.join()
+    assert len(done) == count
+
+
+def test_other_threads_call_themselves() -> None:
+    seen: list[threading.Thread] = []
+
+    def work() -> None:
+        uninterrupted(lambda: seen.append(threading.current_thread()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [thread]
