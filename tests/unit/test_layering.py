@@ -16,7 +16,16 @@ import imgstore
 PACKAGE = Path(imgstore.__file__).parent
 LAYERS = (
     {"errors", "secret", "context"},
-    {"_interrupts", "_lazy", "_process", "location", "placement", "hashing", "arguments", "translation"}
+    {
+        "_interrupts",
+        "_lazy",
+        "_process",
+        "location",
+        "placement",
+        "hashing",
+        "arguments",
+        "translation",
+    }
     | {"extents", "model", "reader", "sources", "streams"},
     {"driver", "store", "transfer"},
     {"layers", "drivers"},
