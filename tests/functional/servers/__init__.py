@@ -91,8 +91,9 @@ servers.keystone
         .endpoint(type, region, interface, url) .call(method, path, body=None)  as the admin
         .requests                                   Requests, of both Keystones
 servers.swift                                       endpoints: the module's docstring
-    swift(scratch, keystone, *, max_file_size=5 MiB, node_timeout=10.0, token_cache_seconds=-1,
-          cache=False, devices=None, in_catalogue=True)     context manager -> Swift
+    swift(scratch, keystone, *, max_file_size=5 MiB, listing_limit=10_000, node_timeout=10.0,
+          token_cache_seconds=-1, cache=False, devices=None, in_catalogue=True)
+        context manager -> Swift
         LARGE, cache=True, token_cache_seconds=300: as in production
     Swift: .keystone .url .account .container .object .proxy (Process) .processes .heal()
         .front(*, tls=False, slo=True, max_manifest_segments=1000, token_cache_seconds=None)

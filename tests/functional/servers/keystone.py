@@ -31,10 +31,12 @@ DOMAIN = "Default"
 # cache: without it the check of a token takes most of a second. It is the process's own.
 # password_hash_rounds: as few as there may be; it is for the tests' time, not for secrecy.
 # insecure_debug: a refused login says why.
+# default_log_levels: requests are in the access log.
 _CONFIGURATION = """\
 [DEFAULT]
 use_stderr = true
 insecure_debug = true
+default_log_levels = werkzeug=WARNING
 max_token_size = 512
 [database]
 connection = sqlite:///{home}/keystone.db

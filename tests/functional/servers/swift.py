@@ -64,6 +64,7 @@ name = default
 default = yes
 [swift-constraints]
 max_file_size = {max_file_size}
+container_listing_limit = {listing_limit}
 """
 
 # container_update_timeout: what a busy machine does not list in time would not be listed until an
@@ -198,6 +199,7 @@ class Swift:
         keystone: Keystone,
         *,
         max_file_size: int,
+        listing_limit: int,
         node_timeout: float,
         token_cache_seconds: int,
         cache: bool,
@@ -222,7 +224,8 @@ class Swift:
         }
         self._ports = {kind: free_port() for kind in (*_STORAGE, "http", "https")}
         self._fronts: dict[object, Front] = {}
-        (self._home / "swift.conf").write_text(_COMMON.format(max_file_size=max_file_size))
+        limits = {"max_file_size": max_file_size, "listing_limit": listing_limit}
+        (self._home / "swift.conf").write_text(_COMMON.format(**limits))
         self._storage = {kind: self._storage_server(kind) for kind in _STORAGE}
         self.account, self.container, self.object = self._storage.values()
 
@@ -424,6 +427,7 @@ def swift(
     keystone: Keystone,
     *,
     max_file_size: int = 5 * MIB,
+    listing_limit: int = 10_000,
     node_timeout: float = 10.0,
     token_cache_seconds: int = -1,
     cache: bool = False,
@@ -432,17 +436,18 @@ def swift(
 ) -> Iterator[Swift]:
     """Run Swift; raises Missing where it is not installed.
 
-    An object holds at most `max_file_size` bytes (`LARGE` is Swift's own limit). A proxy waits
-    `node_timeout` seconds for a server that does not answer. It trusts a token again without asking
-    Keystone for `token_cache_seconds`; -1 is never. With `cache` it remembers accounts and
-    containers for a minute, as in production; without, it sees at once what another proxy did,
-    and quotas hold to the byte. Objects are kept in `devices`. Of several on one Keystone, only one
-    may be in the catalogue.
+    An object holds at most `max_file_size` bytes (`LARGE` is Swift's own limit), one page of a
+    listing `listing_limit` names. A proxy waits `node_timeout` seconds for a server that does not
+    answer. It trusts a token again without asking Keystone for `token_cache_seconds`; -1 is never.
+    With `cache` it remembers accounts and containers for a minute, as in production; without, it
+    sees at once what another proxy did, and quotas hold to the byte. Objects are kept in `devices`.
+    Of several on one Keystone, only one may be in the catalogue.
     """
     servers = Swift(
         scratch,
         keystone,
         max_file_size=max_file_size,
+        listing_limit=listing_limit,
         node_timeout=node_timeout,
         token_cache_seconds=token_cache_seconds,
         cache=cache,
