@@ -28,7 +28,8 @@ Interface = Literal["public", "internal", "admin"]
 REGION = "RegionOne"
 DOMAIN = "Default"
 
-# cache: without it the check of a token takes most of a second. It is the process's own.
+# cache: without it each request takes some 0.1 s more. It is the process's own, so a Keystone must
+# not keep for long what may be changed through another.
 # password_hash_rounds: as few as there may be; it is for the tests' time, not for secrecy.
 # insecure_debug: a refused login says why.
 # default_log_levels: requests are in the access log.
@@ -52,7 +53,11 @@ key_repository = {home}/keys
 [cache]
 enabled = true
 backend = dogpile.cache.memory
+expiration_time = {cached}
+[revoke]
+cache_time = {cached}
 [identity]
+cache_time = {cached}
 password_hash_rounds = 4
 """
 
@@ -104,10 +109,10 @@ class Keystone:
         self.url = f"http://127.0.0.1:{self.ports['http']}/v3"
         self.secure_url = f"https://127.0.0.1:{self.ports['https']}/v3"
         self._password = secrets.token_hex(8)
-        self.process = self._server("keystone", self.ports, 3600)
+        self.process = self._server("keystone", self.ports, expiration=3600, cached=600)
         ports: dict[Scheme, int] = {"http": free_port(), "https": free_port()}
         self._short_url = f"http://127.0.0.1:{ports['http']}/v3"
-        self._short = self._server("keystone-short", ports, short_seconds)
+        self._short = self._server("keystone-short", ports, expiration=short_seconds, cached=1)
         self._token = ""
         self._known: dict[tuple[str, str], str] = {}
 
@@ -245,10 +250,10 @@ class Keystone:
         admin = KeystoneUser(self.url, "", "admin", self._password, "admin", "")
         return self.token(admin)
 
-    def _server(self, name: str, ports: dict[Scheme, int], expiration: int) -> Process:
+    def _server(self, name: str, ports: dict[Scheme, int], **seconds: int) -> Process:
         directory = self._scratch.directory(name)
         conf = directory / "keystone.conf"
-        conf.write_text(_CONFIGURATION.format(home=self._home, expiration=expiration))
+        conf.write_text(_CONFIGURATION.format(home=self._home, **seconds))
         public = {f"{interface}_url": self.url for interface in ("public", "internal", "admin")}
         options: dict[str, Any] = {
             "conf": conf,
