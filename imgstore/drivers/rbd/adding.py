@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import time
 from datetime import datetime, timedelta, timezone
@@ -33,7 +34,7 @@ class Adding:
     def __init__(
         self, cluster: Cluster, connection: Connection, settings: Settings, name: str
     ) -> None:
-        self._connect = cluster.connection
+        self._connect = functools.partial(cluster.connection, is_nested=True)
         self._judge = cluster.judge
         self.connection = connection
         self.settings = settings

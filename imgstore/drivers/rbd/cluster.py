@@ -69,17 +69,20 @@ def is_thread_of_librbd() -> bool:
 
 
 class Requests:
-    """How many asynchronous requests of a connection are under way."""
+    """How many asynchronous requests, and verbs, of a connection are under way."""
 
     def __init__(self) -> None:
         self._change = threading.Condition()
         self._count = 0
         self._ended = False
 
-    def begin(self) -> None:
-        """Count one, or raise Unavailable: the interpreter exits."""
+    def begin(self, *, is_nested: bool = False) -> None:
+        """Count one, or raise Unavailable: the interpreter exits.
+
+        What is nested in one that is counted may begin even so: it undoes that one.
+        """
         with self._change:
-            if self._ended:
+            if self._ended and not is_nested:
                 raise Unavailable("the interpreter exits")
             self._count += 1
 
@@ -92,7 +95,8 @@ class Requests:
     def end(self) -> None:
         """Let no more begin, and wait for those under way.
 
-        librbd's threads must not call back into an interpreter that is gone.
+        librbd's threads must not call back into an interpreter that is gone, nor a daemon thread
+        be inside librbd while the process ends.
         """
         with self._change:
             self._ended = True
@@ -224,14 +228,21 @@ class Cluster:
         self._turns = [threading.Lock() for _ in range(64)]
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Lend the connection; raises what connecting raises."""
+    def connection(self, *, is_nested: bool = False) -> Iterator[Connection]:
+        """Lend the connection to a verb, or, nested, for a part of one.
+
+        Raises what connecting raises.
+        """
         connection = self.take()
         try:
-            yield connection
-        except Exception as exc:
-            self.judge(connection, exc)
-            raise
+            connection.requests.begin(is_nested=is_nested)
+            try:
+                yield connection
+            except Exception as exc:
+                self.judge(connection, exc)
+                raise
+            finally:
+                connection.requests.done()
         finally:
             self.give_back(connection)
 
