@@ -186,10 +186,13 @@ def add_sha256(store: Rbd, image: SourceFile) -> Case:
         title=f"add {image.size // MIB} MiB of known size, sha256 only, {store.store}",
         runs={
             "imgstore": store.ours(work),
+            "imgstore, no digests": store.ours(adding(image, ())),
             "rbd import": store.raw(work),
+            "sha256 alone": hashes(image.size, *SHA256, threads=1),
             "glance_store, md5+sha256": store.theirs(work),
         },
         targets=(speed("imgstore", "rbd import", 0.85),),
+        once=("sha256 alone",),
         sources=(image,),
         around=partial(store.warm, image),
         amount=image.size / MIB,
