@@ -19,6 +19,7 @@ _WEB: Final = frozenset({"http", "https"})
 _WEB_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:@\[\]/?#]+)(:\d{0,5})?(?=[/?#]|$)")
 # Here a query names a place; elsewhere it may be a signature that gives access.
 _PLAIN_QUERY: Final = frozenset({"vsphere"})
+_DEFAULT_PORTS: Final = ("80", "443")
 _LOCAL: Final = frozenset({"file", "filesystem", "memory"})
 
 
@@ -149,3 +150,19 @@ def _split_credentials(scheme: str, rest: str) -> tuple[str | None, str]:
         head, tail = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     credentials, at, host = head.rpartition("@")
     return (credentials, host + tail) if at else (None, rest)
+
+
+def same_service(one: str, other: str) -> bool:
+    """Return whether two ``host[:port][/path]`` name one service.
+
+    http and https are not told apart, nor are their default ports: services move from one to the
+    other, and locations of either stay valid.
+    """
+    return _normal(one) == _normal(other)
+
+
+def _normal(service: str) -> tuple[str, str]:
+    authority, _, path = service.partition("/")
+    for port in _DEFAULT_PORTS:
+        authority = authority.removesuffix(f":{port}")
+    return authority.lower(), path.strip("/")

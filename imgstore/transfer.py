@@ -19,6 +19,8 @@ LOG = logging.getLogger(__name__)
 DEFAULT_BUDGET: Final = 256 * MIB
 _RETRY_PAUSE: Final = 0.2  # seconds
 
+D = TypeVar("D")
+D_contra = TypeVar("D_contra", contravariant=True)
 P = TypeVar("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -73,7 +75,8 @@ class Part:
         return self._position
 
 
-def _read_part(body: Body, size: int) -> Part:
+def read_part(body: Body, size: int) -> Part:
+    """Return the next ``size`` bytes, fewer only at the end."""
     blocks = []
     while size > 0:
         block = body.read(min(size, MIB))
@@ -85,10 +88,10 @@ def _read_part(body: Body, size: int) -> Part:
     return Part(blocks)
 
 
-class PartedUpload(Protocol[P, R_co]):
+class PartedUpload(Protocol[D_contra, P, R_co]):
     """An upload in parts, as a backend does it; ``put`` is called from several threads."""
 
-    def put(self, number: int, data: Part) -> P:
+    def put(self, number: int, data: D_contra) -> P:
         """Send part ``number``, counted from 1, and return what ``finish`` needs of it."""
 
     def finish(self, parts: list[P]) -> R_co:
@@ -107,7 +110,7 @@ class PartedUpload(Protocol[P, R_co]):
 def upload_in_parts(
     body: Body,
     *,
-    start: Callable[[], PartedUpload[P, R]],
+    start: Callable[[], PartedUpload[Part, P, R]],
     put_whole: Callable[[Part], R],
     part_size: Callable[[int], int],
     workers: int,
@@ -120,53 +123,89 @@ def upload_in_parts(
     read, and fewer where they would exceed ``budget`` bytes, but always two. The first failure
     cancels what has not begun, waits for what has, and aborts.
     """
-    first = _read_part(body, part_size(1))
-    following = _read_part(body, part_size(2)) if len(first) == part_size(1) else Part(())
+    first = read_part(body, part_size(1))
+    following = read_part(body, part_size(2)) if len(first) == part_size(1) else Part(())
     if not following:
         return put_whole(first)
-    parts = _Parts(workers, budget, start)
-    finishing = False
-    try:
-        parts.send(first)
-        parts.send(following)
+    with Parts(workers, start) as parts:
+        sending = _WholeParts(parts, workers, budget)
+        sending.send(first)
+        sending.send(following)
         del first, following
         while True:
             size = part_size(parts.count + 1)
-            parts.make_room(size)
-            data = _read_part(body, size)
+            sending.make_room(size)
+            data = read_part(body, size)
             if not data:
-                break
-            parts.send(data)
+                return parts.finish()
+            sending.send(data)
             del data
-        sent = parts.results()
-        finishing = True
-        return parts.upload.finish(sent)
-    except BaseException as exc:
-        parts.upload.cancel()
-        parts.pool.shutdown(wait=True, cancel_futures=True)
-        # Interrupted while it commits, an upload may be committed.
-        unknown = finishing and not isinstance(exc, Exception)
-        if not unknown and not getattr(exc, "indeterminate", False):
-            _abort(parts.upload)
-        raise
-    finally:
-        parts.pool.shutdown()
 
 
-class _Parts(Generic[P, R]):
-    """The parts of one upload: in flight, or sent."""
+class Parts(Generic[D, P, R]):
+    """The parts of one upload, which are sent by ``workers`` threads.
 
-    def __init__(self, workers: int, budget: int, start: Callable[[], PartedUpload[P, R]]) -> None:
-        self.pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="imgstore-part")
-        self._workers = workers
-        self._budget = budget
+    Used with ``with``: a failure inside cancels what has not begun, waits for what has, and aborts
+    the upload, unless it may be committed.
+    """
+
+    def __init__(self, workers: int, start: Callable[[], PartedUpload[D, P, R]]) -> None:
+        """Begin the upload."""
+        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="imgstore-part")
         self._futures: list[Future[P]] = []
-        self._flying: dict[Future[P], int] = {}
+        self._finishing = False
         self.upload = start()  # last: what fails before needs no abort
 
     @property
     def count(self) -> int:
+        """Return how many parts were sent, or are to be."""
         return len(self._futures)
+
+    def send(self, data: D) -> Future[P]:
+        """Send the next part as soon as a worker is free."""
+        future = self._pool.submit(self.upload.put, self.count + 1, data)
+        self._futures.append(future)
+        return future
+
+    def finish(self) -> R:
+        """Wait for all parts and commit; raises what the first to fail raised."""
+        wait(self._futures, return_when=FIRST_EXCEPTION)
+        for future in self._futures:
+            if future.done():
+                future.result()
+        sent = [future.result() for future in self._futures]
+        self._finishing = True
+        return self.upload.finish(sent)
+
+    def __enter__(self) -> Parts[D, P, R]:
+        """Return self."""
+        return self
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        """End the threads; after a failure, undo."""
+        if exc is None:
+            self._pool.shutdown()
+            return
+        self.upload.cancel()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        # Interrupted while it commits, an upload may be committed.
+        is_unknown = self._finishing and not isinstance(exc, Exception)
+        if is_unknown or getattr(exc, "indeterminate", False):
+            return
+        try:
+            self.upload.abort()
+        except Exception as failure:  # what is left is for leftovers() to find
+            LOG.warning("an upload that failed could not be removed: %s", type(failure).__name__)
+
+
+class _WholeParts(Generic[P, R]):
+    """Sends parts that are in memory as a whole, a bounded number at once."""
+
+    def __init__(self, parts: Parts[Part, P, R], workers: int, budget: int) -> None:
+        self._parts = parts
+        self._workers = workers
+        self._budget = budget
+        self._flying: dict[Future[P], int] = {}
 
     def make_room(self, size: int) -> None:
         """Wait until a part of ``size`` bytes may be read; raises what a part raised."""
@@ -180,31 +219,13 @@ class _Parts(Generic[P, R]):
         """Send the next part as soon as a worker is free; raises what a part raised."""
         while len(self._flying) >= self._workers:
             self._land()
-        future = self.pool.submit(self.upload.put, self.count + 1, data)
-        self._flying[future] = len(data)
-        self._futures.append(future)
+        self._flying[self._parts.send(data)] = len(data)
 
     def _land(self) -> None:
         done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
         for future in done:
             del self._flying[future]
             future.result()
-
-    def results(self) -> list[P]:
-        """Wait for all parts; raises what the first to fail raised."""
-        wait(self._futures, return_when=FIRST_EXCEPTION)
-        for future in self._futures:
-            if future.done():
-                future.result()
-        return [future.result() for future in self._futures]
-
-
-def _abort(upload: PartedUpload[P, R]) -> None:
-    """Abort without hiding the failure that led here."""
-    try:
-        upload.abort()
-    except Exception as exc:  # what is left is for leftovers() to find
-        LOG.warning("an upload that failed could not be removed: %s", type(exc).__name__)
 
 
 def read_in_parts(

@@ -259,7 +259,9 @@ def _adapter(guard: AddressGuard) -> HTTPAdapter:
     return adapter
 
 
-def classify(exc: Exception) -> ImgStoreError | None:
+def classify(
+    exc: Exception, *, ca_option: str = "https_ca_certificates_file"
+) -> ImgStoreError | None:
     """Map what requests and urllib3 raise to one of our errors; None for everything else."""
     urllib3 = _lazy.load("urllib3.exceptions", install=INSTALL)
     requests = _lazy.load("requests", install=INSTALL)
@@ -273,7 +275,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if untrusted := cause(ssl.SSLCertVerificationError):
         return PermissionDenied(
             f"the server's certificate is not trusted: {_certificate_fault(untrusted)}",
-            remedy="name the bundle of its authority in https_ca_certificates_file",
+            remedy=f"name the bundle of its authority in {ca_option}",
         )
     failed = cause(OSError)
     text = getattr(failed, "strerror", None) or type(failed or exc).__name__

@@ -27,7 +27,7 @@ LAYERS = (
         "translation",
     }
     | {"extents", "model", "reader", "sources", "streams"},
-    {"driver", "store", "transfer"},
+    {"driver", "ranges", "segments", "store", "transfer"},
     {"layers", "drivers"},
     {"config", "manager"},
     {"__init__"},

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imgstore.errors import InvalidLocation
-from imgstore.location import Location
+from imgstore.location import Location, same_service
 from imgstore.secret import Secret
 
 GREEDY = ("s3", "s3+http", "s3+https", "swift", "swift+http", "swift+https")
@@ -203,3 +203,9 @@ def test_an_unescaped_password_is_not_shown(scheme):
     location = Location.parse(f"{scheme}://user:12/SECRET@host/path")
     assert "SECRET" not in f"{location} {location!r}"
     assert Location.parse("file:///a:b/c@d").url in str(Location.parse("file:///a:b/c@d"))
+
+
+def test_services_are_compared_without_default_ports() -> None:
+    """Services move from http to https; their locations stay."""
+    assert same_service("Host:80/a", "host/a/")
+    assert not same_service("host/a", "host/b")

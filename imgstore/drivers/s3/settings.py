@@ -53,7 +53,6 @@ _ENCRYPTION: Final = frozenset({"", "AES256", "aws:kms", "aws:kms:dsse"})
 # A name that can be one label of a host, so that certificates with a wildcard cover it.
 _DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
 _NEEDED: Final = frozenset({"host", "bucket"})
-_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 @dataclass(frozen=True)
@@ -116,22 +115,6 @@ def is_bucket(name: str) -> bool:
 def is_reserved(name: str) -> bool:
     """Return whether a name begins like those of objects beside the images."""
     return name.startswith((CLAIM, PROBE))
-
-
-def same_service(one: str, other: str) -> bool:
-    """Return whether two ``host[:port][/path]`` name one service.
-
-    http and https are not told apart, nor are their default ports: services move from one to the
-    other, and locations of either stay valid.
-    """
-    return _normal(one) == _normal(other)
-
-
-def _normal(service: str) -> tuple[str, str]:
-    authority, _, path = service.partition("/")
-    for port in _DEFAULT_PORTS.values():
-        authority = authority.removesuffix(f":{port}")
-    return authority.lower(), path.strip("/")
 
 
 def _bracketed(authority: str) -> str:

@@ -12,12 +12,13 @@ from typing import Any, Final
 from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
-from imgstore.drivers.s3 import leftovers, reading
+from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.probe import honours_conditions
-from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, is_reserved, read, same_service
+from imgstore.drivers.s3.reading import Reading
+from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, is_reserved, read
 from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
@@ -26,7 +27,8 @@ from imgstore.errors import (
     Unavailable,
 )
 from imgstore.hashing import MIB
-from imgstore.location import Location
+from imgstore.location import Location, same_service
+from imgstore.ranges import open_ranges
 from imgstore.secret import Secret
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
@@ -132,10 +134,9 @@ class S3Store(Store):
         if_version: str | None,
         context: RequestContext | None,
     ) -> Opened:
-        client, at, workers = self._client.get(), _object(location), self._settings.get_workers
-        if workers == 1:
-            return reading.open_stream(client.s3, at, offset, length, if_version)
-        return reading.open_ranges(client, at, offset, length, if_version, workers=workers)
+        request = Reading(self._client.get(), _object(location))
+        workers = self._settings.get_workers
+        return open_ranges(request, offset, length, if_version, workers=workers)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         return int(self._found(location)["ContentLength"])

@@ -19,7 +19,6 @@ from imgstore.drivers.s3.settings import (
     MAX_PARTS,
     Endpoint,
     Settings,
-    same_service,
 )
 from imgstore.store import Ownership
 
@@ -261,12 +260,6 @@ def test_key_prefixes_tell_stores_apart() -> None:
     with store(key_prefix="one-") as one, store(key_prefix="two-") as two:
         assert one.ownership(location) is Ownership.YES
         assert two.ownership(location) is Ownership.MAYBE
-
-
-def test_services_are_compared_without_default_ports() -> None:
-    """Services move from http to https; their locations stay."""
-    assert same_service("Host:80/a", "host/a/")
-    assert not same_service("host/a", "host/b")
 
 
 def test_ids_that_no_location_could_name_are_refused() -> None:

@@ -1,0 +1,152 @@
+"""Reading a remote object as ranges, several at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from imgstore.errors import IntegrityError, Unavailable, Unsupported
+from imgstore.hashing import MIB
+from imgstore.streams import Opened
+from imgstore.transfer import read_in_parts
+
+RANGE: Final = 8 * MIB
+_PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
+_RETRIES: Final = 3
+# RFC 9110 14.4
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Arriving(Protocol):
+    """The body of an answer."""
+
+    def read(self, n: int = ..., /) -> bytes:
+        """Return at most ``n`` bytes, all that follow without it, none at the end."""
+
+    def close(self) -> None:
+        """Give up the rest."""
+
+
+@dataclass(frozen=True)
+class Got:
+    """An object, or a range of it, as it begins to arrive; ``size`` is the whole object's."""
+
+    body: Arriving
+    size: int
+    version: str | None
+
+
+class Request(Protocol):
+    """Asks for a range, of ``version`` where that is given; may be called from many threads."""
+
+    def __call__(
+        self,
+        offset: int,
+        length: int | None,
+        version: str | None,
+        is_cancelled: Callable[[], bool],
+    ) -> Got:
+        """Return what arrives; raises Unsupported where ranges are not served.
+
+        A request that failed is not sent again once ``is_cancelled()``.
+        """
+
+
+def open_whole(request: Request, offset: int, length: int | None, version: str | None) -> Opened:
+    """Open an object with one request."""
+    got = request(offset, length, version, lambda: False)
+    return Opened(_pieces(got.body), got.size, got.version, got.body.close)
+
+
+def open_ranges(
+    request: Request, offset: int, length: int | None, version: str | None, *, workers: int
+) -> Opened:
+    """Open an object that is read in ranges, ``workers`` at once; a small one with one request."""
+    if workers == 1:
+        return open_whole(request, offset, length, version)
+    first = RANGE if length is None else min(RANGE, length)
+    try:
+        got = request(offset, first, version, lambda: False)
+    except Unsupported:
+        return open_whole(request, offset, length, version)
+    wanted = got.size - offset if length is None else min(length, got.size - offset)
+    if got.version is None:  # ranges of what is not pinned may be of different images
+        got.body.close()
+        return open_whole(request, offset, length, version)
+    if wanted <= first:
+        return Opened(_pieces(got.body), got.size, got.version, got.body.close)
+    ranges = _Ranges(request, got.version, offset, got.body)
+    chunks = read_in_parts(
+        ranges.fetch,
+        offset=offset,
+        length=wanted,
+        part_size=RANGE,
+        workers=workers,
+        retries=_RETRIES,
+        is_retryable=lambda exc: isinstance(exc, _BrokenError),
+    )
+
+    def close() -> None:
+        ranges.close()
+        chunks.close()
+
+    return Opened(chunks, got.size, got.version, close)
+
+
+class _BrokenError(Unavailable):
+    """A body that broke off; requests are repeated by the driver."""
+
+
+class _Ranges:
+    """Fetches ranges of one version of an object; ``body`` is that of the first, open already."""
+
+    def __init__(self, request: Request, version: str, offset: int, body: Arriving) -> None:
+        self._request = request
+        self._version = version
+        self._offset = offset
+        self._first = [body]
+        self._body = body
+        self._is_closed = False
+
+    def fetch(self, offset: int, length: int) -> bytes:
+        """Return a range; from several threads."""
+        body = self._open(offset, length)
+        try:
+            return bytes(body.read())
+        except Exception as exc:
+            if self._is_closed:
+                raise
+            raise _BrokenError("the connection broke while data arrived") from exc
+        finally:
+            body.close()
+
+    def _open(self, offset: int, length: int) -> Arriving:
+        if offset == self._offset and self._first:  # not when it broke off and is fetched again
+            return self._first.pop()
+        return self._request(offset, length, self._version, lambda: self._is_closed).body
+
+    def close(self) -> None:
+        """Let requests under way be the last, and none be repeated."""
+        self._is_closed = True
+        self._body.close()
+
+
+def whole_size(content_range: str, offset: int, declared: int) -> int:
+    """Return the size of the object of which ``declared`` bytes from ``offset`` on arrive.
+
+    Raises Unsupported for an answer that is not a range, IntegrityError for another range.
+    """
+    match = _CONTENT_RANGE.fullmatch(content_range)
+    if match is None:
+        raise Unsupported("the server takes no notice of ranges: it reads whole objects only")
+    first, last, size = map(int, match.groups())
+    if first != offset or last - first + 1 != declared:
+        raise IntegrityError(f"asked for bytes from {offset} on, the server sends {match[0]!r}")
+    return size
+
+
+def _pieces(body: Arriving) -> Iterator[bytes]:
+    while piece := body.read(_PIECE):
+        yield piece

@@ -1,0 +1,207 @@
+"""Transfers in parts that are sent while they are read, bounded in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from imgstore.hashing import MIB
+from imgstore.streams import Body
+from imgstore.transfer import DEFAULT_BUDGET, Part, PartedUpload, Parts
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class AbandonedError(Exception):
+    """What iterating a segment raises once the transfer has failed elsewhere."""
+
+
+class _Memory:
+    """The bytes of one transfer that are in memory, and the condition on which all wait."""
+
+    def __init__(self, budget: int) -> None:
+        self.change = threading.Condition(threading.Lock())
+        self.budget = budget
+        self.used = 0
+        self.failed = False
+        self.error: BaseException | None = None  # of the segment that failed first
+
+    def fail(self, exc: BaseException | None = None) -> None:
+        """Let whoever reads or sends learn of a failure."""
+        with self.change:
+            if not self.failed:
+                self.failed, self.error = True, exc
+            self.change.notify_all()
+
+
+class Segment:
+    """A part that is sent while it is read; one thread iterates its blocks of at most 1 MiB.
+
+    ``size`` is the number of bytes, None where the source does not tell. Blocks are kept, and may
+    be iterated from the start again, as long as memory suffices: ``may_restart`` says so.
+    """
+
+    def __init__(self, size: int | None, memory: _Memory) -> None:
+        """Create it empty; ``segments_of`` fills it."""
+        self.size = size
+        self._memory = memory
+        self._change = memory.change
+        self._blocks: deque[bytes] = deque()
+        self._dropped = 0  # blocks
+        self._sent = 0
+        self._is_kept = True
+        self._is_whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate from the start, waiting for what is not read yet; raises AbandonedError."""
+        self._sent, missing = 0, self.size
+        # Whoever got the last byte may not be told of a failure any more: the server has them all.
+        while missing != 0 and (block := self._next()) is not None:
+            yield block
+            missing = None if missing is None else missing - len(block)
+
+    def _next(self) -> bytes | None:
+        with self._change:
+            self._drop_sent()
+            if self._sent < self._dropped:
+                raise AbandonedError("what was sent is not in memory any more")
+            at = self._sent - self._dropped
+            while at >= len(self._blocks) and not self._is_whole and not self._memory.failed:
+                self._change.wait()
+                at = self._sent - self._dropped
+            if self._memory.failed:
+                raise AbandonedError("the transfer failed elsewhere")
+            if at >= len(self._blocks):
+                return None
+            self._sent += 1
+            return self._blocks[at]
+
+    def _drop_sent(self) -> None:
+        if self._is_kept:
+            return
+        while self._blocks and self._dropped < self._sent:
+            self._memory.used -= len(self._blocks.popleft())
+            self._dropped += 1
+            self._change.notify_all()
+
+    @property
+    def may_restart(self) -> bool:
+        """Return whether all that was read is in memory still."""
+        return self._is_kept
+
+    def wait_whole(self) -> None:
+        """Wait until all of it was read; raises AbandonedError."""
+        with self._change:
+            while not self._is_whole and not self._memory.failed:
+                self._change.wait()
+            if self._memory.failed:
+                raise AbandonedError("the transfer failed elsewhere")
+
+    def append(self, block: bytes) -> None:
+        """Add a block once there is room; does nothing once the transfer failed."""
+        memory = self._memory
+        with self._change:
+            while memory.used + len(block) > memory.budget and not memory.failed:
+                if memory.used == sum(map(len, self._blocks)) and self._is_kept:
+                    # It alone fills the memory: it goes on without a second chance.
+                    self._is_kept = False
+                    self._drop_handed_on()
+                    continue
+                if not memory.used:
+                    break
+                self._change.wait()
+            memory.used += len(block)
+            self._blocks.append(block)
+            self._change.notify_all()
+
+    def _drop_handed_on(self) -> None:
+        # The last one that was handed on may be on its way still.
+        while self._blocks and self._dropped < self._sent - 1:
+            self._memory.used -= len(self._blocks.popleft())
+            self._dropped += 1
+
+    def end(self) -> None:
+        """Say that nothing follows."""
+        with self._change:
+            self._is_whole = True
+            self._change.notify_all()
+
+    def release(self) -> None:
+        """Give the memory back."""
+        with self._change:
+            self._memory.used -= sum(map(len, self._blocks))
+            self._dropped += len(self._blocks)
+            self._blocks.clear()
+            self._change.notify_all()
+
+
+class _Releasing(Generic[P, R]):
+    """An upload whose segments give their memory back once they were sent."""
+
+    def __init__(self, upload: PartedUpload[Segment, P, R], memory: _Memory) -> None:
+        self._upload = upload
+        self._memory = memory
+        self.finish = upload.finish
+        self.abort = upload.abort
+
+    def put(self, number: int, data: Segment) -> P:
+        try:
+            return self._upload.put(number, data)
+        except BaseException as exc:
+            self._memory.fail(exc)
+            raise
+        finally:
+            data.release()
+
+    def cancel(self) -> None:
+        self._upload.cancel()
+        self._memory.fail()
+
+
+def upload_in_segments(
+    body: Body,
+    *,
+    start: Callable[[], PartedUpload[Segment, P, R]],
+    segment_size: int,
+    workers: int,
+    head: Part | None = None,
+    budget: int = DEFAULT_BUDGET,
+) -> R:
+    """Upload ``body`` in segments, which are sent while they are read, ``workers`` at once.
+
+    ``head`` is what was read of it before. At most ``budget`` bytes are in memory. A segment that
+    alone exceeds them cannot be sent again. The first failure ends all, and aborts. An empty image
+    has one segment.
+    """
+    memory = _Memory(budget)
+    blocks = _blocks(body, head)
+    with Parts(workers, lambda: _Releasing(start(), memory)) as parts:
+        block, done = next(blocks, b""), 0
+        while block or not parts.count:
+            rest = None if body.size is None else body.size - done
+            segment = Segment(rest if rest is None else min(segment_size, rest), memory)
+            parts.send(segment)
+            missing = segment_size
+            while block and missing:
+                piece, block = block[:missing], block[missing:]
+                segment.append(piece)
+                if memory.error is not None:
+                    raise memory.error
+                missing -= len(piece)
+                block = block or next(blocks, b"")
+            segment.end()
+            done += segment_size - missing
+        try:
+            return parts.finish()
+        except AbandonedError:
+            raise memory.error or RuntimeError("abandoned without a failure") from None
+
+
+def _blocks(body: Body, head: Part | None) -> Iterator[bytes]:
+    if head is not None:
+        yield from head
+    while block := body.read(MIB):
+        yield block
