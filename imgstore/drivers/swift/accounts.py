@@ -1,0 +1,202 @@
+"""Whose account: what a reference file, the options or an old location say of it."""
+
+from __future__ import annotations
+
+import configparser
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import unquote
+
+from imgstore.errors import ConfigError
+from imgstore.location import Location, same_service
+from imgstore.secret import Secret
+
+LOG = logging.getLogger(__name__)
+
+_DOMAINS: Final = ("user_domain_id", "user_domain_name", "project_domain_id", "project_domain_name")
+_REMEDY: Final = (
+    "give auth_address, and user with key or application_credential_id with "
+    "application_credential_secret"
+)
+# Keystone's API v2 is gone; what is configured for it has v3 beside it.
+_OLD_PATH: Final = re.compile(r"/v2\.0$")
+_V3: Final = re.compile(r"/v3$")
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where and as whom tokens are got; ``address`` is as it was configured.
+
+    ``user`` is ``project:user``, of version 1 ``account:user``. With neither ``key`` nor
+    ``credential`` the caller's context says who asks.
+    """
+
+    address: str
+    version: str = "3"
+    user: Secret | None = None
+    key: Secret | None = None
+    credential: tuple[Secret, Secret] | None = None
+    domains: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether the address is one of http; without a scheme it is https."""
+        return self.address.startswith("http://")
+
+    @property
+    def service(self) -> str:
+        """Return ``host[:port][/path]``, as locations have it."""
+        return self.address.removeprefix("http://").removeprefix("https://").strip("/")
+
+    @property
+    def scheme(self) -> str:
+        """Return the scheme of its locations."""
+        return "swift+http" if self.is_plain else "swift+https"
+
+    @property
+    def url(self) -> str:
+        """Return where tokens are got."""
+        url = f"{'http' if self.is_plain else 'https'}://{self.service}"
+        if self.version == "1":
+            return url
+        url = _OLD_PATH.sub("", url)
+        return url if _V3.search(url) else f"{url}/v3"
+
+    @property
+    def has_credentials(self) -> bool:
+        """Return whether tokens can be got without a caller's context."""
+        return self.key is not None or self.credential is not None
+
+    def names(self) -> tuple[str, str]:
+        """Return project and user; raises ConfigError."""
+        text = self.user.reveal() if self.user else ""
+        project, colon, user = text.partition(":")
+        if not (project and colon and user):
+            raise ConfigError("the user is not of the form project:user", remedy="give both")
+        return project, user
+
+
+def account_of(given: Mapping[str, Any], *, version: str) -> Account:
+    """Return the account that options or a section describe; raises ConfigError."""
+    address = (given.get("auth_address") or "").strip()
+    if not address:
+        raise ConfigError("there is no auth_address", remedy=_REMEDY)
+    one, other = given.get("application_credential_id"), given.get("application_credential_secret")
+    if bool(one) != bool(other):
+        raise ConfigError("half of an application credential is missing", remedy=_REMEDY)
+    user, key = given.get("user"), given.get("key")
+    if not one and bool(user) != bool(key):
+        raise ConfigError("one of user and key is set without the other", remedy=_REMEDY)
+    account = Account(
+        address=address,
+        version=version,
+        user=Secret(user) if user and not one else None,
+        key=Secret(key) if key and not one else None,
+        credential=(Secret(one), Secret(other)) if one and other else None,
+        domains=tuple((name, given[name]) for name in _DOMAINS if given.get(name)),
+    )
+    if account.credential and version == "1":
+        raise ConfigError("application credentials are Keystone's", remedy="use auth_version 3")
+    if account.key and version == "3":
+        account.names()
+    return account
+
+
+def references(path: str) -> dict[str, Account]:
+    """Return the accounts of a reference file by their names; raises ConfigError.
+
+    A section that lacks something is left out with a warning, as its siblings are of use.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except OSError as exc:
+        raise ConfigError(
+            f"swift_store_config_file {path} cannot be read: {exc.strerror or exc}",
+            remedy="give the path of a file with a section for each account",
+        ) from exc
+    except (configparser.Error, UnicodeDecodeError) as exc:
+        # The parser's own words quote lines, which may hold a password.
+        raise ConfigError(
+            f"swift_store_config_file {path} is not an INI file: {type(exc).__name__}",
+            remedy="write [reference] and name = value, one a line",
+        ) from None
+    found = {}
+    for name in parser.sections():
+        try:
+            found[name] = _section(dict(parser[name]))
+        except ConfigError as exc:
+            LOG.warning("%s: the reference %r is left out: %s", path, name, exc)
+    return found
+
+
+def _section(values: Mapping[str, str]) -> Account:
+    given = {name: _unquoted(name, value) for name, value in values.items()}
+    version = version_of(given.get("auth_version") or "3")
+    account = account_of(given, version=version)
+    if not account.has_credentials:
+        raise ConfigError("there are no credentials", remedy=_REMEDY)
+    return account
+
+
+def version_of(text: str) -> str:
+    """Return 1 or 3 for what was ever written for an auth version; raises ConfigError."""
+    kind = {"1": "1", "1.0": "1", "2": "3", "2.0": "3", "3": "3", "3.0": "3"}.get(text.strip())
+    if kind is None:
+        raise ConfigError(f"auth_version is {text!a}", remedy="write 3, or 1")
+    return kind
+
+
+def _unquoted(name: str, value: str) -> str:
+    if value[:1] in {'"', "'"}:
+        if len(value) < 2 or value[-1] != value[0]:
+            raise ConfigError(f"the quote that {name} begins with is not closed")
+        return value[1:-1]
+    return value
+
+
+def account_in(location: Location, service: str, accounts: Mapping[str, Account]) -> Account | None:
+    """Return the account that a location of an authentication service means.
+
+    That is one of the store's own with this address, by preference the one of the same user;
+    else, at an address of the store's own, whoever an old location's credentials name. None for
+    other addresses: nothing is ever sent there.
+    """
+    own = [each for each in accounts.values() if same_service(each.service, service)]
+    if not own:
+        return None
+    named = _named(location)
+    if named is None:
+        return own[0]
+    user, key = named
+    same = [each for each in own if each.user and each.user.reveal() == user]
+    if same or not user:
+        return (same or own)[0]
+    if any(each.credential for each in own) and not any(each.user for each in own):
+        return own[0]
+    return Account(
+        address=own[0].address,
+        version=own[0].version,
+        user=Secret(user),
+        key=Secret(key),
+        domains=own[0].domains,
+    )
+
+
+def _named(location: Location) -> tuple[str, str] | None:
+    """Return user and key of an old location, which has both percent-encoded."""
+    if location.credentials is None:
+        return None
+    text = location.credentials.reveal()
+    # project:user:key; the colon between project and user may be encoded, one in a key may not.
+    if "%3A" in text.partition(":")[0].upper():
+        user, _, key = text.partition(":")
+    else:
+        project, _, rest = text.partition(":")
+        name, colon, key = rest.partition(":")
+        user, key = (f"{project}:{name}", key) if colon else (project, name)
+    return unquote(user), unquote(key)

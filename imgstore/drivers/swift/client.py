@@ -1,0 +1,397 @@
+"""Requests to Swift, and what its answers mean."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from imgstore import _lazy
+from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers.swift.identity import INSTALL, Access, Identity
+from imgstore.drivers.swift.settings import Settings
+from imgstore.errors import (
+    ConfigError,
+    ImgStoreError,
+    IntegrityError,
+    InUse,
+    InvalidRange,
+    NotFound,
+    PermissionDenied,
+    StorageFull,
+    StoreError,
+    Throttled,
+    TimedOut,
+    Unavailable,
+    Unsupported,
+)
+
+_IDLE: Final = 64  # connections kept
+_LONGEST_PAUSE: Final = 16.0  # seconds
+_TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
+_PAGE: Final = 10_000
+_VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
+_TAG: Final = re.compile(r"<[^>]*>")
+# 498 is Swift's rate limit.
+_PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
+_RATE_LIMITED: Final = 498
+
+
+class Answer:
+    """What Swift answered; the body is read to its end, or closed."""
+
+    def __init__(self, response: Any, give_back: Callable[[], None]) -> None:
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._give_back = [give_back]
+
+    def read(self, n: int | None = None, /) -> bytes:
+        """Return at most ``n`` bytes, none at the end."""
+        data: bytes = self._response.read(n)
+        if not data or n is None:
+            self._end()
+        return data
+
+    def text(self) -> str:
+        """Return the body of an answer that is not an image."""
+        text = self.read(_TEXT).decode("utf-8", "replace")
+        self.close()
+        return text
+
+    def close(self) -> None:
+        """Give up the rest of the body; the connection is of use only if nothing is left."""
+        self._response.close()
+        self._end()
+
+    def _end(self) -> None:
+        # Whoever pops it does it, once.
+        try:
+            give_back = self._give_back.pop()
+        except IndexError:
+            return
+        give_back()
+
+
+class Client:
+    """The connections of one store and process, for all of its threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._http = _lazy.load("swiftclient.client", install=INSTALL)
+        self._failure: Any = _lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
+        self._requests = _lazy.load("requests", install=INSTALL)
+        self._keystone = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+        self._idle: dict[str, deque[Any]] = {}
+        self.known: dict[str, dict[str, Any] | None] = {}  # what clusters say of themselves
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: object = None
+    ) -> Answer:
+        """Send one request; raises what requests raises."""
+        parts = urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        with self._lock:
+            idle = self._idle.setdefault(origin, deque())
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = self._connect(origin)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        try:
+            connection.request(method, target, body, dict(headers))
+            response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+
+        def give_back() -> None:
+            if len(idle) < _IDLE:
+                idle.append(connection)
+            else:
+                connection.close()
+
+        return Answer(response, give_back)
+
+    def _connect(self, origin: str) -> Any:
+        settings = self.settings
+        verify = settings.verify
+        connection = self._http.HTTPConnection(
+            origin,
+            cacert=verify if isinstance(verify, str) else None,
+            insecure=verify is False,
+            timeout=(settings.connect_timeout, settings.read_timeout),
+        )
+        # A redirect would take the token to another host.
+        connection.requests_args["allow_redirects"] = False
+        return connection
+
+    def failure(self, answer: Answer) -> Exception:
+        """Return an answer that is no success as the SDK's exception."""
+        text = " ".join(_TAG.sub(" ", answer.text()).split())[:200]
+        error: Exception = self._failure(text, http_status=answer.status)
+        return error
+
+    def may_pass(self, exc: Exception) -> bool:
+        """Return whether the same request may succeed later."""
+        if isinstance(exc, self._failure):
+            return status_of(exc) in _PASSING
+        if isinstance(exc, self._keystone.ClientException):
+            return isinstance(classify(exc), Unavailable)
+        if isinstance(exc, self._requests.RequestException):
+            return isinstance(classify(exc), Unavailable)
+        return False
+
+
+class Caller:
+    """Swift as one identity sees it; ``url`` is that of the account, the identity's by default."""
+
+    def __init__(
+        self,
+        client: Client,
+        identity: Identity,
+        *,
+        url: str | None = None,
+        service: Identity | None = None,
+    ) -> None:
+        self.client = client
+        self.identity = identity
+        self._url = url
+        self._service = service
+
+    @property
+    def account_url(self) -> str:
+        """Return the URL of the account."""
+        return self._url or self.identity.access().url
+
+    def ask(
+        self,
+        method: str,
+        container: str = "",
+        name: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], object] | None = None,
+        query: str = "",
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """Send a request until it succeeds or fails for good, and return the answer to it.
+
+        ``body`` is called for each attempt, and raises where there cannot be another.
+        """
+        renewed = False
+        attempt = 0
+        while True:
+            access: Access | None = None
+            try:
+                access = self.identity.access()
+                sent = self._authorized(access, headers)
+                data = body() if body is not None else None
+                return self._checked(
+                    self.client.send(
+                        method, self._target(access, container, name, query), sent, data
+                    )
+                )
+            except Exception as exc:
+                is_refused = status_of(exc) == HTTPStatus.UNAUTHORIZED
+                if is_refused and not renewed and access is not None:
+                    renewed = True
+                    self._renew(access)
+                    continue
+                attempt += 1
+                is_last = attempt >= self.client.settings.attempts or is_cancelled()
+                if is_last or not self.client.may_pass(exc):
+                    raise
+            # At once first: a server may have closed a connection that was idle.
+            time.sleep(min(2.0 ** (attempt - 2), _LONGEST_PAUSE) if attempt > 1 else 0)
+
+    def _renew(self, access: Access) -> None:
+        self.identity.access(instead_of=access)
+        if self._service is not None:
+            self._service.access(instead_of=self._service.access())
+
+    def _target(self, access: Access, container: str, name: str, query: str) -> str:
+        parts = [self._url or access.url, *(quote(part) for part in (container, name) if part)]
+        return "/".join(parts) + (f"?{query}" if query else "")
+
+    def _authorized(self, access: Access, headers: Mapping[str, str] | None) -> dict[str, str]:
+        sent = {"X-Auth-Token": access.token, **(headers or {})}
+        if self._service is not None:
+            sent["X-Service-Token"] = self._service.access().token
+        return sent
+
+    def _checked(self, answer: Answer) -> Answer:
+        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            raise self.client.failure(answer)
+        return answer
+
+    def about(self) -> Mapping[str, Any] | None:
+        """Return what the cluster says of itself, None where it does not."""
+        root = _VERSION.split(self.account_url, maxsplit=1)[0]
+        known = self.client.known
+        if root not in known:
+            answer = self.client.send("GET", f"{root}/info", {})
+            text = answer.text()
+            known[root] = json.loads(text) if answer.status == HTTPStatus.OK else None
+        return known[root]
+
+    # The verbs that need no more than a request.
+
+    def head(self, container: str, name: str = "") -> Mapping[str, str] | None:
+        """Return the headers of an object or a container, None if there is none."""
+        try:
+            answer = self.ask("HEAD", container, name)
+        except Exception as exc:
+            if status_of(exc) != HTTPStatus.NOT_FOUND:
+                raise
+            return None
+        answer.close()
+        return answer.headers
+
+    def put(self, container: str, name: str = "", **more: Any) -> Mapping[str, str]:
+        """Create an object or a container; return the headers of the answer."""
+        answer = self.ask("PUT", container, name, **more)
+        answer.close()
+        return answer.headers
+
+    def delete(self, container: str, name: str = "") -> bool:
+        """Delete an object or an empty container; return whether there was any."""
+        try:
+            self.ask("DELETE", container, name).close()
+        except Exception as exc:
+            if status_of(exc) != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    def entries(self, container: str = "", prefix: str = "") -> Iterator[dict[str, Any]]:
+        """Yield what lies in a container, or the account's containers, page by page."""
+        marker = ""
+        while True:
+            query = f"format=json&limit={_PAGE}&prefix={quote(prefix)}&marker={quote(marker)}"
+            answer = self.ask("GET", container, query=query)
+            page = json.loads(_all_of(answer) or b"[]")
+            yield from page
+            if not page:
+                return
+            marker = page[-1]["name"]
+
+
+def _all_of(answer: Answer) -> bytes:
+    try:
+        return answer.read()
+    finally:
+        answer.close()
+
+
+class Sized:
+    """Blocks whose whole length is known; requests announces it."""
+
+    def __init__(self, blocks: Iterable[bytes], size: int) -> None:
+        self._blocks = blocks
+        self._size = size
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate the blocks."""
+        return iter(self._blocks)
+
+
+def status_of(exc: BaseException) -> int:
+    """Return the HTTP status of an answer of Swift, 0 for other exceptions."""
+    return int(getattr(exc, "http_status", 0) or 0) if _is_of(exc, "swiftclient") else 0
+
+
+def _is_of(exc: BaseException, package: str) -> bool:
+    return type(exc).__module__.partition(".")[0] == package
+
+
+def classify(exc: Exception) -> ImgStoreError | None:
+    """Map what Swift and Keystone answer, and their SDKs raise; None for all else."""
+    if _is_of(exc, "swiftclient"):
+        return _answered(status_of(exc), getattr(exc, "msg", ""))
+    if _is_of(exc, "keystoneauth1"):
+        return _of_keystone(exc)
+    return classify_transport(exc, ca_option="swift_store_cacert")
+
+
+_KINDS: Final[dict[int, type[ImgStoreError]]] = {
+    400: StoreError,
+    401: PermissionDenied,
+    403: PermissionDenied,
+    404: NotFound,
+    405: Unsupported,
+    408: TimedOut,
+    409: InUse,
+    412: IntegrityError,
+    413: StorageFull,
+    416: InvalidRange,
+    422: IntegrityError,
+    429: Throttled,
+    498: Throttled,
+    501: Unsupported,
+    507: StorageFull,
+}
+
+
+def _answered(status: int, text: str) -> ImgStoreError:
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        return IntegrityError("the image changed while it was read")
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return IntegrityError("the server received other bytes than were sent", retryable=True)
+    try:
+        phrase = f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        phrase = str(status)
+    reason = f"Swift answers {phrase}"
+    if text and text not in phrase:
+        reason += f": {text}"
+    return _KINDS.get(status, Unavailable if status >= 500 else StoreError)(reason)
+
+
+def _of_keystone(exc: Exception) -> ImgStoreError:
+    exceptions = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+    status = int(getattr(exc, "http_status", 0) or 0)
+    if isinstance(exc, exceptions.ConnectionError):
+        found: Iterator[ImgStoreError | None] = (
+            classify_transport(cause, ca_option="swift_store_cacert") for cause in _causes(exc)
+        )
+        unknown = Unavailable("Keystone cannot be connected to")
+        return next((error for error in found if error is not None), unknown)
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return PermissionDenied(
+            f"Keystone answers {status} {HTTPStatus(status).phrase}",
+            remedy="check the user, its key or application credential, and its project",
+        )
+    if status == HTTPStatus.NOT_FOUND or isinstance(exc, exceptions.DiscoveryFailure):
+        return ConfigError(
+            "there is no Keystone with API v3 at the auth_address",
+            remedy="correct the auth_address; set auth_version to 1 for tempauth",
+        )
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Unavailable(f"Keystone answers {status}")
+    return StoreError(f"Keystone: {type(exc).__name__}")
+
+
+def _causes(exc: BaseException | None) -> Iterator[Exception]:
+    while isinstance(exc, Exception):
+        yield exc
+        exc = exc.__cause__ or exc.__context__

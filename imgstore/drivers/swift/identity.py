@@ -1,0 +1,227 @@
+"""Tokens: got from Keystone or Swift itself, or lent by the caller, and renewed in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, Protocol
+
+from imgstore import _lazy
+from imgstore.drivers.swift.accounts import Account
+from imgstore.drivers.swift.settings import Settings
+from imgstore.errors import ConfigError, PermissionDenied
+
+INSTALL: Final = "imgstore[swift]"
+# A trust outlives what it is made for only where its process dies.
+_TRUST_LIFE: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Access:
+    """A token, the URL of the account that it opens, and when it expires (time.monotonic)."""
+
+    url: str
+    token: str = field(repr=False)
+    expires: float | None = None
+    life: float = 0.0
+
+
+class Identity(Protocol):
+    """Who asks."""
+
+    def access(self, *, instead_of: Access | None = None) -> Access:
+        """Return a token that does not expire soon; not ``instead_of``, which was refused."""
+
+
+class Tokens:
+    """The tokens of one account, for all threads: got with ``log_in``, and renewed in time."""
+
+    def __init__(self, log_in: Callable[[], Access], expires_soon: float) -> None:
+        self._log_in = log_in
+        self._expires_soon = expires_soon
+        self._lock = threading.Lock()
+        self._access: Access | None = None
+
+    def access(self, *, instead_of: Access | None = None) -> Access:
+        """Return a token that does not expire soon; not ``instead_of``, which was refused."""
+        with self._lock:
+            known = self._access
+            if known is None or known is instead_of or self._is_old(known):
+                known = self._access = self._log_in()
+            return known
+
+    def _is_old(self, access: Access) -> bool:
+        if access.expires is None:
+            return False
+        # Tokens that live for less than the interval are used for half of their lives.
+        return access.expires - time.monotonic() < min(self._expires_soon, access.life / 2)
+
+
+class Lent:
+    """The token of a caller, which nobody else can renew."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def access(self, *, instead_of: Access | None = None) -> Access:
+        """Return the token."""
+        if instead_of is not None:
+            raise PermissionDenied(
+                "the user's token is not valid, or not any more",
+                remedy="pass a context with a new token",
+            )
+        return self._access
+
+
+class Tempauth:
+    """Swift's own tempauth, and what speaks its version 1: Ceph's gateway."""
+
+    def __init__(self, settings: Settings, account: Account) -> None:
+        self._settings = settings
+        self._account = account
+
+    def log_in(self, send: Callable[[str, str, Mapping[str, str]], Mapping[str, str]]) -> Access:
+        """Return a new token; ``send`` asks for it and returns the headers of the answer."""
+        account = self._account
+        headers = {
+            "X-Auth-User": account.user.reveal() if account.user else "",
+            "X-Auth-Key": account.key.reveal() if account.key else "",
+        }
+        found = send("GET", account.url, headers)
+        url, token = found.get("X-Storage-Url"), found.get("X-Auth-Token")
+        if not (url and token):
+            raise ConfigError(
+                "the auth_address answers without a token",
+                remedy="correct the auth_address (http://host/auth/v1.0), or set auth_version to 3",
+            )
+        life = found.get("X-Auth-Token-Expires", "")
+        seconds = float(life) if life.isdigit() else 0.0
+        expires = time.monotonic() + seconds if seconds else None
+        return Access((self._settings.endpoint or url).rstrip("/"), token, expires, seconds)
+
+
+class Keystone:
+    """Keystone as a store needs it; makes the tokens of one account."""
+
+    def __init__(self, settings: Settings, account: Account) -> None:
+        self._settings = settings
+        self._account = account
+        sessions = _lazy.load("keystoneauth1.session", install=INSTALL)
+        self._v3 = _lazy.load("keystoneauth1.identity.v3", install=INSTALL)
+        self._session: Any = sessions.Session(verify=settings.verify, timeout=settings.read_timeout)
+
+    def log_in(self, **scope: str) -> Access:
+        """Return a new token, of the account's project or of the trust in ``scope``."""
+        return self._access(self._plugin(**scope).get_access(self._session))
+
+    def user_id(self) -> str:
+        """Return the id of the account's own user."""
+        return str(self._plugin().get_access(self._session).user_id)
+
+    def _plugin(self, **scope: str) -> Any:
+        account = self._account
+        if account.credential is not None:
+            one, other = account.credential
+            return self._v3.ApplicationCredential(
+                account.url,
+                application_credential_id=one.reveal(),
+                application_credential_secret=other.reveal(),
+                **scope,
+            )
+        project, user = account.names()
+        domains = dict(account.domains)
+        users = {key: value for key, value in domains.items() if key.startswith("user_")}
+        projects = {key: value for key, value in domains.items() if key.startswith("project_")}
+        if not scope:
+            scope = {"project_name": project, **(projects or {"project_domain_id": "default"})}
+        return self._v3.Password(
+            account.url,
+            username=user,
+            password=account.key.reveal() if account.key else "",
+            **(users or {"user_domain_id": "default"}),
+            **scope,
+        )
+
+    def _access(self, found: Any) -> Access:
+        url = self._settings.endpoint or endpoint_in(
+            _catalogue(found.service_catalog), self._settings
+        )
+        now, life = datetime.now(timezone.utc), None
+        if found.expires is not None:
+            life = (found.expires - now).total_seconds()
+        return Access(
+            url, found.auth_token, None if life is None else time.monotonic() + life, life or 0.0
+        )
+
+    # What is done with a caller's token.
+
+    def catalogue(self, token: str) -> Sequence[Mapping[str, Any]]:
+        """Return the catalogue that belongs to a token."""
+        answer = self._request("GET", "/auth/catalog", token)
+        return answer.json().get("catalog") or []
+
+    def trust(self, token: str, trustee: str) -> str:
+        """Let the trustee act for the caller; return the trust's id."""
+        about = self._request("GET", "/auth/tokens", token, subject=token).json()["token"]
+        expires = datetime.now(timezone.utc) + _TRUST_LIFE
+        request = {
+            "trustor_user_id": about["user"]["id"],
+            "trustee_user_id": trustee,
+            "project_id": about["project"]["id"],
+            "impersonation": True,
+            "roles": [{"id": role["id"]} for role in about.get("roles", ())],
+            "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.000000Z"),
+        }
+        answer = self._request("POST", "/OS-TRUST/trusts", token, body={"trust": request})
+        return str(answer.json()["trust"]["id"])
+
+    def end_trust(self, trust: str, token: str) -> None:
+        """Remove a trust."""
+        self._request("DELETE", f"/OS-TRUST/trusts/{trust}", token)
+
+    def _request(
+        self, method: str, path: str, token: str, *, body: object = None, subject: str = ""
+    ) -> Any:
+        headers = {"X-Auth-Token": token, "Accept": "application/json"}
+        if subject:
+            headers["X-Subject-Token"] = subject
+        # The session would log the body, and headers but for those that it knows to be secret.
+        return self._session.request(
+            f"{self._account.url}{path}",
+            method,
+            headers=headers,
+            json=body,
+            authenticated=False,
+            log=False,
+        )
+
+
+def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> str:
+    """Return Swift's endpoint in a catalogue of Keystone's form v3 or v2; raises ConfigError."""
+    for service in catalogue:
+        if service.get("type") != settings.service_type:
+            continue
+        for endpoint in service.get("endpoints") or ():
+            if settings.region not in {
+                None,
+                endpoint.get("region"),
+                endpoint.get("region_id"),
+            }:
+                continue
+            if endpoint.get("interface") in {settings.interface, f"{settings.interface}URL"}:
+                return str(endpoint["url"]).rstrip("/")
+            if endpoint.get(f"{settings.interface}URL"):
+                return str(endpoint[f"{settings.interface}URL"]).rstrip("/")
+    place = f" in region {settings.region}" if settings.region else ""
+    raise ConfigError(
+        f"the catalogue has no {settings.interface} endpoint of {settings.service_type}{place}",
+        remedy="check swift_store_service_type, swift_store_endpoint_type and swift_store_region, "
+        "or set swift_store_endpoint",
+    )
+
+
+def _catalogue(found: Any) -> Sequence[Mapping[str, Any]]:
+    return getattr(found, "catalog", None) or ()

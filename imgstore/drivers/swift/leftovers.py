@@ -1,0 +1,111 @@
+"""Segments that belong to no image: of adds whose processes died."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final
+
+from imgstore.drivers.swift.adding import MANIFEST, MARK, TOKEN, remove
+from imgstore.drivers.swift.client import Caller, status_of
+from imgstore.drivers.swift.settings import SEGMENTS, Settings
+from imgstore.errors import NotFound
+from imgstore.model import Leftover
+
+_OWN: Final = re.compile(rf"(?P<id>[^/]+)/{MARK}(?P<token>[0-9a-f]{{32}})/[^/]+")
+# glance_store's, beside the image and for the UUIDs that are usual there.
+_OLD: Final = re.compile(
+    r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})-(?P<number>\d{5})"
+)
+
+
+_NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass
+class _Group:
+    """Segments of one add."""
+
+    container: str
+    image_id: str
+    token: str
+    segments: str
+    names: list[str] = field(default_factory=list)
+    size: int = 0
+    modified: datetime = _NEVER
+
+    def take(self, entry: dict[str, Any]) -> None:
+        self.names.append(entry["name"])
+        self.size += int(entry.get("bytes") or 0)
+        self.modified = max(self.modified, _time(entry["last_modified"]))
+
+
+def find(
+    caller: Caller, settings: Settings, store: str, *, live: set[str], older_than: timedelta
+) -> Iterator[Leftover]:
+    """Yield segments that no manifest claims, the youngest of which is older than that."""
+    latest = datetime.now(timezone.utc) - older_than
+    for container in _containers(caller, settings):
+        for group in (*_own_groups(caller, container), *_old_groups(caller, container)):
+            is_live = group.token in live or group.modified > latest
+            if not is_live and not _is_claimed(caller, group):
+                name = f"{group.segments}/{group.names[0]} and {len(group.names) - 1} more"
+                yield Leftover(store, name, group.modified, group.size, key=group)
+
+
+def _containers(caller: Caller, settings: Settings) -> list[str]:
+    if not settings.seed:
+        return [settings.container]
+    names = [str(entry["name"]) for entry in caller.entries(prefix=f"{settings.container}_")]
+    return sorted({name.removesuffix(SEGMENTS) for name in names})
+
+
+def _own_groups(caller: Caller, container: str) -> list[_Group]:
+    groups: dict[str, _Group] = {}
+    segments = f"{container}{SEGMENTS}"
+    for entry in _entries(caller, segments):
+        match = _OWN.fullmatch(entry.get("name", ""))
+        if match:
+            token = match["token"]
+            new = _Group(container, match["id"], token, segments)
+            groups.setdefault(token, new).take(entry)
+    return list(groups.values())
+
+
+def _old_groups(caller: Caller, container: str) -> list[_Group]:
+    groups: dict[str, _Group] = {}
+    for entry in _entries(caller, container):
+        match = _OLD.fullmatch(entry.get("name", ""))
+        if match:
+            new = _Group(container, match["id"], "", container)
+            groups.setdefault(match["id"], new).take(entry)
+    return list(groups.values())
+
+
+def _entries(caller: Caller, container: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from caller.entries(container)
+    except Exception as exc:
+        if status_of(exc) != 404:
+            raise
+
+
+def _is_claimed(caller: Caller, group: _Group) -> bool:
+    found = caller.head(group.container, group.image_id)
+    if found is None:
+        return False
+    return found.get(TOKEN) == group.token if group.token else bool(found.get(MANIFEST))
+
+
+def discard(caller: Caller, leftover: Leftover) -> None:
+    """Remove the segments; raises NotFound if an image claims them by now."""
+    group: _Group = leftover.key
+    if _is_claimed(caller, group):
+        raise NotFound("an image consists of these segments")
+    remove(caller, group.segments, group.names)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "")).replace(tzinfo=timezone.utc)

@@ -1,0 +1,229 @@
+"""The Swift store on real Swift and Keystone: what only Swift has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.containers import Container, empty_account
+from servers.keystone import Keystone, KeystoneUser
+from servers.swift import Swift
+
+from imgstore import Capability, Location, RequestContext, errors
+from imgstore.drivers.swift import SwiftStore
+from imgstore.testing.harness import content, difference, new_id, pattern
+
+MIB = 1024 * 1024
+IN_SEGMENTS: dict[str, Any] = {"large_object_size": 1, "large_object_chunk_size": 1}
+
+Make = Callable[..., SwiftStore]
+
+
+def login(user: KeystoneUser) -> dict[str, Any]:
+    return {
+        "auth_address": user.url,
+        "user": f"{user.project}:{user.name}",
+        "key": user.password,
+        "user_domain_name": user.domain,
+        "project_domain_name": user.domain,
+    }
+
+
+@pytest.fixture
+def make(container: Container) -> Iterator[Make]:
+    """Make stores in the test's container, for its user."""
+    with contextlib.ExitStack() as stack:
+        known = {"container": container.name, **login(container.user)}
+        yield lambda **options: stack.enter_context(SwiftStore("swift", **known | options))
+
+
+class TestLocations:
+    def test_the_credential_free_form_is_written(self, make: Make, container: Container) -> None:
+        store = make()
+        image = store.add("image", b"1")
+        service = container.user.url.removeprefix("http://")
+        assert image.location.url == f"swift+http://{service}/{container.name}/image"
+        assert content(store, image.location) == b"1"
+
+    def test_a_reference_file(self, container: Container, tmp_path: Path) -> None:
+        user = container.user
+        path = tmp_path / "swift.conf"
+        path.write_text(
+            f"[ours]\nauth_address = {user.url}\nuser = {user.project}:{user.name}\n"
+            f'key = "{user.password}"\nuser_domain_name = {user.domain}\n'
+            f"project_domain_name = {user.domain}\n[broken]\nauth_address = http://x\n"
+        )
+        with SwiftStore(
+            "swift",
+            config_file=str(path),
+            default_swift_reference="ours",
+            container=container.name,
+        ) as store:
+            image = store.add("image", b"1")
+            assert image.location.url == f"swift+config://ours/{container.name}/image"
+            assert content(store, image.location) == b"1"
+            with pytest.raises(errors.InvalidLocation):
+                store.get(f"swift+config://broken/{container.name}/image")
+            store.delete(image.location)
+
+    def test_old_credentials_are_read(self, make: Make, container: Container) -> None:
+        container.put("image", b"1")
+        service = container.user.url.removeprefix("http://")
+        key = container.user.password.replace("%", "%25")
+        name = container.user.name.replace("%", "%25").replace(":", "%3A")
+        url = f"swift+http://{container.user.project}%3A{name}:{key}@{service}"
+        assert content(make(), f"{url}/{container.name}/image") == b"1"
+
+    def test_containers_are_named_as_ever(self, make: Make, container: Container) -> None:
+        store = make(multiple_containers_seed=3, create_container_on_put=True)
+        image_id = "FDae39a1-bac5-4238-aba4-69bcc726e848"
+        image = store.add(image_id, b"1")
+        assert f"/{container.name}_fda/{image_id}" in image.location.url
+        store.delete(image.location)
+        container.raw.delete_container(f"{container.name}_fda")
+
+    def test_an_application_credential(
+        self, make: Make, keystone: Keystone, container: Container
+    ) -> None:
+        made = keystone.application_credential(container.user)
+        store = make(
+            user=None,
+            key=None,
+            application_credential_id=made.id,
+            application_credential_secret=made.secret,
+        )
+        image = store.add("image", b"1")
+        assert store.size(image.location) == 1
+        store.delete(image.location)
+        assert container.names() == []
+
+
+class TestLargeObjects:
+    def test_images_of_glance_store(self, make: Make, container: Container) -> None:
+        """Its dynamic large objects lie beside other images, and end with them."""
+        store, name = make(), new_id()
+        container.put_dynamic(name, b"a" * 10, b"b" * 10, b"c")
+        container.put(f"{name}-else", b"1")
+        location = f"{store.url_prefix}/{name}"
+        assert store.size(location) == 22  # what Swift makes of the prefix
+        store.delete(location)
+        assert container.names() == [f"{name}-else"]
+
+    def test_static_ones_of_others(self, make: Make, container: Container) -> None:
+        store = make()
+        container.put_static("image", b"a" * MIB, b"b")
+        location = f"{store.url_prefix}/image"
+        assert store.size(location) == MIB + 1
+        with store.get(location, offset=MIB - 1) as reader:
+            assert reader.read() == b"ab"
+        store.delete(location)
+        assert container.names() == container.segments() == []
+
+    def test_manifests_of_manifests(
+        self, make: Make, swift: Swift, keystone: Keystone, container: Container
+    ) -> None:
+        front = swift.front(max_manifest_segments=3)
+        url = swift.account_url(container.user).replace(swift.url, front.url)
+        store = make(endpoint=url, **IN_SEGMENTS)
+        data = pattern(11 * MIB)
+        image = store.add("image", data)
+        assert not difference(content(store, image.location), data)
+        assert len(container.manifest("image")) <= 3
+        store.delete(image.location)
+        assert container.names() == container.segments() == []
+
+    def test_a_cluster_without_static_ones(
+        self, make: Make, swift: Swift, container: Container
+    ) -> None:
+        front = swift.front(slo=False)
+        url = swift.account_url(container.user).replace(swift.url, front.url)
+        with pytest.raises(errors.ConfigError, match="dlo"):
+            make(endpoint=url, **IN_SEGMENTS).add("image", pattern(3 * MIB))
+        assert container.names() == container.segments() == []
+        store = make(endpoint=url, large_object_type="dlo", **IN_SEGMENTS)
+        data = pattern(3 * MIB)
+        assert not difference(content(store, store.add("image", data).location), data)
+
+
+class TestLeftovers:
+    def test_segments_without_a_manifest(self, make: Make, container: Container) -> None:
+        store = make(**IN_SEGMENTS)
+        image = store.add("image", pattern(3 * MIB))
+        kept = container.segments()
+        container.put(f"{new_id()}-00001", b"of glance_store")
+        container.raw.put_object(
+            container.segments_name, f"dead/imgstore-{'0' * 32}/00000001", b"of a dead add"
+        )
+        assert len(store.leftovers(older_than=3600)) == 0
+        assert len(store.remove_leftovers(older_than=0)) == 2
+        assert container.segments() == kept
+        assert container.names() == ["image"]
+        store.delete(image.location)
+
+
+@pytest.fixture
+def tenants(swift: Swift, keystone: Keystone) -> Iterator[SwiftStore]:
+    """A multi-tenant store whose own user may act for others."""
+    with SwiftStore(
+        "swift",
+        multi_tenant=True,
+        admin_tenants=["admin:*"],
+        container="glance",
+        **login(keystone.service),
+        **IN_SEGMENTS,
+    ) as store:
+        yield store
+
+
+@pytest.fixture
+def context(keystone: Keystone, swift_user: KeystoneUser) -> Iterator[RequestContext]:
+    yield RequestContext(token=keystone.token(swift_user), project_id=swift_user.project_id)
+    empty_account(swift_user)
+
+
+class TestTenants:
+    def test_images_lie_in_the_users_account(
+        self, tenants: SwiftStore, swift: Swift, swift_user: KeystoneUser, context: RequestContext
+    ) -> None:
+        assert Capability.ACLS in tenants.capabilities
+        for data in (b"1", pattern(3 * MIB)):
+            image = tenants.add("image", data, context=context)
+            scheme, _, rest = swift.account_url(swift_user).partition("://")
+            assert image.location.url == f"swift+{scheme}://{rest}/glance_image/image"
+            assert not difference(content_for(tenants, image.location, context), data)
+            assert tenants.size(image.location, context=context) == len(data)
+            tenants.delete(image.location, context=context)
+
+    def test_who_may_read(
+        self,
+        tenants: SwiftStore,
+        keystone: Keystone,
+        swift_other: KeystoneUser,
+        context: RequestContext,
+    ) -> None:
+        image = tenants.add("image", pattern(3 * MIB), context=context)
+        other = RequestContext(token=keystone.token(swift_other))
+        with pytest.raises(errors.PermissionDenied):
+            content_for(tenants, image.location, other)
+        tenants.set_acls(image.location, read=[swift_other.project_id], context=context)
+        assert len(content_for(tenants, image.location, other)) == 3 * MIB
+        tenants.set_acls(image.location, public=True, context=context)
+        assert len(content_for(tenants, image.location, other)) == 3 * MIB
+
+    def test_nobody_asks(self, tenants: SwiftStore) -> None:
+        with pytest.raises(errors.InvalidArgument, match="context"):
+            tenants.add("image", b"1")
+
+    def test_trusts_end_with_the_transfer(
+        self, tenants: SwiftStore, keystone: Keystone, context: RequestContext
+    ) -> None:
+        tenants.add("image", pattern(3 * MIB), context=context)
+        assert keystone.trusts() == []
+
+
+def content_for(store: SwiftStore, location: Location, context: RequestContext) -> bytes:
+    with store.get(location, context=context) as reader:
+        return reader.read()
