@@ -99,7 +99,8 @@ class TestWhole(Containers, Adding, Reading):
     """Images as single objects, but for those of unknown size."""
 
     large = 4 * MIB + 7
-    options: ClassVar[dict[str, Any]] = {"large_object_chunk_size": 4}
+    # The cluster takes no larger objects.
+    options: ClassVar[dict[str, Any]] = {"large_object_size": 5, "large_object_chunk_size": 4}
 
 
 class TestStatic(Containers, Adding, Sources, Failures, Reading, Ranges, Lifecycle):
@@ -131,6 +132,7 @@ class TestTempauth(Containers, Reading):
 
     large = 4 * MIB + 7
     user = "tempauth_user"
+    options: ClassVar[dict[str, Any]] = {"large_object_size": 5, "large_object_chunk_size": 4}
 
 
 class TestGateway(Containers, Adding, Reading, Ranges):
