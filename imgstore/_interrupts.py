@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from typing import Final
+
+_PAUSE: Final = 0.001  # seconds between looks, once there was an interrupt
 
 
 def uninterrupted(call: Callable[[], None]) -> None:
@@ -19,21 +22,36 @@ def uninterrupted(call: Callable[[], None]) -> None:
     if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
         call()
         return
-    outcome: Future[None] = Future()
+    turn: list[None] = [None]  # whoever takes it says whether the call is made
+    raised: list[BaseException] = []
+    # Locks and lists change in one step; conditions, futures and events do not, and one that an
+    # interrupt left half changed would never be waited for to the end.
+    ended = threading.Lock()
+    ended.acquire()
+    done: list[None] = []
 
     def run() -> None:
-        if outcome.set_running_or_notify_cancel():
-            try:
-                call()
-            except BaseException as exc:  # raised by the thread that waits
-                outcome.set_exception(exc)
-            else:
-                outcome.set_result(None)
+        try:
+            turn.pop()
+        except IndexError:
+            return
+        try:
+            call()
+        except BaseException as exc:  # raised by the thread that waits
+            raised.append(exc)
+        finally:
+            done.append(None)
+            ended.release()
 
     try:
         threading.Thread(target=run, name="imgstore-uninterrupted", daemon=True).start()
-        outcome.result()
+        ended.acquire()
     except BaseException:
-        if not outcome.cancel():
-            wait([outcome])
+        try:
+            turn.pop()
+        except IndexError:
+            while not done:
+                time.sleep(_PAUSE)
         raise
+    if raised:
+        raise raised[0]
