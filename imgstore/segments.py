@@ -45,7 +45,7 @@ class Segment:
     """
 
     def __init__(self, size: int | None, memory: _Memory) -> None:
-        """Create it empty; ``segments_of`` fills it."""
+        """Create it empty; ``upload_in_segments`` fills it."""
         self.size = size
         self._memory = memory
         self._change = memory.change
@@ -92,13 +92,17 @@ class Segment:
         """Return whether all that was read is in memory still."""
         return self._is_kept
 
-    def wait_whole(self) -> None:
-        """Wait until all of it was read; raises AbandonedError."""
+    def wait_whole(self) -> bool:
+        """Wait until all of it was read, and return whether all is in memory.
+
+        It is not where the segment alone exceeds the memory. Raises AbandonedError.
+        """
         with self._change:
-            while not self._is_whole and not self._memory.failed:
+            while self._is_kept and not self._is_whole and not self._memory.failed:
                 self._change.wait()
             if self._memory.failed:
                 raise AbandonedError("the transfer failed elsewhere")
+            return self._is_kept
 
     def append(self, block: bytes) -> None:
         """Add a block once there is room; does nothing once the transfer failed."""
@@ -109,6 +113,7 @@ class Segment:
                     # It alone fills the memory: it goes on without a second chance.
                     self._is_kept = False
                     self._drop_handed_on()
+                    self._change.notify_all()
                     continue
                 if not memory.used:
                     break

@@ -145,6 +145,22 @@ class TestServerKilled:
         assert len(store.remove_leftovers(older_than=0)) == 1
         assert not difference(content(store, location(store)), pattern(6 * MIB))
 
+    @pytest.mark.parametrize("size", [4 * MIB, 40 * MIB])
+    def test_what_memory_cannot_hold_is_not_sent_again(
+        self, make: Make, swift: Swift, container: Container, size: int
+    ) -> None:
+        """It ends with an error, and nothing is left of it."""
+        large = {"large_object_size": 5, "large_object_chunk_size": 4, "upload_memory": 2}
+        store = make(**large)
+        store.add(new_id(), b"1")  # what the cluster can is known
+        with contextlib.ExitStack() as stack:
+            with during(store, pattern(size), size=size) as adding:
+                stack.enter_context(down(swift.proxy, seconds=1))
+            with pytest.raises(errors.Unavailable, match="memory"):
+                adding.result(60)
+        assert "image" not in container.names()
+        assert container.segments() == []
+
     @pytest.mark.parametrize("which", ["proxy", "object"])
     def test_a_frozen_server(
         self, make: Make, swift: Swift, container: Container, which: str

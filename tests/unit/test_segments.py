@@ -170,6 +170,18 @@ def test_a_segment_larger_than_the_memory_has_one_chance() -> None:
     assert restarts == [False]
 
 
+def test_what_waits_for_a_segment_that_memory_cannot_hold() -> None:
+    """It is told so, however early it began to wait, and can go on sending."""
+    found: list[bool] = []
+
+    def behave(number: int, data: Segment) -> None:
+        found.append(data.wait_whole())
+
+    data = counting(9 * MIB)
+    assert send(Upload(behave), iter([data]), segment=16 * MIB, budget=4 * MIB) == data
+    assert found == [False]
+
+
 def test_a_failure_ends_all() -> None:
     """The first failure is raised, and the upload removed when nothing is in flight any more."""
 

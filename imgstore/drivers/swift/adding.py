@@ -159,7 +159,8 @@ class Adding:
         sending = _Sending(data)
         # The server refuses what does not fit, so that nobody ever sees it. It cannot be told
         # beforehand of what is sent while it is read.
-        tag = {"Etag": sending.whole_md5()} if data.size is not None and data.size <= _HEAD else {}
+        is_small = data.size is not None and data.size <= min(_HEAD, self._settings.memory)
+        tag = {"Etag": sending.whole_md5()} if is_small else {}
         answer = self._caller.put(
             container,
             name,
@@ -183,7 +184,7 @@ class Adding:
             is_refused = status_of(exc) == HTTPStatus.PRECONDITION_FAILED
             if not is_refused and not isinstance(classify(exc), Unavailable):
                 raise
-            if not self._is_own(exc, is_refused=is_refused):
+            if not self._is_own(exc, is_refused=is_refused, is_large=is_large):
                 raise
             return
         self._confirm(total if is_large else None)
@@ -197,17 +198,16 @@ class Adding:
         self.make_container()
         return put()
 
-    def _is_own(self, exc: Exception, *, is_refused: bool) -> bool:
+    def _is_own(self, exc: Exception, *, is_refused: bool, is_large: bool) -> bool:
         try:
             found = self._caller.head(self._container, self._name)
         except Exception:
-            raise Unavailable(
-                "it cannot be told whether the image was stored",
-                remedy="look for the image later",
-                indeterminate=True,
-            ) from exc
+            raise _in_doubt() from exc
         if found is not None and found.get(TOKEN) == self.token:
             return True
+        if found is None and is_large:
+            # A manifest goes out with its headers: a server that did not answer may have it still.
+            raise _in_doubt() from exc
         if is_refused:
             raise AlreadyExists("there is an image of this id") from exc
         return False
@@ -217,7 +217,12 @@ class Adding:
 
         Swift looks for an object when a request begins: of two that overlap the later one wins.
         """
-        found = self._caller.head(self._container, self._name) or {}
+        try:
+            found = self._caller.head(self._container, self._name)
+        except Exception as exc:
+            raise _in_doubt() from exc
+        if found is None:
+            raise _in_doubt()
         if found.get(TOKEN) != self.token:
             raise AlreadyExists("another add of this id won")
         size = int(found.get("Content-Length", -1))
@@ -263,6 +268,14 @@ class Adding:
         return self._settings.static
 
 
+def _in_doubt() -> Unavailable:
+    return Unavailable(
+        "it cannot be told whether the image was stored",
+        remedy="look for the image later",
+        indeterminate=True,
+    )
+
+
 class _Sending:
     """The bytes of a segment on their way, and their MD5."""
 
@@ -282,14 +295,12 @@ class _Sending:
     def blocks(self) -> object:
         """Return what to send, once more."""
         self._attempts += 1
-        if self._attempts > 1:
-            if not self._data.may_restart:
-                raise Unavailable(
-                    "the connection broke, and what was sent is not in memory any more",
-                    remedy="raise swift_store_upload_memory, or use smaller segments",
-                )
-            # A source that stalls would break this attempt, too.
-            self._data.wait_whole()
+        # Not again while it is read: a source that stalls would break this attempt, too.
+        if self._attempts > 1 and not self._data.wait_whole():
+            raise Unavailable(
+                "the connection broke, and what was sent is not in memory any more",
+                remedy="raise swift_store_upload_memory, or use smaller segments",
+            )
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
         size = self._data.size
@@ -307,7 +318,6 @@ class _Whole:
 
     def __init__(self, adding: Adding) -> None:
         self._adding = adding
-        self._is_sent = False
 
     def put(self, number: int, data: Segment) -> None:
         """Send the image."""

@@ -160,10 +160,11 @@ def _revealed(values: Mapping[str, Any]) -> dict[str, Any]:
 def _container(values: Mapping[str, Any]) -> str:
     name: str = values["container"]
     longest = len(name.encode()) + _IDS + len(SEGMENTS)
-    if not name or "/" in name or name in {".", ".."} or longest > MAX_CONTAINER:
+    is_sound = name and not {"/", "@"} & set(name) and name not in {".", ".."}
+    if not is_sound or longest > MAX_CONTAINER:
         raise ConfigError(
             f"swift_store_container is {name!a}",
-            remedy="write a name without '/', of at most 200 bytes",
+            remedy="write a name without '/' and '@', of at most 200 bytes",
         )
     return name
 
