@@ -15,6 +15,18 @@ from imgstore.location import Location
 from imgstore.secret import Secret
 
 
+class FileOpt(cfg.StrOpt):
+    """The path of a file, which may be relative to the directories of configuration files."""
+
+    @staticmethod
+    def find(conf: cfg.ConfigOpts, path: str) -> str:
+        """Return where the file is; ``path`` itself if it is in none of them."""
+        try:
+            return str(conf.find_file(path) or path)
+        except cfg.NotInitializedError:  # no files were read
+            return path
+
+
 def check_image_id(image_id: object) -> None:
     """Raise InvalidArgument unless ``image_id`` is one printable, safe path segment.
 

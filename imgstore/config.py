@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from oslo_config import cfg, types
 
+from imgstore.arguments import FileOpt
 from imgstore.errors import ConfigError, DriverUnavailable, ImgStoreError
 from imgstore.model import Capability
 from imgstore.secret import Secret
@@ -448,6 +449,8 @@ def _value(conf: cfg.ConfigOpts, groups: Sequence[str], opt: cfg.Opt, own: Any) 
         LOG.warning("[%s] %s: %s", group, opt.name, _COMMENT)
     if value in ("", [""]) and not opt.default:  # blanked; [""] if it may be repeated
         return opt.default
+    if isinstance(opt, FileOpt) and value:
+        return opt.find(conf, value)
     return opt.default if value is None else value
 
 

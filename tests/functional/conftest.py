@@ -148,7 +148,8 @@ def keystone(_keystone: Keystone) -> Iterator[Keystone]:
 
 @pytest.fixture(scope="session")
 def _swift(scratch: Scratch, _keystone: Keystone) -> Iterator[Swift]:
-    with run_swift(scratch, _keystone) as servers:
+    # So few names in a page that what needs many pages is tested with little data.
+    with run_swift(scratch, _keystone, listing_limit=40) as servers:
         yield servers
 
 

@@ -13,13 +13,12 @@ from servers.swift import TESTER, Swift
 
 from imgstore import Capability, Store
 from imgstore.drivers.swift import SwiftStore
+from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
-from imgstore.testing.failures import Failures
+from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.harness import Harness
-from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
-from imgstore.testing.sources import Sources
 
 MIB = 1024 * 1024
 
@@ -95,7 +94,7 @@ def login(user: Any) -> dict[str, str]:
     }
 
 
-class TestWhole(Containers, Adding, Reading):
+class TestWhole(Containers, Adding, Reading, Concurrency):
     """Images as single objects, but for those of unknown size."""
 
     large = 4 * MIB + 7
@@ -103,10 +102,11 @@ class TestWhole(Containers, Adding, Reading):
     options: ClassVar[dict[str, Any]] = {"large_object_size": 5, "large_object_chunk_size": 4}
 
 
-class TestStatic(Containers, Adding, Sources, Failures, Reading, Ranges, Lifecycle):
+class TestStatic(Containers, StoreContract):
     """Every image of 1 MB and more in segments, as a static large object."""
 
     large = 13 * MIB + 7
+    memory_limit = 40 * MIB
     options: ClassVar[dict[str, Any]] = {
         "large_object_size": 1,
         "large_object_chunk_size": 1,
@@ -115,7 +115,7 @@ class TestStatic(Containers, Adding, Sources, Failures, Reading, Ranges, Lifecyc
     }
 
 
-class TestDynamic(Containers, Adding, Reading):
+class TestDynamic(Containers, Adding, Reading, Ranges, Concurrency):
     """The same, as a dynamic large object, read in ranges."""
 
     large = 13 * MIB + 7
@@ -135,7 +135,7 @@ class TestTempauth(Containers, Reading):
     options: ClassVar[dict[str, Any]] = {"large_object_size": 5, "large_object_chunk_size": 4}
 
 
-class TestGateway(Containers, Adding, Reading, Ranges):
+class TestGateway(Containers, StoreContract):
     """Ceph's object gateway, which takes no notice of If-None-Match."""
 
     large = 13 * MIB + 7

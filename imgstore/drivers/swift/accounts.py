@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from imgstore.errors import ConfigError
 from imgstore.location import Location, same_service
@@ -81,9 +82,7 @@ class Account:
 
 def account_of(given: Mapping[str, Any], *, version: str) -> Account:
     """Return the account that options or a section describe; raises ConfigError."""
-    address = (given.get("auth_address") or "").strip()
-    if not address:
-        raise ConfigError("there is no auth_address", remedy=_REMEDY)
+    address = _address(given.get("auth_address"))
     one, other = given.get("application_credential_id"), given.get("application_credential_secret")
     if bool(one) != bool(other):
         raise ConfigError("half of an application credential is missing", remedy=_REMEDY)
@@ -103,6 +102,24 @@ def account_of(given: Mapping[str, Any], *, version: str) -> Account:
     if account.key and version == "3":
         account.names()
     return account
+
+
+def _address(given: object) -> str:
+    text = str(given or "").strip()
+    if not text:
+        raise ConfigError("there is no auth_address", remedy=_REMEDY)
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        is_sound = bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        is_sound = False
+    if not is_sound or parts.scheme not in {"http", "https"} or set("@?#") & set(text):
+        # It is not quoted, for what stands before an "@" may be a password.
+        raise ConfigError(
+            "auth_address is not the URL of a service",
+            remedy="write https://host:5000/v3, without user, '?' and '#'",
+        )
+    return text
 
 
 def references(path: str) -> dict[str, Account]:
@@ -159,16 +176,22 @@ def _unquoted(name: str, value: str) -> str:
     return value
 
 
-def account_in(location: Location, service: str, accounts: Mapping[str, Account]) -> Account | None:
+def account_in(
+    location: Location, service: str, accounts: Mapping[str, Account], default: str
+) -> Account | None:
     """Return the account that a location of an authentication service means.
 
-    That is one of the store's own with this address, by preference the one of the same user;
-    else, at an address of the store's own, whoever an old location's credentials name. None for
-    other addresses: nothing is ever sent there.
+    That is one of the store's own with this address, by preference the one of the same user, or
+    the default one; else, at an address of the store's own, whoever an old location's credentials
+    name. None for other addresses: nothing is ever sent there.
     """
-    own = [each for each in accounts.values() if same_service(each.service, service)]
-    if not own:
-        return None
+    first = {default: accounts[default]} if default in accounts else {}
+    own = [each for each in {**first, **accounts}.values() if _is_at(each, service)]
+    return account_named(location, own) if own else None
+
+
+def account_named(location: Location, own: Sequence[Account]) -> Account:
+    """Return the account of ``own``, or at the address of its first, that a location names."""
     named = _named(location)
     if named is None:
         return own[0]
@@ -178,13 +201,15 @@ def account_in(location: Location, service: str, accounts: Mapping[str, Account]
         return (same or own)[0]
     if any(each.credential for each in own) and not any(each.user for each in own):
         return own[0]
-    return Account(
-        address=own[0].address,
-        version=own[0].version,
-        user=Secret(user),
-        key=Secret(key),
-        domains=own[0].domains,
+    return dataclasses.replace(own[0], user=Secret(user), key=Secret(key), credential=None)
+
+
+def _is_at(account: Account, service: str) -> bool:
+    """Return whether an account's tokens are got at a service, whatever the version of its API."""
+    one, other = (
+        _V3.sub("", _OLD_PATH.sub("", each.rstrip("/"))) for each in (account.service, service)
     )
+    return same_service(one, other)
 
 
 def _named(location: Location) -> tuple[str, str] | None:

@@ -8,14 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from imgstore import _lazy
 from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.drivers.swift.identity import INSTALL, Access, Identity
-from imgstore.drivers.swift.settings import Settings
+from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -32,10 +33,10 @@ from imgstore.errors import (
     Unsupported,
 )
 
+T = TypeVar("T")
+
 _IDLE: Final = 64  # connections kept
-_LONGEST_PAUSE: Final = 16.0  # seconds
 _TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
-_PAGE: Final = 10_000
 _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
 _TAG: Final = re.compile(r"<[^>]*>")
 # 498 is Swift's rate limit.
@@ -88,8 +89,10 @@ class Client:
         self._failure: Any = _lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
         self._requests = _lazy.load("requests", install=INSTALL)
         self._keystone = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+        self._patience = (settings.connect_timeout, settings.read_timeout)
+        self._long_patience = (settings.read_timeout, settings.read_timeout)
         self._idle: dict[str, deque[Any]] = {}
-        self.known: dict[str, dict[str, Any] | None] = {}  # what clusters say of themselves
+        self.known: dict[str, dict[str, Any]] = {}  # what clusters say of themselves
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -113,6 +116,9 @@ class Client:
         except IndexError:
             connection = self._connect(origin)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
+        # The first of the two bounds each wait of a body's sending, too.
+        patience = self._patience if isinstance(body, bytes | None) else self._long_patience
+        connection.requests_args["timeout"] = patience
         try:
             connection.request(method, target, body, dict(headers))
             response = connection.getresponse()
@@ -135,11 +141,25 @@ class Client:
             origin,
             cacert=verify if isinstance(verify, str) else None,
             insecure=verify is False,
-            timeout=(settings.connect_timeout, settings.read_timeout),
         )
         # A redirect would take the token to another host.
         connection.requests_args["allow_redirects"] = False
         return connection
+
+    def repeated(
+        self, call: Callable[[], T], *, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> T:
+        """Call until it succeeds, or fails for good or for the last time."""
+        for attempt in range(1, self.settings.attempts + 1):
+            try:
+                return call()
+            except Exception as exc:
+                is_last = attempt == self.settings.attempts or is_cancelled()
+                if is_last or not self.may_pass(exc):
+                    raise
+            # At once first: a server may have closed a connection that was idle.
+            time.sleep(min(2.0 ** (attempt - 2), LONGEST_PAUSE) if attempt > 1 else 0)
+        raise AssertionError("unreachable")
 
     def failure(self, answer: Answer) -> Exception:
         """Return an answer that is no success as the SDK's exception."""
@@ -156,6 +176,20 @@ class Client:
         if isinstance(exc, self._requests.RequestException):
             return isinstance(classify(exc), Unavailable)
         return False
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The tokens that a request shows."""
+
+    user: Access
+    service: Access | None
+
+    def headers(self) -> dict[str, str]:
+        shown = {"X-Auth-Token": self.user.token}
+        if self.service is not None:
+            shown["X-Service-Token"] = self.service.token
+        return shown
 
 
 class Caller:
@@ -194,61 +228,65 @@ class Caller:
 
         ``body`` is called for each attempt, and raises where there cannot be another.
         """
-        renewed = False
-        attempt = 0
-        while True:
-            access: Access | None = None
-            try:
-                access = self.identity.access()
-                sent = self._authorized(access, headers)
-                data = body() if body is not None else None
-                return self._checked(
-                    self.client.send(
-                        method, self._target(access, container, name, query), sent, data
-                    )
-                )
-            except Exception as exc:
-                is_refused = status_of(exc) == HTTPStatus.UNAUTHORIZED
-                if is_refused and not renewed and access is not None:
-                    renewed = True
-                    self._renew(access)
-                    continue
-                attempt += 1
-                is_last = attempt >= self.client.settings.attempts or is_cancelled()
-                if is_last or not self.client.may_pass(exc):
-                    raise
-            # At once first: a server may have closed a connection that was idle.
-            time.sleep(min(2.0 ** (attempt - 2), _LONGEST_PAUSE) if attempt > 1 else 0)
+        refused: _Pass | None = None
 
-    def _renew(self, access: Access) -> None:
-        self.identity.access(instead_of=access)
-        if self._service is not None:
-            self._service.access(instead_of=self._service.access())
+        def send() -> Answer:
+            nonlocal refused
+            while True:
+                shown = self._pass(refused)
+                data = body() if body is not None else None
+                answer = self.client.send(
+                    method,
+                    self._target(shown.user, container, name, query),
+                    {**shown.headers(), **(headers or {})},
+                    data,
+                )
+                if answer.status != HTTPStatus.UNAUTHORIZED or refused is not None:
+                    return self._checked(answer)
+                answer.close()
+                refused = shown
+
+        return self.client.repeated(send, is_cancelled=is_cancelled)
+
+    def _pass(self, refused: _Pass | None) -> _Pass:
+        """Return tokens, other ones than those that were refused as far as there are others."""
+        if refused is None:
+            service = None if self._service is None else self._service.access()
+            return _Pass(self.identity.access(), service)
+        if self._service is None:
+            return _Pass(self.identity.access(instead_of=refused.user), None)
+        service = self._service.access(instead_of=refused.service)
+        try:
+            return _Pass(self.identity.access(instead_of=refused.user), service)
+        except PermissionDenied:  # with a valid one beside it, an expired token is good
+            return _Pass(refused.user, service)
 
     def _target(self, access: Access, container: str, name: str, query: str) -> str:
         parts = [self._url or access.url, *(quote(part) for part in (container, name) if part)]
         return "/".join(parts) + (f"?{query}" if query else "")
-
-    def _authorized(self, access: Access, headers: Mapping[str, str] | None) -> dict[str, str]:
-        sent = {"X-Auth-Token": access.token, **(headers or {})}
-        if self._service is not None:
-            sent["X-Service-Token"] = self._service.access().token
-        return sent
 
     def _checked(self, answer: Answer) -> Answer:
         if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
             raise self.client.failure(answer)
         return answer
 
-    def about(self) -> Mapping[str, Any] | None:
-        """Return what the cluster says of itself, None where it does not."""
+    def about(self) -> Mapping[str, Any]:
+        """Return what the cluster says of itself; nothing where it does not."""
         root = _VERSION.split(self.account_url, maxsplit=1)[0]
         known = self.client.known
         if root not in known:
-            answer = self.client.send("GET", f"{root}/info", {})
-            text = answer.text()
-            known[root] = json.loads(text) if answer.status == HTTPStatus.OK else None
+            known[root] = self.client.repeated(lambda: self._ask_about(root))
         return known[root]
+
+    def _ask_about(self, root: str) -> dict[str, Any]:
+        answer = self.client.send("GET", f"{root}/info", {})
+        if answer.status in _PASSING:
+            raise self.client.failure(answer)
+        try:
+            found = json.loads(answer.text())
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) and answer.status == HTTPStatus.OK else {}
 
     # The verbs that need no more than a request.
 
@@ -263,16 +301,16 @@ class Caller:
         answer.close()
         return answer.headers
 
-    def put(self, container: str, name: str = "", **more: Any) -> Mapping[str, str]:
-        """Create an object or a container; return the headers of the answer."""
+    def put(self, container: str, name: str = "", **more: Any) -> Answer:
+        """Create an object or a container; return the answer, of which nothing is to be read."""
         answer = self.ask("PUT", container, name, **more)
         answer.close()
-        return answer.headers
+        return answer
 
-    def delete(self, container: str, name: str = "") -> bool:
+    def delete(self, container: str, name: str = "", **more: Any) -> bool:
         """Delete an object or an empty container; return whether there was any."""
         try:
-            self.ask("DELETE", container, name).close()
+            self.ask("DELETE", container, name, **more).close()
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
                 raise
@@ -281,18 +319,22 @@ class Caller:
 
     def entries(self, container: str = "", prefix: str = "") -> Iterator[dict[str, Any]]:
         """Yield what lies in a container, or the account's containers, page by page."""
-        marker = ""
-        while True:
-            query = f"format=json&limit={_PAGE}&prefix={quote(prefix)}&marker={quote(marker)}"
-            answer = self.ask("GET", container, query=query)
-            page = json.loads(_all_of(answer) or b"[]")
+        page, _ = self.page(container, prefix)
+        while page:
             yield from page
-            if not page:
-                return
-            marker = page[-1]["name"]
+            page, _ = self.page(container, prefix, after=page[-1].get("name") or "")
+
+    def page(
+        self, container: str, prefix: str, *, after: str = ""
+    ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+        """Return entries of a listing that follow ``after``, and the headers of the answer."""
+        query = f"format=json&prefix={quote(prefix)}&marker={quote(after)}"
+        answer = self.ask("GET", container, query=query)
+        return json.loads(all_of(answer) or b"[]"), answer.headers
 
 
-def _all_of(answer: Answer) -> bytes:
+def all_of(answer: Answer) -> bytes:
+    """Return the whole body of an answer that is not an image."""
     try:
         return answer.read()
     finally:

@@ -1,28 +1,31 @@
-"""How an image is deleted, with all of its segments."""
+"""How an image is deleted: all of its segments first, so that what is left has its manifest."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
-from imgstore.drivers.swift.adding import MANIFEST, STATIC, remove
-from imgstore.drivers.swift.client import Caller, status_of
-from imgstore.drivers.swift.settings import SEGMENTS
-from imgstore.errors import InUse, NotFound, PermissionDenied, StoreError, Unavailable
-from imgstore.translation import describe
+from imgstore.drivers.swift.adding import MANIFEST, STATIC, TOKEN
+from imgstore.drivers.swift.client import Caller, all_of
+from imgstore.drivers.swift.removing import remove
+from imgstore.errors import NotFound, Unavailable
 
 LOG = logging.getLogger(__name__)
 
-# glance_store's: <image id>-00001.
+# glance_store's segments: <image id>-00001.
 _NUMBER: Final = re.compile(r"\d{5,}")
-_PAGE: Final = 1000
-_TOO_MANY: Final = "Too many buffered slo segments"
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ROUNDS: Final = 3
+
+
+def is_like_segment(image_id: str) -> bool:
+    """Return whether an id is what glance_store calls a segment of another image."""
+    base, _, number = image_id.rpartition("-")
+    return _UUID.fullmatch(base) is not None and _NUMBER.fullmatch(number) is not None
 
 
 def delete(caller: Caller, container: str, name: str) -> None:
@@ -31,111 +34,67 @@ def delete(caller: Caller, container: str, name: str) -> None:
     if found is None:
         raise NotFound("there is no such image")
     if found.get(STATIC, "").lower() == "true":
-        _delete_static(caller, container, name)
-        return
-    if found.get(MANIFEST):
-        _delete_segments(caller, found[MANIFEST])
+        _delete_listed(caller, container, name)
+    elif found.get(MANIFEST):
+        _delete_found(caller, found[MANIFEST])
     if not caller.delete(container, name) and caller.head(container, name) is not None:
         # While the servers of accounts are down, Swift says so of what there is.
         raise Unavailable("Swift finds the image, and does not delete it")
 
 
-def _delete_static(caller: Caller, container: str, name: str) -> None:
-    """Let the cluster delete manifest and segments; nested manifests, if too many, one by one."""
-    try:
-        _delete_at_once(caller, container, name)
-    except _TooManyError:
-        for entry in _manifest(caller, container, name):
-            if entry.get("sub_slo"):
-                _delete_at_once(caller, *_split(entry["name"]))
-        caller.delete(container, name)
+def _delete_listed(caller: Caller, container: str, name: str) -> None:
+    """Delete the segments of a static large object.
+
+    Swift would do that itself when it is asked to delete the object with them; but it deletes the
+    manifest also when it fails to delete segments, which then nothing names.
+    """
+    below: dict[str, list[str]] = {}
+    segments: dict[str, list[str]] = {}
+    for entry in manifest(caller, container, name):
+        is_manifest = entry.get("sub_slo")
+        where, _, what = (entry.get("name") or entry["path"]).lstrip("/").partition("/")
+        if is_manifest and caller.head(where, what) is not None:
+            _delete_listed(caller, where, what)
+        (below if is_manifest else segments).setdefault(where, []).append(what)
+    for group in (segments, below):
+        for where, names in group.items():
+            remove(caller, where, names)
 
 
-class _TooManyError(StoreError):
-    """More segments than a cluster deletes in one request."""
-
-
-def _delete_at_once(caller: Caller, container: str, name: str) -> None:
-    answer = caller.ask(
-        "DELETE",
-        container,
-        name,
-        headers={"Accept": "application/json"},
-        query="multipart-manifest=delete",
-    )
-    try:
-        report: dict[str, Any] = json.loads(answer.read())
-    except ValueError:
-        if caller.head(container, name) is None:
-            return
-        raise Unavailable("Swift does not say whether the image was deleted") from None
-    status = str(report.get("Response Status", "200 OK"))
-    failed = [str(each[1]) for each in report.get("Errors") or ()]
-    if not failed and status.startswith("2"):
-        return
-    if _TOO_MANY in str(report.get("Response Body")):
-        raise _TooManyError(status)
-    first = failed[0] if failed else status
-    if caller.head(container, name) is None:
-        LOG.warning("the manifest %s/%s is gone, some segments are not", container, name)
-    kinds = {"401": PermissionDenied, "403": PermissionDenied, "409": InUse}
-    raise kinds.get(first[:3], Unavailable)(
-        f"{max(1, len(failed))} objects of the image were not deleted: {first}"
-    )
-
-
-def _manifest(caller: Caller, container: str, name: str) -> list[dict[str, Any]]:
+def manifest(caller: Caller, container: str, name: str) -> list[dict[str, Any]]:
+    """Return the entries of a static large object."""
     answer = caller.ask("GET", container, name, query="multipart-manifest=get")
-    found: list[dict[str, Any]] = json.loads(answer.read() or b"[]")
-    return found
+    found: list[dict[str, Any]] = json.loads(all_of(answer) or b"[]")
+    return [entry for entry in found if "name" in entry or "path" in entry]
 
 
-def _split(path: str) -> tuple[str, str]:
-    container, _, name = path.lstrip("/").partition("/")
-    return container, name
-
-
-def _delete_segments(caller: Caller, manifest: str) -> None:
+def _delete_found(caller: Caller, at: str) -> None:
     """Delete the segments of a dynamic large object, however many pages they fill."""
-    container, _, prefix = unquote(manifest).partition("/")
+    container, prefix = split(at)
     for _ in range(_ROUNDS):  # a listing may lack what was put a moment ago
-        names = [
-            entry["name"]
-            for entry in caller.entries(container, prefix)
-            if "name" in entry and _is_segment(entry["name"], prefix)
-        ]
+        names = [entry["name"] for entry in segments(caller, container, prefix)]
         if not names:
             return
-        for start in range(0, len(names), _PAGE):
-            remove(caller, container, names[start : start + _PAGE])
+        remove(caller, container, names)
 
 
-def _is_segment(name: str, prefix: str) -> bool:
-    """Return whether an object is a segment, and not one whose name begins so by chance."""
-    return prefix.endswith("/") or _NUMBER.fullmatch(name[len(prefix) :]) is not None
+def split(manifest: str) -> tuple[str, str]:
+    """Return container and prefix of a dynamic large object's segments."""
+    container, _, prefix = unquote(manifest).partition("/")
+    return container, prefix
 
 
-def delete_containers(caller: Caller, container: str) -> None:
-    """Delete the containers of one image, if nothing else is in them."""
-    for name in (f"{container}{SEGMENTS}", container):
-        for pause in (0.0, 0.2, 1.0):  # a container counts its objects with a delay
-            time.sleep(pause)
-            try:
-                caller.delete(name)
-            except Exception as exc:
-                if status_of(exc) != 409:
-                    LOG.warning("container %s could not be deleted: %s", name, describe(exc))
-                    break
-            else:
-                break
-
-
-def acl_headers(
-    *, public: bool, read: list[str], write: list[str], admins: tuple[str, ...]
-) -> Mapping[str, str]:
-    """Return the headers for who may read and write a container."""
-    readers = ["*:*"] if public else [f"{project}:*" for project in read]
-    return {
-        "X-Container-Read": ",".join([*readers, *admins]),
-        "X-Container-Write": ",".join([*(f"{project}:*" for project in write), *admins]),
-    }
+def segments(caller: Caller, container: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Yield the segments of a dynamic large object, without images whose ids begin like them."""
+    image_id = prefix.removesuffix("-")
+    for entry in caller.entries(container, prefix):
+        name = entry.get("name")
+        if name is None:
+            continue
+        if prefix.endswith("/"):
+            yield entry
+        elif _NUMBER.fullmatch(name.removeprefix(prefix)):
+            # UUIDs of this form are not added; other images have this library's mark.
+            found = None if _UUID.fullmatch(image_id) else caller.head(container, name)
+            if found is None or TOKEN not in found:
+                yield entry

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from imgstore import _lazy
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.settings import Settings
-from imgstore.errors import ConfigError, PermissionDenied
+from imgstore.errors import ConfigError
 
 INSTALL: Final = "imgstore[swift]"
 # A trust outlives what it is made for only where its process dies.
@@ -35,6 +35,12 @@ class Identity(Protocol):
     def access(self, *, instead_of: Access | None = None) -> Access:
         """Return a token that does not expire soon; not ``instead_of``, which was refused."""
 
+    def prolong(self) -> None:
+        """Let there be tokens until ``end``, for a transfer that may take long."""
+
+    def end(self) -> None:
+        """Undo ``prolong``."""
+
 
 class Tokens:
     """The tokens of one account, for all threads: got with ``log_in``, and renewed in time."""
@@ -53,27 +59,17 @@ class Tokens:
                 known = self._access = self._log_in()
             return known
 
+    def prolong(self) -> None:
+        """Do nothing: there are tokens as long as there is a password."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
     def _is_old(self, access: Access) -> bool:
         if access.expires is None:
             return False
         # Tokens that live for less than the interval are used for half of their lives.
         return access.expires - time.monotonic() < min(self._expires_soon, access.life / 2)
-
-
-class Lent:
-    """The token of a caller, which nobody else can renew."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-
-    def access(self, *, instead_of: Access | None = None) -> Access:
-        """Return the token."""
-        if instead_of is not None:
-            raise PermissionDenied(
-                "the user's token is not valid, or not any more",
-                remedy="pass a context with a new token",
-            )
-        return self._access
 
 
 class Tempauth:
@@ -100,7 +96,8 @@ class Tempauth:
         life = found.get("X-Auth-Token-Expires", "")
         seconds = float(life) if life.isdigit() else 0.0
         expires = time.monotonic() + seconds if seconds else None
-        return Access((self._settings.endpoint or url).rstrip("/"), token, expires, seconds)
+        endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
+        return Access(endpoint, token, expires, seconds)
 
 
 class Keystone:
@@ -116,6 +113,15 @@ class Keystone:
     def log_in(self, **scope: str) -> Access:
         """Return a new token, of the account's project or of the trust in ``scope``."""
         return self._access(self._plugin(**scope).get_access(self._session))
+
+    @property
+    def makes_trusts(self) -> bool:
+        """Return whether its user can use trusts, which Keystone lets only passwords do."""
+        return self._account.key is not None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.session.close()
 
     def user_id(self) -> str:
         """Return the id of the account's own user."""
@@ -146,8 +152,9 @@ class Keystone:
         )
 
     def _access(self, found: Any) -> Access:
-        url = self._settings.endpoint or endpoint_in(
-            _catalogue(found.service_catalog), self._settings
+        settings = self._settings
+        url = settings.endpoint_of(self._account) or endpoint_in(
+            _catalogue(found.service_catalog), settings
         )
         now, life = datetime.now(timezone.utc), None
         if found.expires is not None:

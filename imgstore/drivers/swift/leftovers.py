@@ -6,11 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote
 
-from imgstore.drivers.swift.adding import MANIFEST, MARK, TOKEN, remove
+from imgstore.drivers.swift.adding import MANIFEST, STATIC, TOKEN
+from imgstore.drivers.swift.claims import modified
 from imgstore.drivers.swift.client import Caller, status_of
-from imgstore.drivers.swift.settings import SEGMENTS, Settings
+from imgstore.drivers.swift.deleting import manifest
+from imgstore.drivers.swift.removing import remove
+from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
@@ -39,15 +44,19 @@ class _Group:
     def take(self, entry: dict[str, Any]) -> None:
         self.names.append(entry["name"])
         self.size += int(entry.get("bytes") or 0)
-        self.modified = max(self.modified, _time(entry["last_modified"]))
+        self.modified = max(self.modified, modified(entry))
 
 
 def find(
     caller: Caller, settings: Settings, store: str, *, live: set[str], older_than: timedelta
 ) -> Iterator[Leftover]:
-    """Yield segments that no manifest claims, the youngest of which is older than that."""
+    """Yield segments that no manifest claims, the youngest of which is older than that.
+
+    And claims whose lease is over, and what a check left.
+    """
     latest = datetime.now(timezone.utc) - older_than
     for container in _containers(caller, settings):
+        yield from _marked(caller, container, settings, store, latest)
         for group in (*_own_groups(caller, container), *_old_groups(caller, container)):
             is_live = group.token in live or group.modified > latest
             if not is_live and not _is_claimed(caller, group):
@@ -60,6 +69,19 @@ def _containers(caller: Caller, settings: Settings) -> list[str]:
         return [settings.container]
     names = [str(entry["name"]) for entry in caller.entries(prefix=f"{settings.container}_")]
     return sorted({name.removesuffix(SEGMENTS) for name in names})
+
+
+def _marked(
+    caller: Caller, container: str, settings: Settings, store: str, latest: datetime
+) -> Iterator[Leftover]:
+    now = datetime.now(timezone.utc)
+    for entry in _entries(caller, container, MARK):
+        name, put = str(entry.get("name")), modified(entry)
+        lease = name.rpartition("-")[2] if name.startswith(CLAIM) else ""
+        life = timedelta(seconds=int(lease) if lease.isdigit() else settings.lease)
+        if name.startswith((CLAIM, CHECK)) and put <= min(latest, now - life):
+            group = _Group(container, "", "", container, [name])
+            yield Leftover(store, f"{container}/{name}", put, 0, key=group)
 
 
 def _own_groups(caller: Caller, container: str) -> list[_Group]:
@@ -84,28 +106,33 @@ def _old_groups(caller: Caller, container: str) -> list[_Group]:
     return list(groups.values())
 
 
-def _entries(caller: Caller, container: str) -> Iterator[dict[str, Any]]:
+def _entries(caller: Caller, container: str, prefix: str = "") -> Iterator[dict[str, Any]]:
     try:
-        yield from caller.entries(container)
+        yield from caller.entries(container, prefix)
     except Exception as exc:
-        if status_of(exc) != 404:
+        if status_of(exc) != HTTPStatus.NOT_FOUND:
             raise
 
 
 def _is_claimed(caller: Caller, group: _Group) -> bool:
-    found = caller.head(group.container, group.image_id)
+    found = caller.head(group.container, group.image_id) if group.image_id else None
     if found is None:
         return False
-    return found.get(TOKEN) == group.token if group.token else bool(found.get(MANIFEST))
+    if not group.token:
+        return bool(found.get(MANIFEST))
+    if found.get(TOKEN) == group.token:
+        return True
+    # Whoever changes an object's metadata may have removed the token from there.
+    part = f"/{MARK}{group.token}/"
+    if found.get(STATIC, "").lower() != "true":
+        return part in unquote(found.get(MANIFEST, ""))
+    entries = manifest(caller, group.container, group.image_id)
+    return any(part in (entry.get("name") or entry["path"]) for entry in entries)
 
 
 def discard(caller: Caller, leftover: Leftover) -> None:
-    """Remove the segments; raises NotFound if an image claims them by now."""
+    """Remove it; raises NotFound if an image claims the segments by now."""
     group: _Group = leftover.key
     if _is_claimed(caller, group):
         raise NotFound("an image consists of these segments")
     remove(caller, group.segments, group.names)
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "")).replace(tzinfo=timezone.utc)

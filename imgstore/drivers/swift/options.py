@@ -6,18 +6,20 @@ from typing import Final
 
 from oslo_config import cfg
 
+from imgstore.arguments import FileOpt
+
 MB: Final = 1_024_000  # what this store calls a megabyte, as glance_store does
 ENDPOINT_TYPES: Final = ("publicURL", "adminURL", "internalURL")
-AUTH_VERSIONS: Final = ("3", "1")
 LARGE_OBJECT_TYPES: Final = ("slo", "dlo")
 
 _IN_FILE: Final = " With swift_store_config_file, the file says it."
 
 OPTIONS: Final[dict[str, cfg.Opt]] = {
-    "config_file": cfg.StrOpt(
+    "config_file": FileOpt(
         "swift_store_config_file",
         help="Path of the reference file: an INI file with a section for each account, which "
-        "keeps credentials out of locations. Not together with swift_store_multi_tenant.",
+        "keeps credentials out of locations. A relative one is looked for beside "
+        "configuration files. Not together with swift_store_multi_tenant.",
     ),
     "default_swift_reference": cfg.StrOpt(
         "default_swift_reference",
@@ -27,9 +29,8 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "auth_version": cfg.StrOpt(
         "swift_store_auth_version",
         default="3",
-        choices=AUTH_VERSIONS,
         help="How tokens are got: from Keystone's API v3, or as Swift's own tempauth and Ceph's "
-        f"gateway give them (1).{_IN_FILE}",
+        f"gateway give them (1). 2 means 3: Keystone's API v2 is gone.{_IN_FILE}",
     ),
     "auth_address": cfg.StrOpt(
         "swift_store_auth_address",

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final
 
-from imgstore.drivers.swift.adding import SIZE
-from imgstore.drivers.swift.client import Caller
-from imgstore.errors import IntegrityError, Unavailable
-from imgstore.ranges import Got, whole_size
+from imgstore.drivers.swift.adding import MANIFEST, SIZE
+from imgstore.drivers.swift.client import Answer, Caller
+from imgstore.drivers.swift.deleting import split
+from imgstore.errors import IntegrityError, NotFound, Unavailable
+from imgstore.hashing import MIB
+from imgstore.ranges import Arriving, Got, whole_size
+
+_TIME: Final = "time "
+_OF_NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
 
 
 class Reading:
@@ -16,6 +23,7 @@ class Reading:
     def __init__(self, caller: Caller, container: str, name: str) -> None:
         self._caller = caller
         self._place = container, name
+        self._size: int | None = None
 
     def __call__(
         self,
@@ -33,28 +41,90 @@ class Reading:
             headers["If-Match"] = version
         answer = self._caller.ask("GET", *self._place, headers=headers, is_cancelled=is_cancelled)
         try:
-            size = int(answer.headers.get("Content-Length", -1))
-            if size < 0:
-                raise IntegrityError("Swift does not tell the image's size")
-            if "Range" in headers and size:
-                size = whole_size(answer.headers.get("Content-Range", ""), offset, size)
-            check_size(answer.headers, size)
-            found = version_of(answer.headers)
-            if version is not None and found != version:
+            got = self._got(answer, offset, length)
+            if version is not None and got.version != version:
                 raise IntegrityError("the image changed while it was read")
         except BaseException:
             answer.close()
             raise
-        return Got(answer, size, found)
+        return got
+
+    def _got(self, answer: Answer, offset: int, length: int | None) -> Got:
+        headers, version = answer.headers, version_of(answer.headers)
+        is_ranged = bool(offset) or length is not None
+        declared = _number(headers.get("Content-Length"))
+        total = declared
+        if is_ranged and declared and (answer.status == HTTPStatus.PARTIAL_CONTENT):
+            total = whole_size(headers.get("Content-Range", ""), offset, declared)
+        if MANIFEST not in headers:
+            if declared is None or total is None:
+                raise IntegrityError("Swift does not tell the image's size")
+            if is_ranged and declared and answer.status != HTTPStatus.PARTIAL_CONTENT:
+                total = whole_size("", offset, declared)
+            check_size(headers, total)
+            return Got(answer, total, version)
+        body: Arriving = answer
+        if is_ranged and answer.status != HTTPStatus.PARTIAL_CONTENT:
+            body = _Window(answer, offset, length)
+        elif is_ranged and total != _number(headers.get(SIZE)):
+            total = None  # it is that of the first page of segments
+        return Got(body, self._dynamic_size() if total is None else total, version)
+
+    def _dynamic_size(self) -> int:
+        if self._size is None:
+            self._size = size_of(self._caller, *self._place)
+        return self._size
 
 
-_TIME = "time "
+class _Window:
+    """A part of a body that begins too early: Swift sends all of what has too many segments."""
+
+    def __init__(self, answer: Answer, offset: int, length: int | None) -> None:
+        self._answer = answer
+        self._skip = offset
+        self._left = length
+
+    def read(self, n: int | None = None, /) -> bytes:
+        """Return at most ``n`` bytes, none at the end."""
+        while self._skip and (skipped := self._answer.read(min(self._skip, MIB))):
+            self._skip -= len(skipped)
+        if n is None:
+            return b"".join(iter(lambda: self.read(MIB), b""))
+        if self._left == 0:
+            return b""
+        data = self._answer.read(n if self._left is None else min(n, self._left))
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Give up the rest."""
+        self._answer.close()
+
+
+def size_of(caller: Caller, container: str, name: str) -> int:
+    """Return an image's size; raises NotFound, and Unavailable while segments are missing."""
+    headers = caller.head(container, name)
+    if headers is None:
+        raise NotFound("there is no such image")
+    size = _number(headers.get("Content-Length"))
+    if not size and MANIFEST in headers:  # Swift says so of what has more than a page of segments
+        found = caller.entries(*split(headers[MANIFEST]))
+        size = sum(int(each["bytes"]) for each in found)
+    if size is None:
+        raise IntegrityError("Swift does not tell the image's size")
+    check_size(headers, size)
+    return size
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
 
 
 def version_of(headers: Mapping[str, str]) -> str | None:
     """Return what pins an object: its ETag; of manifests that have none, when it was put."""
     etag = headers.get("Etag")
-    if etag:
+    if etag and not (MANIFEST in headers and etag.strip('"') == _OF_NOTHING):
         return etag
     time = headers.get("X-Timestamp")
     return f"{_TIME}{time}" if time else None
@@ -62,8 +132,8 @@ def version_of(headers: Mapping[str, str]) -> str | None:
 
 def check_size(headers: Mapping[str, str], size: int) -> None:
     """Raise Unavailable for a dynamic large object whose segments are not all listed yet."""
-    stored = headers.get(SIZE)
-    if stored is not None and stored.isdigit() and int(stored) != size:
+    stored = _number(headers.get(SIZE))
+    if stored is not None and stored != size:
         raise Unavailable(
             f"Swift finds segments of {size} bytes for an image of {stored}",
             remedy="wait until its listings are up to date",

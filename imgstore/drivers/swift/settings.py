@@ -15,8 +15,12 @@ from imgstore.hashing import MIB
 from imgstore.secret import Secret
 
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with
+MARK: Final = "imgstore-"  # what the names of all objects begin with that are no images
+CLAIM: Final = f"{MARK}claim-"
+CHECK: Final = f"{MARK}check-"
 # https://docs.openstack.org/swift/latest/api/object_api_v1_overview.html: 256 bytes of UTF-8.
 MAX_CONTAINER: Final = 256
+LONGEST_PAUSE: Final = 16.0  # between two attempts, in seconds
 _IDS: Final = 1 + 36  # what is put after it: "_" and a UUID, or fewer characters of one
 
 
@@ -54,6 +58,16 @@ class Settings:
     def account(self) -> Account | None:
         """Return the account that takes new images, None if the callers' do."""
         return self.accounts.get(self.default)
+
+    @property
+    def lease(self) -> int:
+        """Return how long a claim holds: twice what a commit takes at the most."""
+        attempt = self.connect_timeout + self.read_timeout
+        return int(2 * self.attempts * (attempt + LONGEST_PAUSE)) + 1
+
+    def endpoint_of(self, account: Account) -> str | None:
+        """Return the endpoint that is set; it is that of the account that takes new images."""
+        return self.endpoint if account == self.account else None
 
     def container_of(self, image_id: str) -> str:
         """Return the container for an image, as glance_store names it."""
@@ -194,6 +208,11 @@ def _check_tenancy(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             "swift_store_multi_tenant and swift_store_config_file are both set",
             remedy="keep one of them: images lie in the users' accounts, or in the store's",
+        )
+    if values["auth_address"] and values["auth_version"] == "1":
+        raise ConfigError(
+            "swift_store_multi_tenant needs Keystone, and swift_store_auth_version is 1",
+            remedy="set swift_store_auth_version to 3",
         )
     if values["multiple_containers_seed"]:
         raise ConfigError(

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import secrets
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from imgstore import _lazy
 from imgstore._process import PerProcess
+from imgstore.arguments import is_below
 from imgstore.context import RequestContext
 from imgstore.drivers.swift import leftovers
-from imgstore.drivers.swift.accounts import Account, account_in
-from imgstore.drivers.swift.adding import MARK, Adding
-from imgstore.drivers.swift.client import Caller, Client, classify, status_of
-from imgstore.drivers.swift.deleting import acl_headers, delete, delete_containers
+from imgstore.drivers.swift.accounts import Account, account_in, account_named
+from imgstore.drivers.swift.adding import Adding
+from imgstore.drivers.swift.client import Caller, Client, classify
+from imgstore.drivers.swift.containers import Containers
+from imgstore.drivers.swift.deleting import delete, is_like_segment
 from imgstore.drivers.swift.identity import INSTALL, Identity, Keystone, Tempauth, Tokens
 from imgstore.drivers.swift.options import OPTIONS
 from imgstore.drivers.swift.places import CONFIG, Place
-from imgstore.drivers.swift.reading import Reading, check_size
-from imgstore.drivers.swift.settings import SEGMENTS, Settings, read
+from imgstore.drivers.swift.reading import Reading, size_of
+from imgstore.drivers.swift.settings import CHECK, MARK, MAX_CONTAINER, SEGMENTS, Settings, read
 from imgstore.drivers.swift.tenants import Tenants
 from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
     InvalidLocation,
-    NotFound,
 )
 from imgstore.location import Location, same_service
-from imgstore.ranges import open_ranges
+from imgstore.ranges import RANGE, open_ranges
 from imgstore.secret import Secret
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
-
-_PROBE: Final = f"{MARK}check-"
 
 
 class SwiftStore(Store):
@@ -136,7 +137,7 @@ class SwiftStore(Store):
                 return Ownership.NO
             is_own = place.base == settings.default
         else:
-            account = account_in(location, place.base, settings.accounts)
+            account = account_in(location, place.base, settings.accounts, settings.default)
             if account is None:
                 return Ownership.NO
             is_own = account == settings.account
@@ -167,11 +168,14 @@ class SwiftStore(Store):
         return caller, place.container, place.name
 
     def _account(self, location: Location, place: Place) -> Account:
-        accounts = self._settings.accounts
-        if location.scheme == CONFIG:
-            found = accounts.get(place.base) if self._settings.has_references else None
-        else:
-            found = account_in(location, place.base, accounts)
+        settings, found = self._settings, None
+        if location.scheme != CONFIG:
+            found = account_in(location, place.base, settings.accounts, settings.default)
+        elif settings.has_references:
+            found = settings.accounts.get(place.base)
+        is_former = any(is_below(location, prefix) for prefix in self.also_owns)
+        if found is None and is_former and settings.account is not None:
+            found = account_named(location, [settings.account])
         if found is None:
             raise InvalidLocation("the location is of an account that this store does not know")
         return found
@@ -188,63 +192,56 @@ class SwiftStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         caller, container, name = self._at(location, context)
-        workers = self._settings.get_workers
+        settings, identity = self._settings, caller.identity
+        # Each range is a request: a transfer in ranges survives the end of a user's token.
+        workers = max(settings.get_workers, 2 if settings.multi_tenant else 1)
         reading = Reading(caller, container, name)
-        return open_ranges(reading, offset, length, if_version, workers=workers)
+        opened = open_ranges(reading, offset, length, if_version, workers=workers)
+        if workers == 1 or min(opened.image_size - offset, length or sys.maxsize) <= RANGE:
+            return opened
+        identity.prolong()
+
+        def close() -> None:
+            opened.close()
+            identity.end()
+
+        return dataclasses.replace(opened, close=close)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        caller, container, name = self._at(location, context)
-        found = caller.head(container, name)
-        if found is None:
-            raise NotFound("there is no such image")
-        size = int(found["Content-Length"])
-        check_size(found, size)
-        return size
+        return size_of(*self._at(location, context))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        if "@" in image_id or image_id.startswith(MARK):
-            raise InvalidArgument(
-                f"the image id {image_id!a} cannot be stored in Swift",
-                remedy=f"use an id without '@' that does not begin with {MARK!r}",
-            )
-        session, container = self._session.get(), self._settings.container_of(image_id)
-        if self._settings.multi_tenant:
-            return self._add_for_tenant(session, container, image_id, body, context)
-        account = self._settings.account
-        assert account is not None  # noqa: S101  # checked by the settings
-        self._adding(session, session.caller(account), container, image_id, body)
-        return Added(Location.parse(f"{self._base(account)}/{container}/{image_id}"))
-
-    def _add_for_tenant(
-        self,
-        session: _Session,
-        container: str,
-        image_id: str,
-        body: Body,
-        context: RequestContext | None,
-    ) -> Added:
-        caller, end = session.tenants.trusted(context)
+        settings, session = self._settings, self._session.get()
+        container = settings.container_of(image_id)
+        _check_id(image_id, container)
+        account = settings.account
+        if settings.multi_tenant:
+            caller = session.tenants.caller(context)
+            base = "swift+" + caller.account_url
+        else:
+            assert account is not None  # noqa: S101  # checked by the settings
+            caller, base = session.caller(account), self._base(account)
+        containers = Containers(caller, settings, container)
+        adding = Adding(caller, settings, containers, image_id)
+        self._live.add(adding.token)
         try:
-            self._adding(session, caller, container, image_id, body)
+            if body.size is None or body.size > RANGE:
+                caller.identity.prolong()
+            adding.add(body)
         except BaseException:
-            delete_containers(caller, container)
+            if settings.multi_tenant:
+                containers.remove_made()
             raise
         finally:
-            end()
-        scheme, _, rest = caller.account_url.partition("://")
-        return Added(Location.parse(f"swift+{scheme}://{rest}/{container}/{image_id}"))
-
-    def _adding(
-        self, session: _Session, caller: Caller, container: str, image_id: str, body: Body
-    ) -> None:
-        adding = Adding(caller, self._settings, container, image_id, live=self._live)
-        adding.add(body, is_exclusive=session.is_exclusive(caller, adding))
+            self._live.discard(adding.token)
+            caller.identity.end()
+        return Added(Location.parse(f"{base}/{container}/{image_id}"))
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         caller, container, name = self._at(location, context)
         delete(caller, container, name)
         if self._settings.multi_tenant and container == self._settings.container_of(name):
-            delete_containers(caller, container)
+            Containers(caller, self._settings, container).remove()
 
     def _set_acls(
         self,
@@ -258,15 +255,8 @@ class SwiftStore(Store):
         caller, container, name = self._at(location, context)
         if container != self._settings.container_of(name):
             raise InvalidLocation("the image is not in a container of its own")
-        headers = acl_headers(
-            public=public, read=list(read), write=list(write), admins=self._settings.admins
-        )
-        caller.ask("POST", container, headers=headers).close()
-        try:
-            caller.ask("POST", f"{container}{SEGMENTS}", headers=headers).close()
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
+        containers = Containers(caller, self._settings, container)
+        containers.set_acls(public=public, read=read, write=write)
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         account = self._settings.account
@@ -302,7 +292,9 @@ class SwiftStore(Store):
                 )
             return
         if not settings.seed:
-            _honours_conditions(caller, settings.container)
+            name = f"{CHECK}{secrets.token_hex(16)}"
+            caller.put(settings.container, name)
+            caller.delete(settings.container, name)
 
     def _close(self) -> None:
         self._session.close()
@@ -316,11 +308,13 @@ class _Session:
         self._client = Client(settings)
         self._lock = threading.Lock()
         self._callers: list[tuple[Account, Caller]] = []  # secrets are not hashable
-        self._exclusive: dict[str, bool] = {}
+        self._keystones: list[Keystone] = []
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+        for keystone in self._keystones:
+            keystone.close()
 
     def caller(self, account: Account) -> Caller:
         """Return who acts as an account."""
@@ -337,7 +331,12 @@ class _Session:
         if account.version == "1":
             tempauth = Tempauth(settings, account)
             return Tokens(lambda: tempauth.log_in(self._send), settings.expires_soon)
-        return Tokens(Keystone(settings, account).log_in, settings.expires_soon)
+        return Tokens(self._keystone(account).log_in, settings.expires_soon)
+
+    def _keystone(self, account: Account) -> Keystone:
+        made = Keystone(self._settings, account)
+        self._keystones.append(made)
+        return made
 
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         answer = self._client.send(method, url, headers)
@@ -355,35 +354,17 @@ class _Session:
         service: Identity | None = None
         if account.has_credentials:
             service = self.caller(account).identity
-        return Tenants(self._client, Keystone(self._settings, account), service)
-
-    def is_exclusive(self, caller: Caller, adding: Adding) -> bool:
-        """Return whether the server heeds If-None-Match, which is tried once."""
-        container, _ = adding.place
-        root = caller.account_url.partition("/v1")[0]
-        if root not in self._exclusive:
-            try:
-                self._exclusive[root] = _honours_conditions(caller, container)
-            except Exception as exc:
-                if status_of(exc) != HTTPStatus.NOT_FOUND:
-                    raise
-                adding.make_container()
-                self._exclusive[root] = _honours_conditions(caller, container)
-        return self._exclusive[root]
+        return Tenants(self._client, self._keystone(account), service)
 
 
-def _honours_conditions(caller: Caller, container: str) -> bool:
-    """Return whether a second put of an object with If-None-Match is refused."""
-    name = f"{_PROBE}{secrets.token_hex(16)}"
-    headers = {"If-None-Match": "*"}
-    try:
-        caller.put(container, name, headers=headers)
-        try:
-            caller.put(container, name, headers=headers)
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.PRECONDITION_FAILED:
-                raise
-            return True
-        return False
-    finally:
-        caller.delete(container, name)
+def _check_id(image_id: str, container: str) -> None:
+    if "@" in image_id or image_id.startswith(MARK) or is_like_segment(image_id):
+        raise InvalidArgument(
+            f"the image id {image_id!a} cannot be stored in Swift",
+            remedy=f"use a UUID, or an id without '@' that does not begin with {MARK!r}",
+        )
+    if len(f"{container}{SEGMENTS}".encode()) > MAX_CONTAINER:
+        raise InvalidArgument(
+            f"the image id {image_id!a} makes the container's name too long",
+            remedy=f"use a UUID: Swift takes names of {MAX_CONTAINER} bytes",
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from imgstore.context import RequestContext
 from imgstore.drivers.swift.client import Caller, Client
-from imgstore.drivers.swift.identity import Access, Identity, Keystone, Lent, Tokens, endpoint_in
-from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation
+from imgstore.drivers.swift.identity import Access, Identity, Keystone, Tokens, endpoint_in
+from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied
 from imgstore.location import same_service
 from imgstore.translation import describe
 
@@ -23,18 +24,13 @@ class Tenants:
         self._client = client
         self._keystone = keystone
         self._own = service
-        self._trustee: str | None = None
 
     def caller(self, context: RequestContext | None, *, base: str | None = None) -> Caller:
         """Return who acts for a context, in its own account or that of a location.
 
         Raises InvalidArgument without a token, InvalidLocation for another Swift's location.
         """
-        access = self._access(context)
-        return self._caller(Lent(access), access, base)
-
-    def _caller(self, identity: Identity, access: Access, base: str | None) -> Caller:
-        url = None
+        access, url = self._access(context), None
         if base is not None:
             own = urlsplit(access.url)
             host, _, path = base.partition("/")
@@ -45,7 +41,7 @@ class Tenants:
                 )
             url = f"{own.scheme}://{own.netloc}/{path}"
         service = self._own if self._client.settings.send_service_token else None
-        return Caller(self._client, identity, url=url, service=service)
+        return Caller(self._client, Loan(access, self._trust), url=url, service=service)
 
     def _access(self, context: RequestContext | None) -> Access:
         if context is None or context.auth_token is None:
@@ -58,77 +54,98 @@ class Tenants:
             return Access(settings.endpoint, token)
         catalogue = context.service_catalog
         if catalogue is None:
-            if self._keystone is None:
+            keystone = self._keystone
+            if keystone is None:
                 raise ConfigError(
                     "the context has no service catalogue, and the store no Keystone",
                     remedy="pass service_catalog, or set swift_store_auth_address",
                 )
-            catalogue = self._keystone.catalogue(token)
+            catalogue = self._client.repeated(lambda: keystone.catalogue(token))
         return Access(endpoint_in(catalogue, settings), token)
 
-    def trusted(
-        self, context: RequestContext | None, *, base: str | None = None
-    ) -> tuple[Caller, Callable[[], None]]:
-        """Return who acts for a context for as long as a transfer takes, and how to end that.
-
-        Without a user of the store's own, without trusts, or where Keystone makes none, that is
-        the context's own token.
-        """
-        access = self._access(context)
-        lent = self._caller(Lent(access), access, base), _nothing
-        settings, keystone = self._client.settings, self._keystone
-        if not settings.use_trusts or keystone is None or self._own is None or context is None:
-            return lent
+    def _trust(self, access: Access) -> Trust | None:
+        """Let the store's own user act for a caller; return None where it may not."""
+        keystone = self._keystone
+        if keystone is None or not keystone.makes_trusts or not self._client.settings.use_trusts:
+            return None
         try:
-            if self._trustee is None:
-                self._trustee = keystone.user_id()
-            trust = keystone.trust(access.token, self._trustee)
+            return Trust(keystone, access, self._trustee, self._client.settings.expires_soon)
         except Exception as exc:
             LOG.warning("no trust was made, the user's own token is used: %s", describe(exc))
-            return lent
-        renewing = Tokens(lambda: self._log_in(keystone, trust, access), settings.expires_soon)
-        identity = _Trusted(access, renewing)
+            return None
 
-        def end() -> None:
-            for token in (access.token, identity.token):
-                if token is None:
-                    continue
-                try:
-                    keystone.end_trust(trust, token)
-                except Exception as exc:
-                    LOG.debug("removing a trust: %s", describe(exc))
-                else:
-                    return
-            LOG.warning("a trust could not be removed; it ends within a week")
-
-        return self._caller(identity, access, base), end
-
-    @staticmethod
-    def _log_in(keystone: Keystone, trust: str, access: Access) -> Access:
-        new = keystone.log_in(trust_id=trust)
-        return Access(access.url, new.token, new.expires, new.life)
+    @functools.cached_property
+    def _trustee(self) -> str:
+        assert self._keystone is not None  # noqa: S101  # its caller looked
+        return self._keystone.user_id()
 
 
-class _Trusted:
-    """The user's own token, until it is refused; then one of the trust, and its successors."""
+class Trust:
+    """A trust of Keystone that lets the store's own user act for a caller."""
 
-    def __init__(self, access: Access, renewing: Tokens) -> None:
+    def __init__(
+        self, keystone: Keystone, access: Access, trustee: str, expires_soon: float
+    ) -> None:
+        """Make it."""
+        self._keystone = keystone
         self._access = access
-        self._renewing = renewing
+        self._last: Access | None = None
+        self._id = keystone.trust(access.token, trustee)
+        self._tokens = Tokens(lambda: keystone.log_in(trust_id=self._id), expires_soon)
+
+    def access(self, *, instead_of: Access | None) -> Access:
+        """Return a token of the trust, for the caller's account."""
+        self._last = self._tokens.access(instead_of=instead_of)
+        return self._last
+
+    def end(self) -> None:
+        """Remove it; best effort, for it expires."""
+        for access in (self._access, self._last):
+            if access is None:
+                continue
+            try:
+                self._keystone.end_trust(self._id, access.token)
+            except Exception as exc:
+                LOG.debug("removing a trust: %s", describe(exc))
+            else:
+                return
+        try:
+            self._keystone.end_trust(self._id, self.access(instead_of=self._last).token)
+        except Exception as exc:
+            LOG.warning("a trust could not be removed, it ends in a week: %s", describe(exc))
+
+
+class Loan:
+    """The token of a caller, which nobody else can renew; with a trust, its tokens after it."""
+
+    def __init__(self, access: Access, make_trust: Callable[[Access], Trust | None]) -> None:
+        self._access = access
+        self._make_trust = make_trust
+        self._trust: Trust | None = None
         self._is_refused = False
-        self.token: str | None = None
 
     def access(self, *, instead_of: Access | None = None) -> Access:
-        """Return a token that is not ``instead_of``."""
-        if instead_of is not None and instead_of is self._access:
-            self._is_refused = True
-            instead_of = None
+        """Return a token that is not ``instead_of``; raises PermissionDenied."""
+        if instead_of is self._access:
+            self._is_refused, instead_of = True, None
+        trust = self._trust
         if not self._is_refused:
             return self._access
-        found = self._renewing.access(instead_of=instead_of)
-        self.token = found.token
-        return found
+        if trust is None:
+            raise PermissionDenied(
+                "the user's token is not valid, or not any more",
+                remedy="pass a context with a new token",
+            )
+        found = trust.access(instead_of=instead_of)
+        return Access(self._access.url, found.token, found.expires, found.life)
 
+    def prolong(self) -> None:
+        """Make a trust, if that may be."""
+        if self._trust is None:
+            self._trust = self._make_trust(self._access)
 
-def _nothing() -> None:
-    return None
+    def end(self) -> None:
+        """Remove the trust."""
+        trust, self._trust = self._trust, None
+        if trust is not None:
+            trust.end()

@@ -1,0 +1,138 @@
+"""The right to commit an object, which Swift's own conditions do not give.
+
+Swift looks for an object when a request begins: of two puts that overlap both succeed, whatever
+If-None-Match says, and Ceph's gateway knows no such condition.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore.drivers.swift.client import Caller, status_of
+from imgstore.drivers.swift.containers import Containers
+from imgstore.drivers.swift.settings import CLAIM, Settings
+from imgstore.errors import Unavailable
+from imgstore.translation import describe
+
+LOG = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 0.05  # seconds; later ones are longer
+_LONGEST_PAUSE: Final = 1.0
+
+
+class Claim:
+    """An object beside an image, by which adds of the same id see one another.
+
+    It is ``imgstore-claim-<image id>/<token>-<lease>``. Whoever put one and then finds no other
+    in the listing may commit: of two adds at least the one that looked later sees the other. The
+    lease is the number of seconds, by the server's clock, after which its process is dead.
+    """
+
+    def __init__(
+        self, caller: Caller, settings: Settings, containers: Containers, image_id: str, token: str
+    ) -> None:
+        """Prepare to claim an image id."""
+        self._caller = caller
+        self._containers = containers
+        self._container = containers.images
+        self._prefix = f"{CLAIM}{image_id}/"
+        self._lease = settings.lease
+        self._own = f"{self._prefix}{token}-{self._lease}"
+        self._since = 0.0
+        self._may_exist = False
+        self._is_held = False
+
+    def take(self, refuse: Callable[[], object], *, patience: float) -> None:
+        """Wait until nobody else has a claim, and have it; ``refuse`` raises if that is in vain.
+
+        Raises Unavailable after ``patience`` seconds, and where it was held for too long.
+        """
+        if self._is_held:
+            self._check()
+            return
+        deadline = time.monotonic() + patience
+        pause = _FIRST_PAUSE
+        while True:
+            is_alone = self._try(is_waiting=pause > _FIRST_PAUSE)
+            refuse()
+            if is_alone:
+                self._is_held = True
+                return
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    "another add of this id is being committed, or its process died",
+                    remedy=f"try again, at the latest after {self._lease} s",
+                )
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _try(self, *, is_waiting: bool) -> bool:
+        """Return whether nobody else has a claim; of two that see each other one withdraws."""
+        if not self._may_exist:
+            if is_waiting and any(self._others()):
+                return False
+            self._put()
+        others = list(self._others())
+        if any(name < self._own for name in others):
+            self.give_up()
+        return not others
+
+    def _put(self) -> None:
+        self._since = time.monotonic()
+        self._may_exist = True
+        self._containers.inside(lambda: self._caller.put(self._container, self._own))
+
+    def _others(self) -> Iterator[str]:
+        try:
+            page, headers = self._caller.page(self._container, self._prefix)
+        except Exception as exc:
+            if status_of(exc) != HTTPStatus.NOT_FOUND or self._may_exist:
+                raise
+            return
+        for entry in page:
+            name = entry.get("name") or self._own
+            if name == self._own:
+                continue
+            if is_expired(entry, headers):
+                self._caller.delete(self._container, name)
+            else:
+                yield name
+
+    def _check(self) -> None:
+        if time.monotonic() - self._since > self._lease / 2:
+            raise Unavailable("the server took too long to let this add commit")
+
+    def give_up(self) -> None:
+        """Remove the claim; best effort, for it expires."""
+        if not self._may_exist:
+            return
+        self._may_exist = self._is_held = False
+        try:
+            self._caller.delete(self._container, self._own)
+        except Exception as exc:  # leftovers() finds it
+            LOG.warning("a claim could not be removed: %s", describe(exc))
+
+
+def is_expired(entry: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    """Return whether the time of a claim in a listing is over, by the listing's own clock."""
+    lease = entry["name"].rpartition("-")[2]
+    if not lease.isdigit():
+        return True
+    try:
+        now = parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
+        now = datetime.now(timezone.utc)
+    return (now - modified(entry)).total_seconds() > int(lease)
+
+
+def modified(entry: Mapping[str, Any]) -> datetime:
+    """Return when an object in a listing was put."""
+    text = str(entry["last_modified"]).replace("Z", "")
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)

@@ -1,0 +1,69 @@
+"""Removing many objects, in as few requests as the cluster allows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from imgstore.drivers.swift.client import Caller, all_of, classify, status_of
+from imgstore.errors import Unavailable
+
+_FEW: Final = 3  # are not worth a question about what the cluster can
+_AT_ONCE: Final = 4
+# https://docs.openstack.org/swift/latest/middleware.html#bulk-operations-delete-and-archive-auto-extraction
+_BULK: Final = "bulk_delete"
+_DEFAULT: Final = 1000
+
+
+def remove(caller: Caller, container: str, names: Iterable[str]) -> None:
+    """Delete objects; raises the first failure after it has tried all."""
+    rest = list(names)
+    if len(rest) > _FEW and _BULK in (about := caller.about()):
+        step = max(1, int(about[_BULK].get("max_deletes_per_request", _DEFAULT)))
+        pieces = [rest[start : start + step] for start in range(0, len(rest), step)]
+        rest = [name for piece in pieces for name in _in_bulk(caller, container, piece)]
+    _one_by_one(caller, container, rest)
+
+
+def _in_bulk(caller: Caller, container: str, names: Sequence[str]) -> Sequence[str]:
+    """Delete objects with one request; return those that may still be there."""
+    body = "\n".join(quote(f"/{container}/{name}") for name in names).encode()
+    headers = {"Content-Type": "text/plain", "Accept": "application/json"}
+    try:
+        answer = caller.ask("POST", headers=headers, body=lambda: body, query="bulk-delete")
+        report: dict[str, Any] = json.loads(all_of(answer))
+    except ValueError:
+        return names
+    except Exception as exc:
+        if not status_of(exc) or isinstance(classify(exc), Unavailable):
+            raise
+        return names  # by other requests it may be allowed
+    failed = {unquote(str(path)) for path, *_ in report.get("Errors") or ()}
+    if failed:
+        return [name for name in names if f"/{container}/{name}" in failed] or names
+    return () if str(report.get("Response Status", "")).startswith("2") else names
+
+
+def _one_by_one(caller: Caller, container: str, names: Sequence[str]) -> None:
+    if not names:
+        return
+    failures: list[Exception] = []
+
+    def delete(name: str, is_hopeless: Callable[[], bool]) -> None:
+        try:
+            caller.delete(container, name, is_cancelled=is_hopeless)
+        except Exception as exc:
+            failures.append(exc)
+
+    def is_hopeless() -> bool:
+        """Return whether a server is down, which was waited for once."""
+        return any(isinstance(classify(exc), Unavailable) for exc in failures)
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="imgstore-delete") as pool:
+        list(pool.map(partial(delete, is_hopeless=is_hopeless), names))
+    if failures:
+        raise failures[0]
