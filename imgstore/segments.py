@@ -88,6 +88,14 @@ class Segment:
             self._change.notify_all()
 
     @property
+    def length(self) -> int | None:
+        """Return the number of bytes if it is known by now: declared, or all of it in memory."""
+        with self._change:
+            if self.size is None and self._is_whole and self._is_kept:
+                return sum(map(len, self._blocks))
+            return self.size
+
+    @property
     def may_restart(self) -> bool:
         """Return whether all that was read is in memory still."""
         return self._is_kept

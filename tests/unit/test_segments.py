@@ -111,6 +111,19 @@ def test_a_segment_is_sent_while_it_is_read() -> None:
     assert send(Upload(behave), source(), segment=4 * MIB) == bytes(2 * MIB)
 
 
+def test_what_is_whole_in_memory_has_a_length() -> None:
+    lengths = {}
+
+    def behave(number: int, data: Segment) -> None:
+        data.wait_whole()
+        lengths[number] = data.length
+
+    send(Upload(behave), iter([bytes(25)]))
+    assert lengths == {1: 10, 2: 10, 3: 5}
+    send(Upload(behave), iter([bytes(MIB)] * 5), segment=4 * MIB, budget=2 * MIB, workers=1)
+    assert lengths[1] is None
+
+
 def test_segments_are_sent_side_by_side() -> None:
     upload = Upload(lambda *_: time.sleep(0.05))
     send(upload, bytes(100), workers=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import uuid
@@ -147,13 +148,18 @@ class Adding:
         # The server refuses what does not fit, so that nobody ever sees it. It cannot be told
         # beforehand of what is sent while it is read.
         tag = {"Etag": sending.whole_md5()} if sending.is_small else {}
-        answer = self.caller.put(
+        put = functools.partial(
+            self.caller.put,
             container,
             name,
             headers={**_DATA, **headers, **tag},
             body=sending.blocks,
             is_cancelled=lambda: self._is_cancelled,
         )
+        try:
+            answer = put()
+        except _EndedError:
+            answer = put()
         etag = answer.headers.get("Etag", "").strip('"')
         if etag and etag != sending.md5.hexdigest():
             raise IntegrityError("the server stored other bytes than it was sent", retryable=True)
@@ -161,7 +167,7 @@ class Adding:
 
     def sending(self, data: Segment, before_last: Callable[[float], None] | None = None) -> Sending:
         """Return what sends a segment."""
-        return Sending(data, min(_HEAD, self._settings.memory), self._settings, before_last)
+        return Sending(data, self._settings, before_last)
 
     def commit(self, put: Callable[[], Any], *, may_be_stored: Callable[[], bool]) -> None:
         """Put the image's own object with ``put``; one's own success is success.
@@ -225,6 +231,10 @@ def _in_doubt() -> Unavailable:
     )
 
 
+class _EndedError(Exception):
+    """A segment of unknown size ended before the size that all but the last have."""
+
+
 class Sending:
     """The bytes of a segment on their way, and their MD5.
 
@@ -233,17 +243,16 @@ class Sending:
     """
 
     def __init__(
-        self,
-        data: Segment,
-        small: int,
-        settings: Settings,
-        before_last: Callable[[float], None] | None,
+        self, data: Segment, settings: Settings, before_last: Callable[[float], None] | None
     ) -> None:
         self._data = data
         self._attempts = 0
         self._before_last = before_last
         self._patience = settings.read_timeout
-        self.is_small = data.size is not None and data.size <= small
+        # Chunked transfers cost a tenth more. All segments but the last are full; that one is sent
+        # a second time, if it is in memory by then.
+        self._expected = settings.segment if settings.segment <= settings.memory else None
+        self.is_small = data.size is not None and data.size <= min(_HEAD, settings.memory)
         self.was_complete = False
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
@@ -266,13 +275,20 @@ class Sending:
             )
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
-        size = self._data.size
+        size = self._data.length
         if self.is_small:
             self._complete(self._patience)
             return Sized(self._hashed(), size or 0)
         # The server waits for the last bytes meanwhile, for a minute by default.
+        if size is None and self._expected is not None:
+            return Sized(self._filling(self._expected), self._expected)
         ending = self._ending(self._hashed(), self._patience / 2)
         return ending if size is None else Sized(ending, size)
+
+    def _filling(self, expected: int) -> Iterator[bytes]:
+        yield from self._hashed()
+        if self.size < expected:
+            raise _EndedError
 
     def _hashed(self) -> Iterator[bytes]:
         for block in self._data:
