@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from configuration import STORE, configuration_file
 # Installed in the incumbent's environment only, and it has no types.
 cfg = importlib.import_module("oslo_config.cfg")
 glance_store = importlib.import_module("glance_store")
+
+logging.getLogger("oslo_config").setLevel(logging.ERROR)  # not that options are deprecated
 
 
 class Side:

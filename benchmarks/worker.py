@@ -16,12 +16,14 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from measure import Sink, Stream, measured
 from model import MIB, Figures, Task
+from swift_raw import MB, Account
 
 
 class Side(Protocol):
@@ -144,6 +146,35 @@ def s3_download(task: Task) -> Figures:
     client, bucket, key = s3_client(task), *task.url.rsplit("/", 2)[-2:]
     with open(os.devnull, "wb") as file, measured() as meter:
         client.download_fileobj(bucket, key, file)
+    return meter.figures
+
+
+def swift_upload(task: Task) -> Figures:
+    """Upload a file in segments with python-swiftclient, from `threads` threads."""
+    segment = int(task.options["swift_store_large_object_chunk_size"]) * MB
+    with closing(Account(task.options, connections=task.threads)) as account:
+        with measured() as meter:
+            key = account.upload(Path(task.source), segment)
+        account.delete(key)
+    return meter.figures
+
+
+def swift_download(task: Task) -> Figures:
+    """Download the object of a location into nothing with python-swiftclient."""
+    with closing(Account(task.options)) as account, measured() as meter:
+        delivered = account.download(task.url.rsplit("/", 1)[-1])
+    return complete(delivered, task.size, meter.figures)
+
+
+def swift_delete(task: Task) -> Figures:
+    """Delete an image of `count` segments, laid out as `arguments` says."""
+    side = side_of(task)
+    with closing(Account(task.options, connections=task.threads)) as account:
+        url = account.url(account.lay_out(task.arguments[0], task.count))
+        with measured() as meter:
+            side.delete(url)
+        if left := account.names():
+            raise RuntimeError(f"{len(left)} objects are left: {left[:3]}")
     return meter.figures
 
 
@@ -288,6 +319,9 @@ OPERATIONS: dict[str, Callable[[Task], Figures]] = {
         cycles,
         s3_upload,
         s3_download,
+        swift_upload,
+        swift_download,
+        swift_delete,
         rbd_import,
         rbd_export,
         get,
