@@ -10,10 +10,12 @@ from oslo_config import cfg
 from imgstore import StoreManager
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.http import HttpStore
-from imgstore.errors import DriverUnavailable
+from imgstore.errors import ConfigError, DriverUnavailable
 
 DATA = Path(__file__).with_name("data")
 DOCUMENTS = sorted(DATA.joinpath("documents").glob("*.conf"))
+# It leaves out where tokens are got; glance_store refuses it, too.
+FAULTS = {"swift-single": ConfigError}
 RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
 
 
@@ -23,7 +25,7 @@ def test_every_example_is_read(path: Path) -> None:
     with StoreManager.from_file(path, strict=False) as stores:
         assert len(stores) + len(stores.failures) > 0
         for error in stores.failures.values():
-            assert type(error) is DriverUnavailable
+            assert type(error) is FAULTS.get(path.stem, DriverUnavailable)
 
 
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name.startswith("file-")], ids=str)
