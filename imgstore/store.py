@@ -218,7 +218,8 @@ class Store(Driver):
     def leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
         """List what unfinished adds of dead processes left, ``older_than`` seconds ago or more.
 
-        Adds that are under way, here or elsewhere, are not listed.
+        Adds of this process that are under way are not listed, nor those of others as far as a
+        backend tells; where it does not, ``older_than`` has to be longer than they pause.
         """
         try:
             self._check_open()

@@ -145,6 +145,8 @@ def references(path: str) -> dict[str, Account]:
     found = {}
     for name in parser.sections():
         try:
+            if set("/@?#") & set(name):
+                raise ConfigError("no location can name it", remedy="call it otherwise")
             found[name] = _section(dict(parser[name]))
         except ConfigError as exc:
             LOG.warning("%s: the reference %r is left out: %s", path, name, exc)

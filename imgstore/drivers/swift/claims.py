@@ -11,11 +11,10 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.swift.client import Caller, status_of
+from imgstore.drivers.swift.client import Caller, date_of, status_of
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
@@ -125,11 +124,7 @@ def is_expired(entry: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     lease = entry["name"].rpartition("-")[2]
     if not lease.isdigit():
         return True
-    try:
-        now = parsedate_to_datetime(headers.get("Date", ""))
-    except ValueError:
-        now = datetime.now(timezone.utc)
-    return (now - modified(entry)).total_seconds() > int(lease)
+    return (date_of(headers) - modified(entry)).total_seconds() > int(lease)
 
 
 def modified(entry: Mapping[str, Any]) -> datetime:

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -317,6 +319,10 @@ class Caller:
             return False
         return True
 
+    def now(self, container: str) -> datetime:
+        """Return the time by the server's clock."""
+        return date_of(self.head(container) or {})
+
     def entries(self, container: str = "", prefix: str = "") -> Iterator[dict[str, Any]]:
         """Yield what lies in a container, or the account's containers, page by page."""
         page, _ = self.page(container, prefix)
@@ -331,6 +337,14 @@ class Caller:
         query = f"format=json&prefix={quote(prefix)}&marker={quote(after)}"
         answer = self.ask("GET", container, query=query)
         return json.loads(all_of(answer) or b"[]"), answer.headers
+
+
+def date_of(headers: Mapping[str, str]) -> datetime:
+    """Return when an answer was sent, by the server's clock; now where it does not say."""
+    try:
+        return parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
+        return datetime.now(timezone.utc)
 
 
 def all_of(answer: Answer) -> bytes:
@@ -418,7 +432,9 @@ def _of_keystone(exc: Exception) -> ImgStoreError:
         )
         unknown = Unavailable("Keystone cannot be connected to")
         return next((error for error in found if error is not None), unknown)
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    # It says of an application credential that was deleted that it "could not find" it.
+    is_unknown = status == HTTPStatus.NOT_FOUND and "could not find" in str(exc).lower()
+    if is_unknown or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return PermissionDenied(
             f"Keystone answers {status} {HTTPStatus(status).phrase}",
             remedy="check the user, its key or application credential, and its project",

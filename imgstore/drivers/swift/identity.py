@@ -108,7 +108,10 @@ class Keystone:
         self._account = account
         sessions = _lazy.load("keystoneauth1.session", install=INSTALL)
         self._v3 = _lazy.load("keystoneauth1.identity.v3", install=INSTALL)
-        self._session: Any = sessions.Session(verify=settings.verify, timeout=settings.read_timeout)
+        # A redirect would take the password to another host.
+        self._session: Any = sessions.Session(
+            verify=settings.verify, timeout=settings.read_timeout, redirect=False
+        )
 
     def log_in(self, **scope: str) -> Access:
         """Return a new token, of the account's project or of the trust in ``scope``."""
@@ -180,7 +183,8 @@ class Keystone:
             "project_id": about["project"]["id"],
             "impersonation": True,
             "roles": [{"id": role["id"]} for role in about.get("roles", ())],
-            "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.000000Z"),
+            # Keystone makes no two trusts that are alike to the microsecond.
+            "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
         answer = self._request("POST", "/OS-TRUST/trusts", token, body={"trust": request})
         return str(answer.json()["trust"]["id"])

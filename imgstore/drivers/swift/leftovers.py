@@ -54,13 +54,17 @@ def find(
 
     And claims whose lease is over, and what a check left.
     """
-    latest = datetime.now(timezone.utc) - older_than
     for container in _containers(caller, settings):
-        yield from _marked(caller, container, settings, store, latest)
-        for group in (*_own_groups(caller, container), *_old_groups(caller, container)):
-            is_live = group.token in live or group.modified > latest
+        now = caller.now(container)
+        for group in (
+            *_marked(caller, container, settings.lease, now),
+            *_own_groups(caller, container),
+            *_old_groups(caller, container),
+        ):
+            is_live = group.token in live or group.modified > now - older_than
             if not is_live and not _is_claimed(caller, group):
-                name = f"{group.segments}/{group.names[0]} and {len(group.names) - 1} more"
+                more = f" and {len(group.names) - 1} more" if group.image_id else ""
+                name = f"{group.segments}/{group.names[0]}{more}"
                 yield Leftover(store, name, group.modified, group.size, key=group)
 
 
@@ -71,17 +75,16 @@ def _containers(caller: Caller, settings: Settings) -> list[str]:
     return sorted({name.removesuffix(SEGMENTS) for name in names})
 
 
-def _marked(
-    caller: Caller, container: str, settings: Settings, store: str, latest: datetime
-) -> Iterator[Leftover]:
-    now = datetime.now(timezone.utc)
+def _marked(caller: Caller, container: str, usual: int, now: datetime) -> Iterator[_Group]:
+    """Yield claims whose lease is over, and what checks left that are as old."""
     for entry in _entries(caller, container, MARK):
-        name, put = str(entry.get("name")), modified(entry)
+        name = str(entry.get("name"))
         lease = name.rpartition("-")[2] if name.startswith(CLAIM) else ""
-        life = timedelta(seconds=int(lease) if lease.isdigit() else settings.lease)
-        if name.startswith((CLAIM, CHECK)) and put <= min(latest, now - life):
-            group = _Group(container, "", "", container, [name])
-            yield Leftover(store, f"{container}/{name}", put, 0, key=group)
+        life = timedelta(seconds=int(lease) if lease.isdigit() else usual)
+        if name.startswith((CLAIM, CHECK)) and modified(entry) <= now - life:
+            group = _Group(container, "", "", container)
+            group.take(entry)
+            yield group
 
 
 def _own_groups(caller: Caller, container: str) -> list[_Group]:

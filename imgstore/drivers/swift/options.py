@@ -156,7 +156,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "cacert": cfg.StrOpt(
         "swift_store_cacert",
         help="PEM file with the authorities that certificates of Keystone and Swift are verified "
-        "against, instead of the system's.",
+        "against, instead of those that come with requests.",
     ),
     "large_object_size": cfg.IntOpt(
         "swift_store_large_object_size",

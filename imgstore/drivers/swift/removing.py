@@ -13,6 +13,7 @@ from imgstore.drivers.swift.client import Caller, all_of, classify, status_of
 from imgstore.errors import Unavailable
 
 _FEW: Final = 3  # are not worth a question about what the cluster can
+_WORTHWHILE: Final = 100  # are worth a request of their own
 _AT_ONCE: Final = 4
 # https://docs.openstack.org/swift/latest/middleware.html#bulk-operations-delete-and-archive-auto-extraction
 _BULK: Final = "bulk_delete"
@@ -23,9 +24,12 @@ def remove(caller: Caller, container: str, names: Iterable[str]) -> None:
     """Delete objects; raises the first failure after it has tried all."""
     rest = list(names)
     if len(rest) > _FEW and _BULK in (about := caller.about()):
-        step = max(1, int(about[_BULK].get("max_deletes_per_request", _DEFAULT)))
-        pieces = [rest[start : start + step] for start in range(0, len(rest), step)]
-        rest = [name for piece in pieces for name in _in_bulk(caller, container, piece)]
+        most = int(about[_BULK].get("max_deletes_per_request", _DEFAULT))
+        size = max(1, min(most, max(_WORTHWHILE, -(-len(rest) // _AT_ONCE))))
+        pieces = [rest[start : start + size] for start in range(0, len(rest), size)]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="imgstore-delete") as pool:
+            left = list(pool.map(partial(_in_bulk, caller, container), pieces))
+        rest = [name for names in left for name in names]
     _one_by_one(caller, container, rest)
 
 
@@ -35,13 +39,14 @@ def _in_bulk(caller: Caller, container: str, names: Sequence[str]) -> Sequence[s
     headers = {"Content-Type": "text/plain", "Accept": "application/json"}
     try:
         answer = caller.ask("POST", headers=headers, body=lambda: body, query="bulk-delete")
-        report: dict[str, Any] = json.loads(all_of(answer))
-    except ValueError:
-        return names
     except Exception as exc:
         if not status_of(exc) or isinstance(classify(exc), Unavailable):
             raise
         return names  # by other requests it may be allowed
+    try:
+        report: dict[str, Any] = json.loads(all_of(answer))
+    except Exception:  # it broke off, or is none
+        return names
     failed = {unquote(str(path)) for path, *_ in report.get("Errors") or ()}
     if failed:
         return [name for name in names if f"/{container}/{name}" in failed] or names

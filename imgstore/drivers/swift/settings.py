@@ -22,6 +22,7 @@ CHECK: Final = f"{MARK}check-"
 MAX_CONTAINER: Final = 256
 LONGEST_PAUSE: Final = 16.0  # between two attempts, in seconds
 _IDS: Final = 1 + 36  # what is put after it: "_" and a UUID, or fewer characters of one
+_LONGEST: Final = MAX_CONTAINER - _IDS - len(SEGMENTS)
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,11 @@ def _revealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _container(values: Mapping[str, Any]) -> str:
     name: str = values["container"]
-    longest = len(name.encode()) + _IDS + len(SEGMENTS)
     is_sound = name and not {"/", "@"} & set(name) and name not in {".", ".."}
-    if not is_sound or longest > MAX_CONTAINER:
+    if not is_sound or len(name.encode()) > _LONGEST:
         raise ConfigError(
             f"swift_store_container is {name!a}",
-            remedy="write a name without '/' and '@', of at most 200 bytes",
+            remedy=f"write a name without '/' and '@', of at most {_LONGEST} bytes",
         )
     return name
 

@@ -162,7 +162,9 @@ class SwiftStore(Store):
             raise InvalidLocation("a location of Swift ends with container and object")
         session = self._session.get()
         if self._settings.multi_tenant:
-            caller = session.tenants.caller(context, base=place.base)
+            caller = session.tenants.caller(
+                context, base=place.base, is_former=self._is_former(location)
+            )
         else:
             caller = session.caller(self._account(location, place))
         return caller, place.container, place.name
@@ -173,12 +175,14 @@ class SwiftStore(Store):
             found = account_in(location, place.base, settings.accounts, settings.default)
         elif settings.has_references:
             found = settings.accounts.get(place.base)
-        is_former = any(is_below(location, prefix) for prefix in self.also_owns)
-        if found is None and is_former and settings.account is not None:
+        if found is None and self._is_former(location) and settings.account is not None:
             found = account_named(location, [settings.account])
         if found is None:
             raise InvalidLocation("the location is of an account that this store does not know")
         return found
+
+    def _is_former(self, location: Location) -> bool:
+        return any(is_below(location, prefix) for prefix in self.also_owns)
 
     # The hooks.
 
@@ -281,9 +285,10 @@ class SwiftStore(Store):
         if account is None or not account.has_credentials:
             return
         caller = self._session.get().caller(account)
-        caller.ask("HEAD").close()
         if settings.multi_tenant:
+            caller.identity.access()
             return
+        caller.ask("HEAD").close()
         if not settings.seed and caller.head(settings.container) is None:
             if not settings.creates_container:
                 yield (

@@ -25,8 +25,16 @@ class Tenants:
         self._keystone = keystone
         self._own = service
 
-    def caller(self, context: RequestContext | None, *, base: str | None = None) -> Caller:
+    def caller(
+        self,
+        context: RequestContext | None,
+        *,
+        base: str | None = None,
+        is_former: bool = False,
+    ) -> Caller:
         """Return who acts for a context, in its own account or that of a location.
+
+        With ``is_former`` the location's host is a former one of the same Swift.
 
         Raises InvalidArgument without a token, InvalidLocation for another Swift's location.
         """
@@ -34,7 +42,7 @@ class Tenants:
         if base is not None:
             own = urlsplit(access.url)
             host, _, path = base.partition("/")
-            if not same_service(own.netloc, host) or not path:
+            if not (is_former or same_service(own.netloc, host)) or not path:
                 raise InvalidLocation(
                     "the location lies in another Swift than the user's token is for",
                     remedy="check swift_store_endpoint, swift_store_region and the catalogue",
