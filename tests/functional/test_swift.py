@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,28 @@ class TestLeftovers:
         assert container.segments() == kept
         assert container.names() == ["image"]
         store.delete(image.location)
+
+    def test_what_is_not_ours_stays(self, make: Make, container: Container) -> None:
+        """Static objects with segments beside them, and containers of other names."""
+        name, other = new_id(), f"{container.name}_ab-of-others"
+        store = make(multiple_containers_seed=2)
+        mine = f"{container.name}_{name[:2]}"
+        for each in (mine, other):
+            container.raw.put_container(each)
+            container.raw.put_object(each, f"{name}-00001", b"x")
+        segments = [{"path": f"/{mine}/{name}-00001"}]
+        container.raw.put_object(
+            mine, name, json.dumps(segments), query_string="multipart-manifest=put"
+        )
+        assert store.leftovers(older_than=0) == []
+        container.raw.delete_object(mine, name)
+        assert len(store.remove_leftovers(older_than=0)) == 1
+        for each in (mine, other):
+            found = [entry["name"] for entry in container.raw.get_container(each)[1]]
+            assert found == ([] if each == mine else [f"{name}-00001"])
+            for key in found:
+                container.raw.delete_object(each, key)
+            container.raw.delete_container(each)
 
 
 @pytest.fixture

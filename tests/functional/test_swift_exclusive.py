@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,10 @@ class TestLostAnswers:
         with pytest.raises(errors.Unavailable) as caught:
             store.add("image", pattern(3 * MIB))
         assert caught.value.indeterminate
-        assert container.names() == []
+        assert "image" not in container.names()
+        # Who comes now waits: the server might be at it still.
+        with pytest.raises(errors.Unavailable, match="another add"):
+            make(read_timeout=1).add("image", b"1")
 
     def test_a_broken_stream_leaves_none(
         self, make: Make, swift: Swift, container: Container, link: Losing
@@ -197,6 +201,23 @@ class TestClaims:
         assert container.names() == [name]
         store.add("other", b"1")
 
+    def test_a_listing_that_lags_is_not_believed(
+        self, make: Make, swift: Swift, container: Container
+    ) -> None:
+        """One's own claim is not in it: those of others may be missing, too."""
+        store = make(read_timeout=2.0, max_attempts=3)
+        store.add("other", b"1")  # tokens and what the cluster can are known
+        swift.container.kill()
+        starting = threading.Timer(1.0, swift.container.start)
+        starting.start()
+        try:
+            with pytest.raises(errors.Unavailable):
+                store.add("image", b"1")
+        finally:
+            starting.join()
+        swift.heal()
+        assert "image" not in container.names()
+
     def test_an_id_is_free_after_a_delete(self, make: Make, container: Container) -> None:
         store = make()
         for number in range(3):
@@ -222,6 +243,16 @@ class TestDeleting:
         link.lose("DELETE", kept.rpartition("/")[2], times=9, what="request")
         store.delete(image.location)
         assert container.names() == container.segments() == []
+
+    def test_a_segment_is_missing(self, make: Make, container: Container) -> None:
+        """That is damage, and says so."""
+        store = make(**IN_SEGMENTS)
+        image = store.add("image", pattern(3 * MIB))
+        container.raw.delete_object(container.segments_name, container.segments()[0])
+        with pytest.raises(errors.IntegrityError, match="missing"):
+            content(store, image.location)
+        store.delete(image.location)
+        assert container.segments() == []
 
     @pytest.mark.parametrize("count", [39, 40, 95])
     def test_a_page_of_segments_is_no_end(

@@ -34,6 +34,8 @@ SIZE: Final = "X-Object-Meta-Imgstore-Size"
 MANIFEST: Final = "X-Object-Manifest"
 STATIC: Final = "X-Static-Large-Object"
 _HEAD: Final = 8 * MIB  # an image of unknown size that ends within is no large object
+_FEW: Final = 4  # segments
+_CHANCES: Final = 3  # of a segment that arrives damaged
 # https://docs.openstack.org/swift/latest/api/large_objects.html
 _ENTRIES: Final = 1000
 _EXCLUSIVE: Final = {"If-None-Match": "*"}
@@ -69,6 +71,7 @@ class Adding:
         self._name = name
         self._claim = Claim(caller, settings, containers, name, self.token)
         self._is_cancelled = False
+        self._is_committing = False
 
     def add(self, body: Body) -> None:
         """Store ``body``."""
@@ -89,8 +92,13 @@ class Adding:
                 self._upload(
                     body, head, lambda: _Large(self, limit), settings.segment, settings.workers
                 )
-        finally:
-            self._claim.give_up()
+        except BaseException as exc:
+            # Where the server may be at it still, the claim keeps others away until it expires.
+            is_interrupted = self._is_committing and not isinstance(exc, Exception)
+            if not (is_interrupted or getattr(exc, "indeterminate", False)):
+                self._claim.give_up()
+            raise
+        self._claim.give_up()
 
     def _upload(
         self,
@@ -165,15 +173,22 @@ class Adding:
             raise IntegrityError("the server stored other bytes than it was sent", retryable=True)
         return _Sent(name, sending.md5.hexdigest(), sending.size)
 
-    def sending(self, data: Segment, before_last: Callable[[float], None] | None = None) -> Sending:
-        """Return what sends a segment."""
-        return Sending(data, self._settings, before_last)
+    def sending(
+        self,
+        data: Segment,
+        before_last: Callable[[float], None] | None = None,
+        *,
+        is_full: bool = False,
+    ) -> Sending:
+        """Return what sends a segment; ``is_full`` says that it is most probably full."""
+        return Sending(data, self._settings, before_last, is_full=is_full)
 
     def commit(self, put: Callable[[], Any], *, may_be_stored: Callable[[], bool]) -> None:
         """Put the image's own object with ``put``; one's own success is success.
 
         Raises AlreadyExists; Unavailable, as indeterminate, where it cannot be told.
         """
+        self._is_committing = True
         try:
             self.containers.inside(put)
         except Exception as exc:
@@ -243,7 +258,12 @@ class Sending:
     """
 
     def __init__(
-        self, data: Segment, settings: Settings, before_last: Callable[[float], None] | None
+        self,
+        data: Segment,
+        settings: Settings,
+        before_last: Callable[[float], None] | None,
+        *,
+        is_full: bool,
     ) -> None:
         self._data = data
         self._attempts = 0
@@ -251,17 +271,20 @@ class Sending:
         self._patience = settings.read_timeout
         # Chunked transfers cost a tenth more. All segments but the last are full; that one is sent
         # a second time, if it is in memory by then.
-        self._expected = settings.segment if settings.segment <= settings.memory else None
+        may_repeat = is_full and settings.segment <= settings.memory
+        self._expected = settings.segment if may_repeat else None
         self.is_small = data.size is not None and data.size <= min(_HEAD, settings.memory)
         self.was_complete = False
+        self._whole: Any = None
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
 
     def whole_md5(self) -> str:
         """Return the MD5 of a small segment, which is waited for."""
         self._data.wait_whole()
-        for block in self._data:
+        for block in self._data if self._whole is None else ():
             self.md5.update(block)
+        self._whole = self.md5
         return self.md5.hexdigest()
 
     def blocks(self) -> object:
@@ -278,7 +301,8 @@ class Sending:
         size = self._data.length
         if self.is_small:
             self._complete(self._patience)
-            return Sized(self._hashed(), size or 0)
+            self.md5, self.size = self._whole, size or 0
+            return Sized(self._data, self.size)
         # The server waits for the last bytes meanwhile, for a minute by default.
         if size is None and self._expected is not None:
             return Sized(self._filling(self._expected), self._expected)
@@ -356,15 +380,21 @@ class _Large:
         adding = self._adding
         name = f"{adding.prefix}{number:08d}"
         self._names.append(name)
-        try:
-            return adding.put_data(self._segments, name, adding.sending(data), {})
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
-            raise NotFound(
-                "the container for segments was deleted while they were sent",
-                remedy="find out who deletes containers, and add the image again",
-            ) from exc
+        # Of few segments one that is sent twice would be much.
+        sending = adding.sending(data, is_full=number > _FEW)
+        for chance in range(_CHANCES):
+            try:
+                return adding.put_data(self._segments, name, sending, {})
+            except Exception as exc:
+                if status_of(exc) == HTTPStatus.NOT_FOUND:
+                    raise NotFound(
+                        "the container for segments was deleted while they were sent",
+                        remedy="find out who deletes containers, and add the image again",
+                    ) from exc
+                is_damaged = isinstance(classify(exc) or exc, IntegrityError) and data.may_restart
+                if not is_damaged or chance == _CHANCES - 1:
+                    raise
+        raise AssertionError("unreachable")
 
     def finish(self, parts: list[_Sent]) -> None:
         """Make the segments an image."""
@@ -379,7 +409,12 @@ class _Large:
             prefix = f"{quote(self._segments)}/{quote(adding.prefix)}"
             body, headers, query = b"", {MANIFEST: prefix}, ""
         sent = {**_EXCLUSIVE, **_DATA, **adding.metadata(total), **headers}
-        adding.claim(patience=adding.patience)
+        try:
+            adding.claim(patience=adding.patience)
+        except BaseException as exc:
+            if not isinstance(exc, Exception):  # nothing is committed yet, which others cannot tell
+                self.abort()
+            raise
         self._is_committing = True
         adding.commit(
             lambda: adding.caller.put(*adding.place, headers=sent, body=lambda: body, query=query),

@@ -47,6 +47,7 @@ class Claim:
         self._since = 0.0
         self._may_exist = False
         self._is_held = False
+        self._is_listed = False
 
     def take(self, refuse: Callable[[], object], *, patience: float) -> None:
         """Wait until nobody else has a claim, and have it; ``refuse`` raises if that is in vain.
@@ -66,8 +67,9 @@ class Claim:
                 return
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    "another add of this id is being committed, or its process died",
-                    remedy=f"try again, at the latest after {self._lease} s",
+                    "another add of this id is being committed, or its process died, or the "
+                    "container's listing is not up to date",
+                    remedy=f"try again; after {self._lease} s a dead process counts no more",
                 )
             time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -81,7 +83,7 @@ class Claim:
         others = list(self._others())
         if any(name < self._own for name in others):
             self.give_up()
-        return not others
+        return not others and self._is_listed
 
     def _put(self) -> None:
         self._since = time.monotonic()
@@ -89,17 +91,19 @@ class Claim:
         self._containers.inside(lambda: self._caller.put(self._container, self._own))
 
     def _others(self) -> Iterator[str]:
+        # A listing that lacks one's own claim may lack those of others.
+        self._is_listed = False
         try:
-            page, headers = self._caller.page(self._container, self._prefix)
+            page, headers = self._caller.page(self._container, self._prefix, is_newest=True)
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND or self._may_exist:
                 raise
             return
         for entry in page:
-            name = entry.get("name") or self._own
+            name = entry.get("name") or ""
             if name == self._own:
-                continue
-            if is_expired(entry, headers):
+                self._is_listed = True
+            elif is_expired(entry, headers):
                 self._caller.delete(self._container, name)
             else:
                 yield name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 import time
 from collections import deque
@@ -17,13 +18,12 @@ from urllib.parse import quote, urlsplit
 
 from imgstore import _lazy
 from imgstore.drivers._http_transport import classify as classify_transport
-from imgstore.drivers.swift.identity import INSTALL, Access, Identity
+from imgstore.drivers.swift.identity import INSTALL, Access, Identity, no_keystone
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
     IntegrityError,
-    InUse,
     InvalidRange,
     NotFound,
     PermissionDenied,
@@ -38,6 +38,7 @@ from imgstore.errors import (
 T = TypeVar("T")
 
 _IDLE: Final = 64  # connections kept
+_FORGETTING: Final = 60.0  # seconds until a cluster that said nothing is asked again
 _TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
 _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
 _TAG: Final = re.compile(r"<[^>]*>")
@@ -91,10 +92,12 @@ class Client:
         self._failure: Any = _lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
         self._requests = _lazy.load("requests", install=INSTALL)
         self._keystone = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+        _check_ca(settings.verify)
         self._patience = (settings.connect_timeout, settings.read_timeout)
         self._long_patience = (settings.read_timeout, settings.read_timeout)
         self._idle: dict[str, deque[Any]] = {}
-        self.known: dict[str, dict[str, Any]] = {}  # what clusters say of themselves
+        # What clusters say of themselves, and since when.
+        self.known: dict[str, tuple[dict[str, Any], float]] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -194,6 +197,17 @@ class _Pass:
         return shown
 
 
+def _check_ca(verify: bool | str) -> None:  # noqa: FBT001
+    if isinstance(verify, str):
+        try:
+            ssl.create_default_context(cafile=verify)
+        except OSError as exc:
+            raise ConfigError(
+                f"swift_store_cacert {verify} cannot be used: {exc.strerror or exc}",
+                remedy="give the path of a PEM file with certificates",
+            ) from exc
+
+
 class Caller:
     """Swift as one identity sees it; ``url`` is that of the account, the identity's by default."""
 
@@ -243,9 +257,11 @@ class Caller:
                     {**shown.headers(), **(headers or {})},
                     data,
                 )
-                if answer.status != HTTPStatus.UNAUTHORIZED or refused is not None:
+                if answer.status != HTTPStatus.UNAUTHORIZED:
                     return self._checked(answer)
                 answer.close()
+                if refused is not None:
+                    raise self.identity.refused()
                 refused = shown
 
         return self.client.repeated(send, is_cancelled=is_cancelled)
@@ -276,9 +292,11 @@ class Caller:
         """Return what the cluster says of itself; nothing where it does not."""
         root = _VERSION.split(self.account_url, maxsplit=1)[0]
         known = self.client.known
-        if root not in known:
-            known[root] = self.client.repeated(lambda: self._ask_about(root))
-        return known[root]
+        found, since = known.get(root, ({}, -_FORGETTING))
+        if not found and time.monotonic() - since >= _FORGETTING:
+            found = self.client.repeated(lambda: self._ask_about(root))
+            known[root] = found, time.monotonic()
+        return found
 
     def _ask_about(self, root: str) -> dict[str, Any]:
         answer = self.client.send("GET", f"{root}/info", {})
@@ -331,11 +349,15 @@ class Caller:
             page, _ = self.page(container, prefix, after=page[-1].get("name") or "")
 
     def page(
-        self, container: str, prefix: str, *, after: str = ""
+        self, container: str, prefix: str, *, after: str = "", is_newest: bool = False
     ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
-        """Return entries of a listing that follow ``after``, and the headers of the answer."""
+        """Return entries of a listing that follow ``after``, and the headers of the answer.
+
+        With ``is_newest`` the latest of all replicas, not the first that answers.
+        """
         query = f"format=json&prefix={quote(prefix)}&marker={quote(after)}"
-        answer = self.ask("GET", container, query=query)
+        headers = {"X-Newest": "true"} if is_newest else {}
+        answer = self.ask("GET", container, query=query, headers=headers)
         return json.loads(all_of(answer) or b"[]"), answer.headers
 
 
@@ -396,7 +418,7 @@ _KINDS: Final[dict[int, type[ImgStoreError]]] = {
     404: NotFound,
     405: Unsupported,
     408: TimedOut,
-    409: InUse,
+    409: Unavailable,
     412: IntegrityError,
     413: StorageFull,
     416: InvalidRange,
@@ -439,13 +461,12 @@ def _of_keystone(exc: Exception) -> ImgStoreError:
             f"Keystone answers {status} {HTTPStatus(status).phrase}",
             remedy="check the user, its key or application credential, and its project",
         )
-    if status == HTTPStatus.NOT_FOUND or isinstance(exc, exceptions.DiscoveryFailure):
-        return ConfigError(
-            "there is no Keystone with API v3 at the auth_address",
-            remedy="correct the auth_address; set auth_version to 1 for tempauth",
-        )
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:
         return Unavailable(f"Keystone answers {status}")
+    if status >= HTTPStatus.BAD_REQUEST:
+        return no_keystone(f"answers {status}")
+    if isinstance(exc, exceptions.DiscoveryFailure | exceptions.InvalidResponse):
+        return no_keystone("answers something else")
     return StoreError(f"Keystone: {type(exc).__name__}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Final, Protocol
 from imgstore import _lazy
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.settings import Settings
-from imgstore.errors import ConfigError
+from imgstore.errors import ConfigError, PermissionDenied, Unavailable
 
 INSTALL: Final = "imgstore[swift]"
 # A trust outlives what it is made for only where its process dies.
@@ -35,6 +36,9 @@ class Identity(Protocol):
     def access(self, *, instead_of: Access | None = None) -> Access:
         """Return a token that does not expire soon; not ``instead_of``, which was refused."""
 
+    def refused(self) -> PermissionDenied:
+        """Return what to say when Swift refuses all there is."""
+
     def prolong(self) -> None:
         """Let there be tokens until ``end``, for a transfer that may take long."""
 
@@ -50,14 +54,52 @@ class Tokens:
         self._expires_soon = expires_soon
         self._lock = threading.Lock()
         self._access: Access | None = None
+        self._login: Future[Access] | None = None  # which is under way
 
     def access(self, *, instead_of: Access | None = None) -> Access:
         """Return a token that does not expire soon; not ``instead_of``, which was refused."""
         with self._lock:
-            known = self._access
-            if known is None or known is instead_of or self._is_old(known):
-                known = self._access = self._log_in()
-            return known
+            known = self._access if self._access is not instead_of else None
+            if known is not None and not self._is_old(known):
+                return known
+            login = self._login or Future()
+            is_mine = self._login is None
+            self._login = login
+        if is_mine:
+            self._get(login)
+        try:
+            return login.result()
+        except Exception:
+            if known is None or self._is_over(known):
+                raise
+            return known  # for as long as it lives
+
+    def _get(self, login: Future[Access]) -> None:
+        """Log in for all threads that wait for it."""
+        try:
+            found = self._log_in()
+        except BaseException as exc:
+            with self._lock:
+                self._login = None
+            is_error = isinstance(exc, Exception)
+            login.set_exception(exc if is_error else Unavailable("the login was interrupted"))
+            if not is_error:
+                raise
+        else:
+            with self._lock:
+                self._access, self._login = found, None
+            login.set_result(found)
+
+    @staticmethod
+    def _is_over(access: Access) -> bool:
+        return access.expires is not None and access.expires <= time.monotonic()
+
+    def refused(self) -> PermissionDenied:
+        """Return what to say when Swift refuses the tokens."""
+        return PermissionDenied(
+            "Swift answers 401 Unauthorized",
+            remedy="check that Swift accepts this Keystone's tokens",
+        )
 
     def prolong(self) -> None:
         """Do nothing: there are tokens as long as there is a password."""
@@ -82,17 +124,13 @@ class Tempauth:
     def log_in(self, send: Callable[[str, str, Mapping[str, str]], Mapping[str, str]]) -> Access:
         """Return a new token; ``send`` asks for it and returns the headers of the answer."""
         account = self._account
-        headers = {
-            "X-Auth-User": account.user.reveal() if account.user else "",
-            "X-Auth-Key": account.key.reveal() if account.key else "",
-        }
+        user, key = (each.reveal() if each else "" for each in (account.user, account.key))
+        check_sendable(user, key)
+        headers = {"X-Auth-User": user, "X-Auth-Key": key}
         found = send("GET", account.url, headers)
         url, token = found.get("X-Storage-Url"), found.get("X-Auth-Token")
         if not (url and token):
-            raise ConfigError(
-                "the auth_address answers without a token",
-                remedy="correct the auth_address (http://host/auth/v1.0), or set auth_version to 3",
-            )
+            raise no_tempauth("answers without a token")
         life = found.get("X-Auth-Token-Expires", "")
         seconds = float(life) if life.isdigit() else 0.0
         expires = time.monotonic() + seconds if seconds else None
@@ -109,9 +147,8 @@ class Keystone:
         sessions = _lazy.load("keystoneauth1.session", install=INSTALL)
         self._v3 = _lazy.load("keystoneauth1.identity.v3", install=INSTALL)
         # A redirect would take the password to another host.
-        self._session: Any = sessions.Session(
-            verify=settings.verify, timeout=settings.read_timeout, redirect=False
-        )
+        self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
+        self._session.timeout = (settings.connect_timeout, settings.read_timeout)
 
     def log_in(self, **scope: str) -> Access:
         """Return a new token, of the account's project or of the trust in ``scope``."""
@@ -170,12 +207,11 @@ class Keystone:
 
     def catalogue(self, token: str) -> Sequence[Mapping[str, Any]]:
         """Return the catalogue that belongs to a token."""
-        answer = self._request("GET", "/auth/catalog", token)
-        return answer.json().get("catalog") or []
+        return self._json("GET", "/auth/catalog", token).get("catalog") or []
 
     def trust(self, token: str, trustee: str) -> str:
         """Let the trustee act for the caller; return the trust's id."""
-        about = self._request("GET", "/auth/tokens", token, subject=token).json()["token"]
+        about = self._json("GET", "/auth/tokens", token, subject=token)["token"]
         expires = datetime.now(timezone.utc) + _TRUST_LIFE
         request = {
             "trustor_user_id": about["user"]["id"],
@@ -186,12 +222,20 @@ class Keystone:
             # Keystone makes no two trusts that are alike to the microsecond.
             "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
-        answer = self._request("POST", "/OS-TRUST/trusts", token, body={"trust": request})
-        return str(answer.json()["trust"]["id"])
+        found = self._json("POST", "/OS-TRUST/trusts", token, body={"trust": request})
+        return str(found["trust"]["id"])
 
     def end_trust(self, trust: str, token: str) -> None:
         """Remove a trust."""
         self._request("DELETE", f"/OS-TRUST/trusts/{trust}", token)
+
+    def _json(self, *arguments: str, **options: Any) -> dict[str, Any]:
+        answer = self._request(*arguments, **options)
+        try:
+            found: dict[str, Any] = answer.json()
+        except ValueError:
+            raise no_keystone(f"answers {answer.status_code} without JSON") from None
+        return found
 
     def _request(
         self, method: str, path: str, token: str, *, body: object = None, subject: str = ""
@@ -207,6 +251,32 @@ class Keystone:
             json=body,
             authenticated=False,
             log=False,
+        )
+
+
+def no_tempauth(what: str) -> ConfigError:
+    """Return the error for an auth_address that has no version 1."""
+    return ConfigError(
+        f"the auth_address {what}",
+        remedy="correct the auth_address (http://host/auth/v1.0), or set auth_version to 3",
+    )
+
+
+def no_keystone(what: str) -> ConfigError:
+    """Return the error for an auth_address that is another one's, or redirects."""
+    return ConfigError(
+        f"the auth_address {what}: there is no Keystone with API v3",
+        remedy="correct the auth_address, by the URL that it redirects to if it does; set "
+        "auth_version to 1 for tempauth",
+    )
+
+
+def check_sendable(*values: str) -> None:
+    """Raise PermissionDenied for a key or token that no header can hold."""
+    if not all(value.isprintable() and value == value.strip() for value in values):
+        raise PermissionDenied(
+            "the user, its key or token holds characters that HTTP cannot send",
+            remedy="check where they come from",
         )
 
 

@@ -40,6 +40,10 @@ class _Group:
     names: list[str] = field(default_factory=list)
     size: int = 0
     modified: datetime = _NEVER
+    owner: str = ""  # the id that it was made for
+
+    def __post_init__(self) -> None:
+        self.owner = self.image_id
 
     def take(self, entry: dict[str, Any]) -> None:
         self.names.append(entry["name"])
@@ -57,11 +61,14 @@ def find(
     for container in _containers(caller, settings):
         now = caller.now(container)
         for group in (
-            *_marked(caller, container, settings.lease, now),
+            *_marked(caller, container, settings, now),
             *_own_groups(caller, container),
             *_old_groups(caller, container),
         ):
-            is_live = group.token in live or group.modified > now - older_than
+            if settings.container_of(group.owner) != container:  # it is another store's
+                continue
+            age = max(now - group.modified, timedelta(0))  # Date has no fractions of a second
+            is_live = group.token in live or age < older_than
             if not is_live and not _is_claimed(caller, group):
                 more = f" and {len(group.names) - 1} more" if group.image_id else ""
                 name = f"{group.segments}/{group.names[0]}{more}"
@@ -71,18 +78,22 @@ def find(
 def _containers(caller: Caller, settings: Settings) -> list[str]:
     if not settings.seed:
         return [settings.container]
-    names = [str(entry["name"]) for entry in caller.entries(prefix=f"{settings.container}_")]
-    return sorted({name.removesuffix(SEGMENTS) for name in names})
+    start = f"{settings.container}_"
+    names = {str(entry["name"]).removesuffix(SEGMENTS) for entry in caller.entries(prefix=start)}
+    # A UUID has four dashes, which are not counted.
+    lengths = range(len(start) + settings.seed, len(start) + settings.seed + 5)
+    return sorted(name for name in names if len(name) in lengths)
 
 
-def _marked(caller: Caller, container: str, usual: int, now: datetime) -> Iterator[_Group]:
+def _marked(caller: Caller, container: str, settings: Settings, now: datetime) -> Iterator[_Group]:
     """Yield claims whose lease is over, and what checks left that are as old."""
     for entry in _entries(caller, container, MARK):
         name = str(entry.get("name"))
         lease = name.rpartition("-")[2] if name.startswith(CLAIM) else ""
-        life = timedelta(seconds=int(lease) if lease.isdigit() else usual)
+        life = timedelta(seconds=int(lease) if lease.isdigit() else settings.lease)
         if name.startswith((CLAIM, CHECK)) and modified(entry) <= now - life:
             group = _Group(container, "", "", container)
+            group.owner = name.removeprefix(CLAIM).rpartition("/")[0]
             group.take(entry)
             yield group
 
@@ -121,13 +132,14 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
     found = caller.head(group.container, group.image_id) if group.image_id else None
     if found is None:
         return False
+    is_static = found.get(STATIC, "").lower() == "true"
     if not group.token:
-        return bool(found.get(MANIFEST))
+        return is_static or bool(found.get(MANIFEST))
     if found.get(TOKEN) == group.token:
         return True
     # Whoever changes an object's metadata may have removed the token from there.
     part = f"/{MARK}{group.token}/"
-    if found.get(STATIC, "").lower() != "true":
+    if not is_static:
         return part in unquote(found.get(MANIFEST, ""))
     entries = manifest(caller, group.container, group.image_id)
     return any(part in (entry.get("name") or entry["path"]) for entry in entries)

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 from imgstore.drivers.swift.adding import MANIFEST, SIZE
-from imgstore.drivers.swift.client import Answer, Caller
+from imgstore.drivers.swift.client import Answer, Caller, status_of
 from imgstore.drivers.swift.deleting import split
 from imgstore.errors import IntegrityError, NotFound, Unavailable
 from imgstore.hashing import MIB
@@ -39,7 +39,7 @@ class Reading:
             headers["Range"] = f"bytes={offset}-{last}"
         if version is not None and not version.startswith(_TIME):
             headers["If-Match"] = version
-        answer = self._caller.ask("GET", *self._place, headers=headers, is_cancelled=is_cancelled)
+        answer = self._asked(headers, is_cancelled)
         try:
             got = self._got(answer, offset, length)
             if version is not None and got.version != version:
@@ -48,6 +48,14 @@ class Reading:
             answer.close()
             raise
         return got
+
+    def _asked(self, headers: Mapping[str, str], is_cancelled: Callable[[], bool]) -> Answer:
+        try:
+            return self._caller.ask("GET", *self._place, headers=headers, is_cancelled=is_cancelled)
+        except Exception as exc:
+            if status_of(exc) != HTTPStatus.CONFLICT:
+                raise
+            raise IntegrityError("a segment of the image is missing, or was changed") from exc
 
     def _got(self, answer: Answer, offset: int, length: int | None) -> Got:
         headers, version = answer.headers, version_of(answer.headers)

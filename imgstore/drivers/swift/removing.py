@@ -47,7 +47,11 @@ def _in_bulk(caller: Caller, container: str, names: Sequence[str]) -> Sequence[s
         report: dict[str, Any] = json.loads(all_of(answer))
     except Exception:  # it broke off, or is none
         return names
-    failed = {unquote(str(path)) for path, *_ in report.get("Errors") or ()}
+    errors = report.get("Errors") or ()
+    counts = [report.get(f"Number {what}", 0) for what in ("Deleted", "Not Found")]
+    if sum(map(int, counts)) + len(errors) != len(names):  # Swift gave up in between
+        return names
+    failed = {unquote(str(path)) for path, *_ in errors}
     if failed:
         return [name for name in names if f"/{container}/{name}" in failed] or names
     return () if str(report.get("Response Status", "")).startswith("2") else names

@@ -7,10 +7,11 @@ import functools
 import secrets
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from imgstore import _lazy
 from imgstore._process import PerProcess
@@ -22,7 +23,14 @@ from imgstore.drivers.swift.adding import Adding
 from imgstore.drivers.swift.client import Caller, Client, classify
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.deleting import delete, is_like_segment
-from imgstore.drivers.swift.identity import INSTALL, Identity, Keystone, Tempauth, Tokens
+from imgstore.drivers.swift.identity import (
+    INSTALL,
+    Identity,
+    Keystone,
+    Tempauth,
+    Tokens,
+    no_tempauth,
+)
 from imgstore.drivers.swift.options import OPTIONS
 from imgstore.drivers.swift.places import CONFIG, Place
 from imgstore.drivers.swift.reading import Reading, size_of
@@ -32,12 +40,15 @@ from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
     InvalidLocation,
+    PermissionDenied,
 )
 from imgstore.location import Location, same_service
 from imgstore.ranges import RANGE, open_ranges
 from imgstore.secret import Secret
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
+
+_FOREIGN: Final = 32  # accounts that locations name, whose tokens are kept
 
 
 class SwiftStore(Store):
@@ -232,8 +243,8 @@ class SwiftStore(Store):
             if body.size is None or body.size > RANGE:
                 caller.identity.prolong()
             adding.add(body)
-        except BaseException:
-            if settings.multi_tenant:
+        except BaseException as exc:
+            if settings.multi_tenant and not getattr(exc, "indeterminate", False):
                 containers.remove_made()
             raise
         finally:
@@ -313,7 +324,7 @@ class _Session:
         self._client = Client(settings)
         self._lock = threading.Lock()
         self._callers: list[tuple[Account, Caller]] = []  # secrets are not hashable
-        self._keystones: list[Keystone] = []
+        self._keystones: weakref.WeakSet[Keystone] = weakref.WeakSet()
 
     def close(self) -> None:
         """Close the connections."""
@@ -324,11 +335,14 @@ class _Session:
     def caller(self, account: Account) -> Caller:
         """Return who acts as an account."""
         with self._lock:
-            for known, caller in self._callers:
+            for number, (known, caller) in enumerate(self._callers):
                 if known == account:
+                    self._callers.append(self._callers.pop(number))
                     return caller
             made = Caller(self._client, self._tokens(account))
             self._callers.append((account, made))
+            if len(self._callers) > len(self._settings.accounts) + _FOREIGN:
+                del self._callers[0]
             return made
 
     def _tokens(self, account: Account) -> Tokens:
@@ -340,15 +354,22 @@ class _Session:
 
     def _keystone(self, account: Account) -> Keystone:
         made = Keystone(self._settings, account)
-        self._keystones.append(made)
+        self._keystones.add(made)
         return made
 
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         answer = self._client.send(method, url, headers)
-        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            raise self._client.failure(answer)
-        answer.close()
-        return answer.headers
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            answer.close()
+            return answer.headers
+        failure = self._client.failure(answer)
+        if self._client.may_pass(failure):
+            raise failure
+        if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise PermissionDenied(
+                f"the auth_address answers {answer.status}", remedy="check the user and its key"
+            )
+        raise no_tempauth(f"answers {answer.status}")
 
     @functools.cached_property
     def tenants(self) -> Tenants:

@@ -8,8 +8,15 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from imgstore.context import RequestContext
-from imgstore.drivers.swift.client import Caller, Client
-from imgstore.drivers.swift.identity import Access, Identity, Keystone, Tokens, endpoint_in
+from imgstore.drivers.swift.client import Caller, Client, classify
+from imgstore.drivers.swift.identity import (
+    Access,
+    Identity,
+    Keystone,
+    Tokens,
+    check_sendable,
+    endpoint_in,
+)
 from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied
 from imgstore.location import same_service
 from imgstore.translation import describe
@@ -58,6 +65,7 @@ class Tenants:
                 remedy="pass context=, with a token of the user's",
             )
         token, settings = context.auth_token.reveal(), self._client.settings
+        check_sendable(token)
         if settings.endpoint is not None:
             return Access(settings.endpoint, token)
         catalogue = context.service_catalog
@@ -68,7 +76,12 @@ class Tenants:
                     "the context has no service catalogue, and the store no Keystone",
                     remedy="pass service_catalog, or set swift_store_auth_address",
                 )
-            catalogue = self._client.repeated(lambda: keystone.catalogue(token))
+            try:
+                catalogue = self._client.repeated(lambda: keystone.catalogue(token))
+            except Exception as exc:
+                if isinstance(classify(exc), PermissionDenied):
+                    raise _refused() from exc
+                raise
         return Access(endpoint_in(catalogue, settings), token)
 
     def _trust(self, access: Access) -> Trust | None:
@@ -134,18 +147,19 @@ class Loan:
 
     def access(self, *, instead_of: Access | None = None) -> Access:
         """Return a token that is not ``instead_of``; raises PermissionDenied."""
-        if instead_of is self._access:
-            self._is_refused, instead_of = True, None
         trust = self._trust
-        if not self._is_refused:
+        if instead_of is self._access:
+            if trust is None:
+                raise self.refused()
+            self._is_refused, instead_of = True, None
+        if not self._is_refused or trust is None:
             return self._access
-        if trust is None:
-            raise PermissionDenied(
-                "the user's token is not valid, or not any more",
-                remedy="pass a context with a new token",
-            )
         found = trust.access(instead_of=instead_of)
         return Access(self._access.url, found.token, found.expires, found.life)
+
+    def refused(self) -> PermissionDenied:  # as the protocol has it
+        """Return what to say when Swift refuses the token."""
+        return _refused()
 
     def prolong(self) -> None:
         """Make a trust, if that may be."""
@@ -157,3 +171,9 @@ class Loan:
         trust, self._trust = self._trust, None
         if trust is not None:
             trust.end()
+
+
+def _refused() -> PermissionDenied:
+    return PermissionDenied(
+        "the user's token is not valid, or not any more", remedy="pass a context with a new token"
+    )

@@ -431,7 +431,7 @@ def test_tokens_are_not_shown() -> None:
         (ClientException("", http_status=403), errors.PermissionDenied),
         (ClientException("", http_status=404), errors.NotFound),
         (ClientException("", http_status=408), errors.TimedOut),
-        (ClientException("", http_status=409), errors.InUse),
+        (ClientException("", http_status=409), errors.Unavailable),
         (ClientException("", http_status=412), errors.IntegrityError),
         (ClientException("", http_status=413), errors.StorageFull),
         (ClientException("", http_status=416), errors.InvalidRange),
