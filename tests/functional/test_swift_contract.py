@@ -17,7 +17,6 @@ from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.harness import Harness
-from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 
 MIB = 1024 * 1024
@@ -94,7 +93,7 @@ def login(user: Any) -> dict[str, str]:
     }
 
 
-class TestWhole(Containers, Adding, Reading, Concurrency):
+class TestWhole(Containers, Adding, Concurrency):
     """Images as single objects, but for those of unknown size."""
 
     large = 4 * MIB + 7
@@ -115,7 +114,7 @@ class TestStatic(Containers, StoreContract):
     }
 
 
-class TestDynamic(Containers, Adding, Reading, Ranges, Concurrency):
+class TestDynamic(Containers, Reading, Concurrency):
     """The same, as a dynamic large object, read in ranges."""
 
     large = 13 * MIB + 7

@@ -82,7 +82,14 @@ class Tenants:
                 if isinstance(classify(exc), PermissionDenied):
                     raise _refused() from exc
                 raise
-        return Access(endpoint_in(catalogue, settings), token)
+        try:
+            url = endpoint_in(catalogue, settings)
+        except (AttributeError, KeyError, TypeError) as exc:
+            raise InvalidArgument(
+                f"the service catalogue is none of Keystone's: {type(exc).__name__}",
+                remedy="pass the catalog that came with the token, or none",
+            ) from None
+        return Access(url, token)
 
     def _trust(self, access: Access) -> Trust | None:
         """Let the store's own user act for a caller; return None where it may not."""

@@ -419,6 +419,17 @@ def context() -> Any:
     return RequestContext(token="t0ken", service_catalog=CATALOGUE)
 
 
+@pytest.mark.parametrize(
+    "catalogue", [[1], [{"type": "object-store", "endpoints": [{"interface": "public"}]}], 1]
+)
+def test_what_is_no_catalogue(catalogue: Any) -> None:
+    from imgstore import RequestContext  # noqa: PLC0415
+
+    asker = RequestContext(token="t0ken", service_catalog=catalogue)
+    with store(multi_tenant=True) as made, pytest.raises(errors.InvalidArgument, match="catalog"):
+        made.add("image", b"1", context=asker)
+
+
 def test_tokens_are_not_shown() -> None:
     assert "t0ken" not in repr(context())
 
