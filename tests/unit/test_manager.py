@@ -319,7 +319,7 @@ class TestVerbs:
     def test_a_failed_store_might_have_read_it(self, tmp_path: Path) -> None:
         """Where a failed store may be the owner, the remedy names it; one that cannot is not."""
         path = tmp_path / "a.conf"
-        text = "[DEFAULT]\nenabled_backends = a:memory, b:swift, c:http\n"
+        text = "[DEFAULT]\nenabled_backends = a:memory, b:absent, c:http\n"
         path.write_text(f"{text}[c]\nhttp_read_timeout = x\n")
         with StoreManager.from_file(path, strict=False) as stores:
             with pytest.raises(errors.UnknownScheme, match="repair 'b', whose"):
