@@ -1,0 +1,1 @@
+"""Images on datastores of VMware vSphere."""
