@@ -43,7 +43,8 @@ class Losing:
     ) -> None:
         """Lose the `answer` to requests, or the `request` itself, whose target contains `part`.
 
-        `done` is called when the server has answered, before the loss shows.
+        With `entries` the request is answered by a listing without any. `done` is called when the
+        server has answered, before the loss shows.
         """
         self._losses.append(_Loss(method, part, times, what, done))
 
@@ -70,6 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
         if loss is not None and loss.what == "request":
             for _ in self._body() or ():
                 pass
+            return
+        if loss is not None and loss.what == "entries":
+            self.send_response_only(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
             return
         with contextlib.closing(HTTPConnection(*self.losing.target, timeout=120)) as server:
             headers = {name: value for name, value in self.headers.items() if name != "Expect"}
