@@ -10,6 +10,8 @@ from oslo_config import cfg
 from imgstore import StoreManager
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.http import HttpStore
+from imgstore.drivers.swift import SwiftStore
+from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, DriverUnavailable
 
 DATA = Path(__file__).with_name("data")
@@ -61,6 +63,97 @@ def test_drivers_by_their_former_names() -> None:
     with StoreManager.from_file(DATA / "documents" / "file-single.conf") as stores:
         assert list(stores) == ["file", "http"]
         assert all(store.single for store in stores.values())
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "prefix", "url", "names"),
+    [
+        (
+            "multistore",
+            "swift-0",
+            "swift+https://identity.example.org/glance",
+            "https://identity.example.org/v3",
+            ("service", "glance"),
+        ),
+        (
+            "rbd-swift-single",
+            "swift",
+            "swift+http://keystone.example.com:5000/v2.0/glance",
+            "http://keystone.example.com:5000/v3",
+            ("2ec7966596504f59acc3a76b3b9d9291", "glance-user"),
+        ),
+        (
+            "swift-accounts",
+            "swift",
+            "swift+config://my_objectstore_reference_1/glance",
+            "http://keystone.example.com:5000/v3",
+            ("2ec7966596504f59acc3a76b3b9d9291", "glance-user"),
+        ),
+        (
+            "swift-guide",
+            "accounts",
+            "swift+config://ref2/glance",
+            "http://localhost:5000/v3",
+            ("project_name", "user_name2"),
+        ),
+        (
+            "swift-guide",
+            "spread",
+            "swift+config://ref1/glance_",
+            "http://localhost:5000/v3",
+            ("tenant", "user1"),
+        ),
+    ],
+)
+def test_accounts_of_swift_examples(
+    document: str, name: str, prefix: str, url: str, names: tuple[str, str]
+) -> None:
+    """What is configured for API v2 of Keystone logs in at v3, and locations stay as they were."""
+    with StoreManager.from_file(DATA / "documents" / f"{document}.conf", strict=False) as stores:
+        assert stores.info(name).url_prefix == prefix
+        account = swift(stores, name).account
+        assert account is not None
+        assert (account.url, account.names()) == (url, names)
+
+
+def test_options_of_swift_examples() -> None:
+    """Flags, counts and lists of the examples mean what their documents say."""
+    documents = DATA / "documents"
+    image = "fdae39a1-bac5-4238-aba4-69bcc726e848"
+    with StoreManager.from_file(documents / "swift-guide.conf") as stores:
+        assert stores.default is stores["accounts"]
+        assert stores["accounts"].read_retries == 0
+        assert not swift(stores, "accounts").creates_container
+        spread = swift(stores, "spread")
+        assert spread.container_of(image) == "glance_fda"
+        assert spread.endpoint == "https://www.my-domain.com/v1/path_up_to_container"
+        tenants = swift(stores, "tenants")
+        assert tenants.container_of(image) == f"glance_{image}"
+        assert tenants.admins == ("service:glance", "*:admin")
+    with StoreManager.from_file(documents / "swift-accounts.conf") as stores:
+        assert stores.default is stores["swift"]
+        assert stores["swift"].single
+        assert stores["swift"].read_retries == 5
+        assert swift(stores, "swift").creates_container
+    with StoreManager.from_file(documents / "multistore.conf", strict=False) as stores:
+        assert swift(stores, "swift-0").interface == "internal"
+
+
+def test_a_tutorial_that_leaves_out_where_tokens_are_got() -> None:
+    """The fault says what to set, and the other stores work."""
+    path = DATA / "documents" / "swift-single.conf"
+    with StoreManager.from_file(path, strict=False) as stores:
+        assert list(stores) == ["file", "http"]
+        assert stores.default is None
+        assert "swift_store_auth_address" in str(stores.failures["swift"])
+    with pytest.raises(ConfigError, match=r"\[glance_store\].*swift_store_config_file"):
+        StoreManager.from_file(path)
+
+
+def swift(stores: StoreManager, name: str) -> Settings:
+    made = stores[name]
+    assert isinstance(made, SwiftStore)
+    return made._settings
 
 
 def test_a_whole_service_configuration() -> None:

@@ -71,6 +71,13 @@ class Account:
         """Return whether tokens can be got without a caller's context."""
         return self.key is not None or self.credential is not None
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether credentials, if there are any, are whole."""
+        if self.user is None:
+            return True
+        return ":" in self.user.reveal() and bool(self.key and self.key.reveal())
+
     def names(self) -> tuple[str, str]:
         """Return project and user; raises ConfigError."""
         text = self.user.reveal() if self.user else ""
@@ -108,18 +115,25 @@ def _address(given: object) -> str:
     text = str(given or "").strip()
     if not text:
         raise ConfigError("there is no auth_address", remedy=_REMEDY)
-    try:
-        parts = urlsplit(text if "://" in text else f"https://{text}")
-        is_sound = bool(parts.hostname and parts.port != 0)
-    except ValueError:
-        is_sound = False
-    if not is_sound or parts.scheme not in {"http", "https"} or set("@?#") & set(text):
+    scheme, separator, rest = text.rpartition("://")
+    if not is_service(f"{scheme or 'https'}://{rest}"):
         # It is not quoted, for what stands before an "@" may be a password.
         raise ConfigError(
             "auth_address is not the URL of a service",
             remedy="write https://host:5000/v3, without user, '?' and '#'",
         )
-    return text
+    return f"{scheme.lower()}{separator}{rest}"
+
+
+def is_service(text: str) -> bool:
+    """Return whether text is a service's URL without credentials, which a location can hold."""
+    try:
+        parts = urlsplit(text)
+        is_whole = bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        return False
+    is_plain = text.isprintable() and not set("@?# ") & set(text)
+    return is_whole and is_plain and parts.scheme.lower() in {"http", "https"}
 
 
 def references(path: str) -> dict[str, Account]:
@@ -162,11 +176,11 @@ def _section(values: Mapping[str, str]) -> Account:
     return account
 
 
-def version_of(text: str) -> str:
+def version_of(text: str, *, name: str = "auth_version") -> str:
     """Return 1 or 3 for what was ever written for an auth version; raises ConfigError."""
     kind = {"1": "1", "1.0": "1", "2": "3", "2.0": "3", "3": "3", "3.0": "3"}.get(text.strip())
     if kind is None:
-        raise ConfigError(f"auth_version is {text!a}", remedy="write 3, or 1")
+        raise ConfigError(f"{name} is {text!a}", remedy="write 3, or 1")
     return kind
 
 

@@ -80,8 +80,8 @@ def _containers(caller: Caller, settings: Settings) -> list[str]:
         return [settings.container]
     start = f"{settings.container}_"
     names = {str(entry["name"]).removesuffix(SEGMENTS) for entry in caller.entries(prefix=start)}
-    # A UUID has four dashes, which are not counted.
-    lengths = range(len(start) + settings.seed, len(start) + settings.seed + 5)
+    # Ids may be shorter; a UUID has four dashes, which are not counted.
+    lengths = range(len(start) + 1, len(start) + settings.seed + 5)
     return sorted(name for name in names if len(name) in lengths)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from imgstore.location import Location
 
 CONFIG: Final = "swift+config"
-_DOTS: Final = frozenset({"", ".", ".."})
+_DOTS: Final = frozenset({".", ".."})
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,12 @@ class Place:
     @classmethod
     def of(cls, location: Location) -> Place | None:
         """Return what a location names: its last two segments, undecoded, as glance_store does."""
-        base, container, name = ("", "", *location.rest.strip("/").rsplit("/", 2))[-3:]
-        if not base or container in _DOTS or name in _DOTS:
+        text = location.rest.strip("/")
+        base, container, name = ("", "", *text.rsplit("/", 2))[-3:]
+        if not (base and container and name) or base.endswith("/"):
+            return None
+        # It becomes a URL: what would mean another place there names nothing.
+        if set("?#") & set(text) or _DOTS & set(text.split("/")):
             return None
         if location.scheme == CONFIG and "/" in base:
             return None

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from imgstore.arguments import all_checked, typed
-from imgstore.drivers.swift.accounts import Account, account_of, references, version_of
+from imgstore.drivers.swift.accounts import Account, account_of, is_service, references, version_of
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
@@ -129,7 +129,7 @@ def read(given: Mapping[str, Any]) -> Settings:
 
 def _reader(keyword: str, value: object) -> Any:
     if keyword == "auth_version":
-        return lambda: version_of(str(value))
+        return lambda: version_of(str(value), name="swift_store_auth_version")
     return lambda: typed(OPTIONS[keyword], value)
 
 
@@ -174,11 +174,11 @@ def _revealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _container(values: Mapping[str, Any]) -> str:
     name: str = values["container"]
-    is_sound = name and not {"/", "@"} & set(name) and name not in {".", ".."}
+    is_sound = name.isprintable() and not set("/@?#") & set(name) and name not in {"", ".", ".."}
     if not is_sound or len(name.encode()) > _LONGEST:
         raise ConfigError(
             f"swift_store_container is {name!a}",
-            remedy=f"write a name without '/' and '@', of at most {_LONGEST} bytes",
+            remedy=f"write a name without '/', '@', '?' and '#', of at most {_LONGEST} bytes",
         )
     return name
 
@@ -186,10 +186,10 @@ def _container(values: Mapping[str, Any]) -> str:
 def _endpoint(text: str | None) -> str | None:
     if not text:
         return None
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not parts.path.strip("/"):
+    if not is_service(text) or not urlsplit(text).path.strip("/"):
+        # It is not quoted, for what stands before an "@" may be a password.
         raise ConfigError(
-            f"swift_store_endpoint is {text if '@' not in text else 'not one'}",
+            "swift_store_endpoint is not the URL of an account",
             remedy="write the URL of the account: https://host/v1/AUTH_account",
         )
     return text.rstrip("/")
@@ -219,9 +219,8 @@ def _check_tenancy(values: Mapping[str, Any]) -> None:
             "swift_store_multi_tenant and swift_store_multiple_containers_seed are both set",
             remedy="leave the latter out: each image has a container of its own",
         )
-    if values["send_service_token"] and not (
-        values["key"] or values["application_credential_secret"]
-    ):
+    has_user = values["key"] or values["application_credential_secret"]
+    if values["send_service_token"] and not (has_user and values["auth_address"]):
         raise ConfigError(
             "swift_store_send_service_token is set, but the store has no user",
             remedy="set swift_store_auth_address, swift_store_user and swift_store_key",

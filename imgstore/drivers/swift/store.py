@@ -190,6 +190,8 @@ class SwiftStore(Store):
             found = account_named(location, [settings.account])
         if found is None:
             raise InvalidLocation("the location is of an account that this store does not know")
+        if not found.is_complete:
+            raise InvalidLocation("the location's credentials are not project:user:key")
         return found
 
     def _is_former(self, location: Location) -> bool:

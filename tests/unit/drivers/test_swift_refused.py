@@ -1,0 +1,94 @@
+"""What the Swift store refuses: names and addresses that would mean something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imgstore import Location, errors
+from imgstore.drivers.swift import SwiftStore, leftovers
+from imgstore.drivers.swift.places import Place
+from imgstore.store import Ownership
+
+LOGIN: dict[str, Any] = {"auth_address": "https://keys.example.org", "user": "p:u", "key": "k"}
+
+
+def store(**options: Any) -> SwiftStore:
+    return SwiftStore("swift", **LOGIN | options)
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["h/v1/AUTH_1/c/o?", "h/v1/AUTH_1/c/o#", "h/v1/AUTH_1/../AUTH_2", "h/v1/./AUTH_1", "h/"],
+)
+def test_a_location_names_its_last_two_parts_and_nothing_else(base: str) -> None:
+    url = f"swift+https://{base}/glance_x/x"
+    assert Place.of(Location.parse(url)) is None
+    assert store(multi_tenant=True).ownership(Location.parse(url)) is Ownership.NO
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\n", "\x7f", "\udc80"])
+def test_containers_that_no_location_can_name(name: str) -> None:
+    with pytest.raises(errors.ConfigError, match="swift_store_container"):
+        store(container=name)
+
+
+@pytest.mark.parametrize("scheme", ["HTTP", "Https"])
+def test_schemes_of_addresses_have_no_case(scheme: str) -> None:
+    made = store(auth_address=f"{scheme}://keys.example.org/v3")
+    assert made.url_prefix == f"swift+{scheme.lower()}://keys.example.org/v3/glance"
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a b/v3", "https://h\t/v3", "https://h/v3\nx", "h/\udc80"]
+)
+def test_addresses_that_no_location_can_name(text: str) -> None:
+    with pytest.raises(errors.ConfigError, match="auth_address"):
+        store(auth_address=text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://[::1/v1/AUTH_x",
+        "https://h:port/v1/AUTH_x",
+        "https://h/v1/AUTH_x?a=b",
+        "https://h/v1/AUTH_x#a",
+        "https://h/v1/AUTH\t_x",
+        "https://user:s3cret@h/v1/AUTH_x",
+    ],
+)
+def test_endpoints_that_are_none(text: str) -> None:
+    with pytest.raises(errors.ConfigError, match="swift_store_endpoint") as caught:
+        store(endpoint=text)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_service_tokens_need_an_address() -> None:
+    with pytest.raises(errors.ConfigError, match="swift_store_send_service_token"):
+        store(multi_tenant=True, auth_address=None, send_service_token=True)
+
+
+@pytest.mark.parametrize("version", ["4", ""])
+def test_a_bad_version_names_its_option(version: str) -> None:
+    with pytest.raises(errors.ConfigError, match="swift_store_auth_version"):
+        store(auth_version=version)
+
+
+@pytest.mark.parametrize("credentials", ["user:key", "user", "project:user:"])
+def test_locations_with_half_a_login(credentials: str) -> None:
+    """Attempts only to connect to a port of this machine where nobody listens."""
+    made = store(auth_address="http://127.0.0.1:9", max_attempts=1)
+    with made, pytest.raises(errors.InvalidLocation):
+        made.size(f"swift+http://{credentials}@127.0.0.1:9/glance/x")
+
+
+def test_leftovers_of_short_ids_are_looked_for() -> None:
+    found = store(multiple_containers_seed=10)._settings
+
+    class Account:
+        def entries(self, container: str = "", prefix: str = "") -> list[dict[str, str]]:
+            return [{"name": found.container_of("web")}]
+
+    assert leftovers._containers(Account(), found) == ["glance_web"]  # type: ignore[arg-type]
