@@ -24,7 +24,7 @@ class Place:
         """Return what a location names: its last two segments, undecoded, as glance_store does."""
         text = location.rest.strip("/")
         base, container, name = ("", "", *text.rsplit("/", 2))[-3:]
-        if not (base and container and name) or base.endswith("/"):
+        if not (base and container and name):
             return None
         # It becomes a URL: what would mean another place there names nothing.
         if set("?#") & set(text) or _DOTS & set(text.split("/")):

@@ -156,7 +156,7 @@ class SwiftStore(Store):
         return Ownership.YES if is_own and place.container == expected else Ownership.MAYBE
 
     def _may_be_tenants(self, location: Location, place: Place) -> Ownership:
-        if location.scheme == CONFIG or "/" not in place.base:
+        if location.scheme == CONFIG or "/" not in place.base.rstrip("/"):
             return Ownership.NO
         if self._settings.endpoint is not None:
             host = self._settings.endpoint.partition("://")[2].partition("/")[0]

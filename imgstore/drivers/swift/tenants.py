@@ -48,7 +48,7 @@ class Tenants:
         access, url = self._access(context), None
         if base is not None:
             own = urlsplit(access.url)
-            host, _, path = base.partition("/")
+            host, _, path = base.rstrip("/").partition("/")
             if not (is_former or same_service(own.netloc, host)) or not path:
                 raise InvalidLocation(
                     "the location lies in another Swift than the user's token is for",

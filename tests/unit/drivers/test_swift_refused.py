@@ -20,11 +20,16 @@ def store(**options: Any) -> SwiftStore:
 
 @pytest.mark.parametrize(
     "base",
-    ["h/v1/AUTH_1/c/o?", "h/v1/AUTH_1/c/o#", "h/v1/AUTH_1/../AUTH_2", "h/v1/./AUTH_1", "h/"],
+    ["h/v1/AUTH_1/c/o?", "h/v1/AUTH_1/c/o#", "h/v1/AUTH_1/../AUTH_2", "h/v1/./AUTH_1"],
 )
 def test_a_location_names_its_last_two_parts_and_nothing_else(base: str) -> None:
     url = f"swift+https://{base}/glance_x/x"
     assert Place.of(Location.parse(url)) is None
+    assert store(multi_tenant=True).ownership(Location.parse(url)) is Ownership.NO
+
+
+def test_tenants_accounts_have_a_path() -> None:
+    url = "swift+https://h//glance_x/x"
     assert store(multi_tenant=True).ownership(Location.parse(url)) is Ownership.NO
 
 
