@@ -22,7 +22,7 @@ IN_CI = os.environ.get("CI") == "true"
 CI_NEEDS = ("3.11", "3.13")
 FUNCTIONAL = "3.11"  # the one that distributions build Ceph's bindings for
 SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
-LIMIT = 45 * 60  # seconds for one step
+LIMIT = 55 * 60  # seconds for one step
 GRACE = 60  # seconds from its interruption to its end
 TESTS = REPOSITORY / "tests"
 

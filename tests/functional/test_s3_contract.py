@@ -19,6 +19,7 @@ from imgstore.testing.failures import Failures
 from imgstore.testing.harness import Harness
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
+from imgstore.testing.resources import Resources
 
 MIB = 1024 * 1024
 
@@ -106,17 +107,17 @@ class Virtual(Buckets):
             yield radosgw.url(self.scheme, host=NAME)
 
 
-class TestHttps(Virtual, StoreContract):
+class TestHttps(Virtual, Adding, Failures, Reading, Ranges, Resources):
     """Virtual hosts over https, verified by a CA file; parts carry an MD5."""
 
     scheme = "https"
 
 
-class TestVirtualHttp(Virtual, Adding, Reading, Ranges):
+class TestVirtualHttp(Virtual, Reading):
     """Virtual hosts over http."""
 
 
-class TestPathHttps(Buckets, Adding, Reading, Ranges):
+class TestPathHttps(Buckets, Reading):
     """Path style over https."""
 
     scheme = "https"

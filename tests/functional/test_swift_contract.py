@@ -93,14 +93,6 @@ def login(user: Any) -> dict[str, str]:
     }
 
 
-class TestWhole(Containers, Adding, Concurrency):
-    """Images as single objects, but for those of unknown size."""
-
-    large = 4 * MIB + 7
-    # The cluster takes no larger objects.
-    options: ClassVar[dict[str, Any]] = {"large_object_size": 5, "large_object_chunk_size": 4}
-
-
 class TestStatic(Containers, StoreContract):
     """Every image of 1 MB and more in segments, as a static large object."""
 
@@ -126,11 +118,12 @@ class TestDynamic(Containers, Reading, Concurrency):
     }
 
 
-class TestTempauth(Containers, Reading):
-    """Swift's own version 1 of authentication."""
+class TestWhole(Containers, Adding, Concurrency):
+    """Images as single objects, but for those of unknown size, with Swift's own version 1."""
 
     large = 4 * MIB + 7
     user = "tempauth_user"
+    # The cluster takes no larger objects.
     options: ClassVar[dict[str, Any]] = {"large_object_size": 5, "large_object_chunk_size": 4}
 
 
