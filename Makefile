@@ -30,7 +30,7 @@ bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more 
 	@$(OPENSTACK)
 	.venv/bench/bin/python benchmarks/run.py $(if $(BACKENDS),--backends $(BACKENDS)) $(BENCH)
 
-servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift)
+servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,vsphere)
 	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
 	@$(OPENSTACK)
 	@$(CONTROL) up $(BACKENDS)

@@ -29,6 +29,8 @@ from servers.radosgw import radosgw as run_radosgw
 from servers.scratch import Scratch, tail
 from servers.swift import Swift
 from servers.swift import swift as run_swift
+from servers.vsphere import VSphere
+from servers.vsphere import vsphere as run_vsphere
 
 _SCRATCH = pytest.StashKey[Scratch]()
 _LOGGED = pytest.StashKey[dict[Path, int]]()
@@ -188,6 +190,22 @@ def container(swift: Swift, swift_user: KeystoneUser) -> Iterator[Container]:
     with make_container(swift_user) as made:
         yield made
         swift.heal()
+
+
+@pytest.fixture(scope="session")
+def _vsphere(scratch: Scratch) -> Iterator[VSphere]:
+    with run_vsphere(scratch) as server:
+        yield server
+
+
+@pytest.fixture
+def vsphere(_vsphere: VSphere) -> Iterator[VSphere]:
+    """A vCenter Server in health before and after the test, without files at its beginning."""
+    _vsphere.heal()
+    _vsphere.empty()
+    _vsphere.requests.forget()
+    yield _vsphere
+    _vsphere.heal()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -13,16 +14,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from servers.ceph import Ceph
 from servers.containers import container
 from servers.keystone import KeystoneUser
 from servers.nginx import Nginx
+from servers.openstack import ask
 from servers.process import state, until
 from servers.radosgw import SwiftUser
 from servers.swift import Swift
+from servers.vsphere import VSphere
 
 HERE = Path(__file__).parent
 
@@ -172,6 +175,20 @@ def test_swift_serves_both_kinds_of_users(control: Control, swift: Swift) -> Non
             made.put("key", b"data")
             assert made.content("key") == b"data"
     assert len(control.pids) == 7
+
+
+def test_vsphere_takes_files(control: Control, vsphere: VSphere) -> None:
+    """What is described opens a datastore, whose files are in the directory."""
+    del vsphere  # wanted: it skips where there is none
+    control.run("up", "vsphere")
+    described = control.state["servers"]["vsphere"]
+    login = base64.b64encode(f"{described['user']}:{described['password']}".encode()).decode()
+    query = urlencode({"dcPath": described["datacenter"], "dsName": described["datastore"]})
+    url = f"https://{described['host']}:{described['port']}/folder/file?{query}"
+    headers = {"Authorization": f"Basic {login}"}
+    assert ask("PUT", url, headers, b"data", ca=Path(described["ca"])).status == 201
+    assert Path(described["directory"], "file").read_bytes() == b"data"
+    assert len(control.pids) == 2
 
 
 def test_killed_holder_is_cleaned_up_after(control: Control, nginx: Nginx) -> None:

@@ -14,6 +14,8 @@ Fixtures (tests/functional/conftest.py)
     swift_other         another, in another project
     swift_raw           swiftclient's connection for swift_user, one a run
     container           Container of swift_user, one a test
+    vsphere             VSphere, one a run; healed before and after the test, without files and
+                        requests at its beginning
     hostile             Hostile, one a test
     proxies             proxies(target, **options) -> Proxy, closed at the end of the test
     filesystems         Filesystems, unmounted at the end of the test
@@ -21,7 +23,8 @@ Fixtures (tests/functional/conftest.py)
 
 A fixture or call that this machine cannot serve raises Missing: the test is skipped with the
 reason, or fails where IMGSTORE_REQUIRE (names separated by commas, or "all") asks for it. Names:
-nginx, openssl, ceph, radosgw, keystone, swift, fuse, ext4, xfs, btrfs, quota, tmpfs, bind, run_as.
+nginx, openssl, ceph, radosgw, keystone, swift, vsphere, fuse, ext4, xfs, btrfs, quota, tmpfs, bind,
+run_as.
 The logs of all servers, as far as written during a test that fails, are in its report.
 
 `make servers-up` and `make servers-down` run servers for a person: servers.control. A new backend
@@ -108,6 +111,33 @@ servers.containers                                  keystoneauth1, python-swiftc
 servers.openstack
     Requests: .forget() .read(method="") -> list[Logged]
     ask(method, url, headers=None, body=None, *, ca=None, seconds=30.0) -> Answer
+servers.vsphere                                     paths, ports, faults: the module's docstring
+    vsphere(scratch, *, port=0, wsdl=None)          context manager -> VSphere
+    VSphere: .user .password .ca .foreign_ca .ports["https" | "http" | "expired" | "foreign"]
+        .process .datastores .url(target="", port="https", *, host="127.0.0.1")
+        .datastore(datacenter="DC0", name="images") -> Datastore
+        .requests                                   Requests, below
+        .heal() .empty() .sessions() -> list[str] .expire()
+        .behave(*, conflict=None, parents=None, impatient=None, idle_seconds=None)
+        .answer(on, status, *, location="", after=0, at_once=False, nth=1, times=1)
+        .refuse(method, fault, *, nth=1, times=1)   the call raises it
+        .fail(task, fault, *, done=False, nth=1, times=1)   the task ends with it
+        .slow(on, seconds, *, nth=1, times=None)
+        .cut(on, after=0, *, nth=1, times=1) .lose(on, *, nth=1, times=1)
+        .stall(on, after=0, *, nth=1, times=1) .release()
+    Datastore: .datacenter .name .root .names() .content(path) .put(path, data) .empty()
+        .resize(*, capacity=None, free=None) .change(*, accessible=None, maintenance=None)
+        .full(path="") .target(path) .url(path, port="https", *, host="127.0.0.1")
+    Requests: .forget() .read(on="") -> list[Logged]
+    Logged(method, path, query, operation, status, scheme, host, port, password, headers)
+    USER, PASSWORD, DATACENTERS, DATASTORES, CAPACITY
+servers.datacenters                                 pyVmomi
+    raw_vsphere(server, *, port="https", password=None, **options)  context manager
+    session_cookie(service) ticket_cookie(service, method, url)     -> the header Cookie
+    datacenter_of(service, datastore) managed(service, datastore)   managed objects
+    finished(task, *, seconds=20.0)                 its info
+servers.golang
+    build(sources, *, what, needs, package) -> Path
 servers.hostile                                     paths: the module's docstring
     Hostile(content=None, *, stall_seconds=30.0)
         .content .changed .etag .requests .address .url(target) .release() .forget() .close()
@@ -128,7 +158,7 @@ servers.fuse
     Refusals: fail("tmpfile", EOPNOTSUPP), fail("link", EPERM), fail("rename2", EINVAL),
     fail("flock", ENOLCK).
 servers.certificates
-    Authority(directory, *, name=...): .ca .issue(name, hosts) -> Certificate(chain, key)
+    Authority(directory, *, name=...): .ca .issue(name, hosts, *, days=2) -> Certificate(chain, key)
 servers.scratch
     Scratch(parent=None): .path .directory(name) .logs()
 servers.missing

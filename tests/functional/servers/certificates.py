@@ -49,13 +49,16 @@ class Authority:
         files = ["-config", "ca.cnf", "-keyout", "ca.key", "-out", "ca.pem"]
         self._openssl(*_NEW_KEY, "-x509", "-days", "2", "-extensions", "ca", *files)
 
-    def issue(self, name: str, hosts: list[str]) -> Certificate:
-        """Issue a server certificate for `hosts`, each written ``IP:...`` or ``DNS:...``."""
+    def issue(self, name: str, hosts: list[str], *, days: int = 2) -> Certificate:
+        """Issue a server certificate for `hosts`, each written ``IP:...`` or ``DNS:...``.
+
+        It expires after so many `days`; -1 was yesterday.
+        """
         made = Certificate(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         self._configure(name, name=name, hosts=",".join(hosts))
         files = ["-config", f"{name}.cnf", "-keyout", f"{name}.key", "-out", f"{name}.csr"]
         self._openssl(*_NEW_KEY, *files)
-        signer = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
+        signer = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", str(days)]
         files = ["-extfile", f"{name}.cnf", "-in", f"{name}.csr", "-out", f"{name}.pem"]
         self._openssl("x509", "-req", *signer, "-extensions", "server", *files)
         return made

@@ -21,6 +21,7 @@ from servers.process import Process
 from servers.radosgw import radosgw
 from servers.scratch import Scratch
 from servers.swift import LARGE, swift
+from servers.vsphere import vsphere
 
 _SIZE = 32 * GIB  # of a sparse file
 _NAMES = ("servers.env", "servers.json")  # in the order in which they appear
@@ -96,6 +97,21 @@ class _Servers:
             "ca": str(identity.ca),
         }
 
+    def vsphere(self) -> dict[str, str]:
+        server = self._stack.enter_context(vsphere(self._scratch))
+        self.processes.append(server.process)
+        datastore = server.datastore()
+        return {
+            "host": "127.0.0.1",
+            "port": str(server.ports["https"]),
+            "user": server.user,
+            "password": server.password,
+            "ca": str(server.ca),
+            "datacenter": datastore.datacenter,
+            "datastore": datastore.name,
+            "directory": str(datastore.root),
+        }
+
     @cached_property
     def _ceph(self) -> Ceph:
         cluster = self._stack.enter_context(ceph(self._scratch, store="bluestore", size=_SIZE))
@@ -108,6 +124,7 @@ BACKENDS: dict[str, Callable[[_Servers], dict[str, str]]] = {
     "s3": _Servers.s3,
     "rbd": _Servers.rbd,
     "swift": _Servers.swift,
+    "vsphere": _Servers.vsphere,
 }
 
 

@@ -69,9 +69,7 @@ func (s *server) dispatch(w http.ResponseWriter, r *http.Request, method *simula
 			"<id>%s</id><hostName>%s</hostName></returnval></AcquireGenericServiceTicketResponse>",
 			id, host)
 	case *types.RefreshDatastore: // the simulator would say what is free on the disk of the tests
-		for _, d := range s.stores {
-			d.limit(d.limits)
-		}
+		s.count()
 		send(w, 200, `<RefreshDatastoreResponse xmlns="urn:vim25"/>`)
 	default:
 		s.service.ServeSDK(&cookies{w}, r)
@@ -108,7 +106,8 @@ func send(w http.ResponseWriter, status int, format string, about ...interface{}
 
 // raise answers with a fault of the API.
 func raise(w http.ResponseWriter, fault, about string) {
-	send(w, 500, `<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>%[1]s</faultstring>`+
+	send(w, 500, `<soapenv:Fault>`+
+		`<faultcode>ServerFaultCode</faultcode><faultstring>%[1]s</faultstring>`+
 		`<detail><%[1]sFault xmlns="urn:vim25" xsi:type="%[1]s">%[2]s</%[1]sFault></detail>`+
 		`</soapenv:Fault>`, fault, about)
 }

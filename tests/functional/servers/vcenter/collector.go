@@ -117,7 +117,7 @@ func (c *collector) wait(
 	c.mu.Unlock()
 	for {
 		if !alive(ctx.Session.Key) {
-			return nil, &types.NotAuthenticated{}
+			return nil, named("NotAuthenticated")
 		}
 		set, fault := c.update(ctx, version)
 		if set != nil || fault != nil {

@@ -38,10 +38,9 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) {
 			err = s.tell(wanted)
 		}
 	case "/count":
-		for _, d := range s.stores {
-			d.limit(d.limits)
-		}
+		s.count()
 	case "/sessions":
+		s.sweep()
 		err = json.NewEncoder(w).Encode(sessions())
 	case "/expire":
 		for _, one := range sessions() {
@@ -63,16 +62,19 @@ func (s *server) tell(wanted wish) error {
 	if d == nil {
 		return http.ErrNoLocation
 	}
+	s.count()
 	to := d.limits
 	if wanted.Capacity != nil {
 		to.Capacity = *wanted.Capacity
 	}
 	if wanted.Free != nil {
-		used := size(d.root)
-		if to.Capacity < used+*wanted.Free {
-			to.Capacity = used + *wanted.Free
+		d.mu.Lock()
+		taken := d.used + *wanted.Free
+		d.mu.Unlock()
+		if to.Capacity < taken {
+			to.Capacity = taken
 		}
-		to.Reserved = to.Capacity - used - *wanted.Free
+		to.Reserved = to.Capacity - taken
 	}
 	d.limit(to)
 	simulator.Map.WithLock(d.Datastore, func() {

@@ -161,18 +161,12 @@ func (s *server) put(w http.ResponseWriter, r *http.Request, d *store, name stri
 		return
 	}
 	defer s.files.unlock(name)
-	if now.Parents {
-		os.MkdirAll(filepath.Dir(name), 0o700)
-	}
-	written, err := os.Create(name)
+	written, err := s.create(d, name, now.Parents)
 	if err != nil {
 		s.refuse(w, r, http.StatusNotFound)
 		return
 	}
 	defer written.Close()
-	if exists {
-		d.take(-info.Size())
-	}
 	switch err := s.copy(written, r, d, told); {
 	case err == errFull:
 		s.refuse(w, r, http.StatusInsufficientStorage)
@@ -185,6 +179,21 @@ func (s *server) put(w http.ResponseWriter, r *http.Request, d *store, name stri
 	default:
 		w.WriteHeader(http.StatusCreated)
 	}
+}
+
+// create empties a file, or makes it.
+func (s *server) create(d *store, name string, parents bool) (*os.File, error) {
+	s.disk.RLock()
+	defer s.disk.RUnlock()
+	if parents {
+		os.MkdirAll(filepath.Dir(name), 0o700)
+	}
+	before := size(name)
+	made, err := os.Create(name)
+	if err == nil {
+		d.take(-before)
+	}
+	return made, err
 }
 
 var errTold = errors.New("as it was told")
@@ -224,6 +233,8 @@ func (s *server) copy(to *os.File, r *http.Request, d *store, told *rule) error 
 }
 
 func (s *server) write(to *os.File, data []byte, d *store) error {
+	s.disk.RLock()
+	defer s.disk.RUnlock()
 	fits := d.take(int64(len(data)))
 	if !fits {
 		data = data[:min(int64(len(data)), d.free())]
@@ -257,8 +268,10 @@ func (s *server) delete(w http.ResponseWriter, r *http.Request, d *store, name s
 	case s.writing[name]:
 		s.refuse(w, r, http.StatusInternalServerError)
 	default:
+		s.disk.RLock()
 		os.Remove(name)
 		d.take(-info.Size())
+		s.disk.RUnlock()
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

@@ -58,7 +58,9 @@ func (s *server) build() error {
 			return err
 		}
 		for _, d := range s.stores {
-			d.limit(known[d.root])
+			if to, ok := known[d.root]; ok {
+				d.limit(to)
+			}
 		}
 	}
 	simulator.Map.Put(newManager(s, *model.ServiceContent.FileManager))
@@ -93,6 +95,7 @@ func (s *server) add(client *vim25.Client, datacenter, name, root string) error 
 		}
 		d := &store{datacenter: datacenter, root: root}
 		d.Datastore = simulator.Map.Get(made.Reference()).(*simulator.Datastore)
+		d.used = size(root)
 		d.limit(limits{Capacity: s.Capacity})
 		simulator.Map.Put(newBrowser(s, d))
 		s.stores = append(s.stores, d)
@@ -135,12 +138,23 @@ func (s *server) save() error {
 	return os.WriteFile(s.state(), text, 0o600)
 }
 
-// limit sets limits and counts the files anew.
 func (d *store) limit(to limits) {
 	d.mu.Lock()
-	d.limits, d.used = to, size(d.root)
+	d.limits = to
 	d.mu.Unlock()
 	d.publish()
+}
+
+// count sees to files that came and went behind our back.
+func (s *server) count() {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	for _, d := range s.stores {
+		d.mu.Lock()
+		d.used = size(d.root)
+		d.mu.Unlock()
+		d.publish()
+	}
 }
 
 // take claims n bytes where so many are free, and tells whether they were.
@@ -167,8 +181,11 @@ func (d *store) free() int64 {
 // publish lets the API see how much is free.
 func (d *store) publish() {
 	free := d.free()
+	d.mu.Lock()
+	capacity := d.Capacity
+	d.mu.Unlock()
 	simulator.Map.WithLock(d.Datastore, func() {
-		d.Summary.Capacity, d.Summary.FreeSpace = d.Capacity, free
+		d.Summary.Capacity, d.Summary.FreeSpace = capacity, free
 		info := d.Info.GetDatastoreInfo()
 		info.FreeSpace, info.MaxFileSize = free, free
 	})

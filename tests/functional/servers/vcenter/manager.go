@@ -17,6 +17,7 @@ import (
 type files struct {
 	mu      sync.Mutex
 	writing map[string]bool
+	disk    sync.RWMutex // held to write while files are counted, to read while they change
 }
 
 // lock claims a file for one writer.
@@ -96,6 +97,8 @@ func (f file) fault(err error) types.BaseMethodFault {
 func (m *manager) remove(f file) types.BaseMethodFault {
 	m.server.files.mu.Lock()
 	defer m.server.files.mu.Unlock()
+	m.server.disk.RLock()
+	defer m.server.disk.RUnlock()
 	if _, err := os.Stat(f.full); err != nil {
 		return f.fault(err)
 	}
@@ -113,6 +116,8 @@ func (m *manager) remove(f file) types.BaseMethodFault {
 func (m *manager) move(from, to file, force bool) types.BaseMethodFault {
 	m.server.files.mu.Lock()
 	defer m.server.files.mu.Unlock()
+	m.server.disk.RLock()
+	defer m.server.disk.RUnlock()
 	if _, err := os.Stat(from.full); err != nil {
 		return from.fault(err)
 	}
@@ -131,7 +136,9 @@ func (m *manager) move(from, to file, force bool) types.BaseMethodFault {
 		return &types.NoDiskSpace{FileFault: about, Datastore: to.Name}
 	}
 	if err := os.Rename(from.full, to.full); err != nil {
-		to.limit(to.limits)
+		if from.store != to.store {
+			to.take(replaced - moved)
+		}
 		return to.fault(err)
 	}
 	if from.store != to.store {

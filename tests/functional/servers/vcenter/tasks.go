@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -54,14 +55,28 @@ func change(task *simulator.Task, how func(*types.TaskInfo)) {
 	simulator.Map.WithLock(task, func() { how(&task.Info) })
 }
 
-// named makes an empty fault of a type of the API.
+// named makes a fault of a type of the API.
 func named(kind string) types.BaseMethodFault {
 	if found, ok := types.TypeFunc()(kind); ok {
-		if fault, ok := reflect.New(found).Interface().(types.BaseMethodFault); ok {
+		value := reflect.New(found)
+		if fault, ok := value.Interface().(types.BaseMethodFault); ok {
+			fill(value.Elem())
 			return fault
 		}
 	}
 	return new(types.SystemError)
+}
+
+// fill names an object where a fault must: strict clients cannot decode an empty reference.
+func fill(fault reflect.Value) {
+	for i := 0; i < fault.NumField(); i++ {
+		field := fault.Field(i)
+		if _, ok := field.Interface().(types.ManagedObjectReference); ok {
+			field.Set(reflect.ValueOf(vim25.ServiceInstance))
+		} else if fault.Type().Field(i).Anonymous {
+			fill(field)
+		}
+	}
 }
 
 // above returns the nearest entity of a kind over another one.
