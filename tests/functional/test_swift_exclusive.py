@@ -239,6 +239,20 @@ class TestDeleting:
         store.delete(image.location)
         assert container.names() == container.segments() == []
 
+    def test_a_listing_lacks_a_segment(self, make: Make, container: Container) -> None:
+        """A dynamic image is whole, or not to be had."""
+        image = make(**WAYS["dynamic"]).add("image", pattern(5 * MIB))
+        container.raw.delete_object(container.segments_name, container.segments()[2])
+        for workers in (1, 3):
+            store = make(get_workers=workers)
+            for offset, length in ((0, None), (0, 100), (MIB, 3 * MIB)):
+                with pytest.raises(errors.Unavailable, match="segments of"):
+                    store.get(image.location, offset=offset, length=length)
+            with pytest.raises(errors.Unavailable, match="segments of"):
+                store.size(image.location)
+        store.delete(image.location)
+        assert container.names() == container.segments() == []
+
     def test_a_segment_is_missing(self, make: Make, container: Container) -> None:
         """That is damage, and says so."""
         store = make(**IN_SEGMENTS)

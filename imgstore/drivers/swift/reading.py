@@ -73,10 +73,15 @@ class Reading:
             return Got(answer, total, version)
         body: Arriving = answer
         if is_ranged and answer.status != HTTPStatus.PARTIAL_CONTENT:
-            body = _Window(answer, offset, length)
+            body, total = _Window(answer, offset, length), None
         elif is_ranged and total != _number(headers.get(SIZE)):
-            total = None  # it is that of the first page of segments
-        return Got(body, self._dynamic_size() if total is None else total, version)
+            listed, total = total, self._dynamic_size()
+            if total != listed:  # beyond the first page of segments there are no ranges
+                version = None
+        if total is None:
+            total = self._dynamic_size()
+        check_size(headers, total)
+        return Got(body, total, version)
 
     def _dynamic_size(self) -> int:
         if self._size is None:
