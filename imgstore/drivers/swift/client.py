@@ -44,7 +44,6 @@ _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
 _TAG: Final = re.compile(r"<[^>]*>")
 # 498 is Swift's rate limit.
 _PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
-_RATE_LIMITED: Final = 498
 
 
 class Answer:

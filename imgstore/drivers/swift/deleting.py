@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -13,8 +12,6 @@ from imgstore.drivers.swift.adding import MANIFEST, STATIC, TOKEN
 from imgstore.drivers.swift.client import Caller, all_of
 from imgstore.drivers.swift.removing import remove
 from imgstore.errors import NotFound, Unavailable
-
-LOG = logging.getLogger(__name__)
 
 # glance_store's segments: <image id>-00001.
 _NUMBER: Final = re.compile(r"\d{5,}")

@@ -331,7 +331,7 @@ class _Session:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-        for keystone in self._keystones:
+        for keystone in list(self._keystones):
             keystone.close()
 
     def caller(self, account: Account) -> Caller:
