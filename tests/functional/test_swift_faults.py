@@ -100,7 +100,13 @@ class TestServerKilled:
 
     @pytest.mark.parametrize(
         ("which", "seconds", "size"),
-        [("proxy", 1, 40 * MIB), ("object", 1, 40 * MIB), ("proxy", 1, None), ("proxy", 25, None)],
+        [
+            ("proxy", 1, 40 * MIB),
+            ("object", 1, 40 * MIB),
+            ("proxy", 1, None),
+            ("proxy", 25, None),
+            ("object", 25, None),
+        ],
     )
     def test_an_upload_survives_a_restart(
         self, make: Make, container: Container, which: str, seconds: int, size: int | None
@@ -115,8 +121,17 @@ class TestServerKilled:
         assert not difference(container.content("image"), data)
         assert len(container.segments()) == 11
 
-    @pytest.mark.parametrize("workers", [1, 3])
-    @pytest.mark.parametrize(("which", "seconds"), [("proxy", 1), ("object", 1), ("proxy", 25)])
+    @pytest.mark.parametrize(
+        ("which", "seconds", "workers"),
+        [
+            ("proxy", 1, 1),
+            ("proxy", 1, 3),
+            ("object", 1, 1),
+            ("object", 1, 3),
+            ("proxy", 25, 1),
+            ("object", 25, 3),
+        ],
+    )
     def test_a_read_survives_a_restart(
         self, make: Make, swift: Swift, which: str, seconds: int, workers: int
     ) -> None:
