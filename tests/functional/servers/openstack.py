@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from servers.ceph import environment as without_python
 from servers.missing import Missing
 from servers.process import ServerFailed
+from servers.request_log import RequestLog
 
 ENVIRONMENT = Path(__file__).resolve().parents[3] / ".venv" / "openstack"
 
@@ -105,22 +106,10 @@ class Logged:
     service: str = ""
 
 
-class Requests:
+class Requests(RequestLog):
     """The requests that clients sent to a server, each logged before its answer goes out."""
-
-    def __init__(self, log: Path) -> None:
-        self.path = log
-        self.path.touch()
-        self._seen = 0
-
-    def forget(self) -> None:
-        """Leave out of `read()` what was asked so far."""
-        self._seen = self.path.stat().st_size
 
     def read(self, method: str = "") -> list[Logged]:
         """Return the requests, or those of one method, in the order in which they were answered."""
-        with self.path.open("rb") as log:
-            log.seek(self._seen)
-            lines = [line for line in log if line.endswith(b"\n")]
-        found = [Logged(**json.loads(line)) for line in lines]
+        found = [Logged(**line) for line in self._lines()]
         return [request for request in found if method in ("", request.method)]

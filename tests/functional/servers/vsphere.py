@@ -34,6 +34,7 @@ from urllib.parse import quote, urlencode
 from servers.certificates import Authority
 from servers.golang import build
 from servers.process import Process, ServerFailed, free_port
+from servers.request_log import RequestLog
 from servers.scratch import Scratch
 
 USER = "VSPHERE.LOCAL\\imgstore"
@@ -70,27 +71,15 @@ class Logged:
     headers: dict[str, str] = field(repr=False)
 
 
-class Requests:
+class Requests(RequestLog):
     """What was asked, each request logged before its answer goes out."""
-
-    def __init__(self, log: Path) -> None:
-        self.path = log
-        self.path.touch()
-        self._seen = 0
-
-    def forget(self) -> None:
-        """Leave out of `read()` what was asked so far."""
-        self._seen = self.path.stat().st_size
 
     def read(self, on: str = "") -> list[Logged]:
         """Return the requests, or those `on` something, in the order in which they were answered.
 
         "GET" is for files, "Login" for the API, "folder" and "sdk" for either.
         """
-        with self.path.open("rb") as log:
-            log.seek(self._seen)
-            lines = [json.loads(line) for line in log if line.endswith(b"\n")]
-        found = [Logged(**{**line, "port": int(line["port"])}) for line in lines]
+        found = [Logged(**{**line, "port": int(line["port"])}) for line in self._lines()]
         return [one for one in found if on in ("", *_kinds(one))]
 
 
