@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -77,6 +78,17 @@ def is_below(location: Location, prefix: Location) -> bool:
         return False
     root = prefix.rest.rstrip("/")
     return location.rest == root or location.rest.startswith(f"{root}/")
+
+
+def check_ca_file(option: str, path: str) -> None:
+    """Raise ConfigError unless a file has certificates to verify servers by."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as exc:
+        raise errors.ConfigError(
+            f"{option} {path} cannot be used: {exc.strerror or exc}",
+            remedy="give the path of a PEM file with certificates",
+        ) from exc
 
 
 def all_checked(*checks: Callable[[], Any]) -> list[Any]:

@@ -41,7 +41,7 @@ from imgstore.streams import Opened
 if TYPE_CHECKING:
     import requests
 
-    from imgstore.drivers._http_transport import Transport
+    from imgstore.drivers._http_transport import Sender
 
 INSTALL: Final = "imgstore[http]"
 
@@ -258,7 +258,7 @@ def _network(cidr: str) -> Network:
 class Client:
     """Reads images over HTTP through a transport."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Sender) -> None:
         """Use ``transport``, which the client closes."""
         self._transport = transport
 
@@ -282,14 +282,14 @@ class Client:
                 size = self._size_of_whole(response, url)
             version = _version(response.headers, if_version)
         except BaseException:
-            _settle(response)
+            settle(response)
             raise
         return Opened(_pieces(response), size, version, response.close)
 
     def size(self, url: Url) -> int:
         """Return an image's size: by HEAD and, where that does not tell, by a one-byte range."""
         response = self._ask("HEAD", url, {})
-        _settle(response)
+        settle(response)
         status = response.status_code
         if status == HTTPStatus.OK and not _codings(response.headers):
             size = _declared(response.headers)
@@ -301,7 +301,7 @@ class Client:
 
     def _size_by_range(self, url: Url) -> int:
         response = self._ask("GET", url, {"Range": "bytes=0-0"})
-        _settle(response)
+        settle(response)
         headers, status, total = response.headers, response.status_code, None
         if status == HTTPStatus.OK:
             _refuse_codings(headers)
@@ -375,15 +375,15 @@ class Client:
             response = self._transport.send(method, url, sent)
             if response.status_code not in _REDIRECT_CODES:
                 return response
-            _settle(response)
-            following = _redirected(url, response.headers.get("Location"))
+            settle(response)
+            following = redirected(url, response.headers.get("Location"))
             if following.origin != url.origin:
                 authorization = None
             url = following
         raise StoreError(f"the server redirects more than {_REDIRECTS} times")
 
 
-def _redirected(url: Url, where: str | None) -> Url:
+def redirected(url: Url, where: str | None) -> Url:
     """Return where a redirect leads; credentials that it names are not used."""
     if not where:
         raise StoreError(f"{url} redirects without saying where")
@@ -401,7 +401,7 @@ def _redirected(url: Url, where: str | None) -> Url:
     return following
 
 
-def _settle(response: requests.Response) -> None:
+def settle(response: requests.Response) -> None:
     """Give the connection back if the unwanted body is short and here; close it otherwise."""
     left = response.raw.length_remaining
     with contextlib.closing(response), contextlib.suppress(Exception):

@@ -11,15 +11,17 @@ which takes it out again. So a signature in a query cannot be logged, whatever l
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
 from select import POLLIN, poll
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from imgstore import _lazy
 from imgstore.drivers._http import INSTALL, AddressGuard, Url
@@ -47,8 +49,21 @@ else:
 _TARGET: Final = "Imgstore-Target"  # never sent: _Connection takes it out
 _HOSTS: Final = 16  # whose idle connections are kept
 _CONNECTIONS: Final = 32  # idle ones kept per host
+_LINE: Final = 65536  # bytes of a header, as http.client has it
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_CONTINUE: Final = "100-continue"
+_PATIENCE: Final = 1.0  # seconds to wait for an answer before a body is sent
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
+class Sender(Protocol):
+    """What reads images: a transport, or what adds to its requests."""
+
+    def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
+        """Send one request and return the answer, its body unread; redirects are answers."""
+
+    def close(self) -> None:
+        """Close the idle connections."""
 
 
 class Transport:
@@ -74,11 +89,15 @@ class Transport:
         self._verify = verify
         self._proxies = dict(proxies)
         self._timeout = (connect_timeout, read_timeout)
-        self._adapter = _adapter(guard)
+        self._adapter = _adapter(guard, read_timeout)
 
-    def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
+    def send(
+        self, method: str, url: Url, headers: Mapping[str, str], body: Iterable[bytes] | None = None
+    ) -> requests.Response:
         """Send one request and return the answer, its body unread; redirects are answers.
 
+        A ``body`` is sent in chunks unless ``headers`` have its Content-Length. With "Expect:
+        100-continue" (RFC 9110 10.1.1) the server has a second to answer before it is begun.
         Raises PermissionDenied where the guard refuses host or address, and what requests raises.
         """
         self._guard.check_host(url.host)
@@ -89,6 +108,10 @@ class Transport:
         sent = {"User-Agent": "imgstore", "Accept-Encoding": "identity", "Accept": "*/*", **headers}
         request = self._requests.Request(method, f"{url.origin}/", headers=sent).prepare()
         request.url = url.text  # verbatim: preparing would rewrite it, and signatures cover it
+        if body is not None:  # of which preparing would look for the length
+            request.body = body
+            if "Content-Length" not in headers:
+                del request.headers["Content-Length"]
         try:
             return self._send(request)
         except self._requests.ConnectionError as exc:
@@ -147,15 +170,38 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        seconds = sock.gettimeout()
-        deadline = None if seconds is None else time.monotonic() + seconds
         self._socket = sock
-        self._wire = _Wire(self.fp.detach(), deadline)
+        self._wire = _Wire(self.fp.detach(), None)
         self.fp = io.BufferedReader(self._wire)
+        self._final: tuple[str, int, str] | None = None  # a status line that was read already
+
+    def is_final(self) -> bool:
+        """Read a status line; return whether it is that of an answer after which none comes."""
+        self._limit()
+        line = self._read_status()
+        if line[1] == HTTPStatus.CONTINUE:
+            while self.fp.readline(_LINE).strip():
+                pass
+            return False
+        self._final = line
+        return True
+
+    def _read_status(self) -> tuple[str, int, str]:
+        line, self._final = self._final, None
+        read: tuple[str, int, str] = line or super()._read_status()  # type: ignore[misc]
+        return read
+
+    def _limit(self) -> None:
+        seconds = self._socket.gettimeout()
+        self._wire.deadline = None if seconds is None else time.monotonic() + seconds
 
     def begin(self) -> None:
+        is_early = self._final is not None
+        self._limit()
         super().begin()
         self._wire.deadline = None
+        if is_early:  # the server may still wait for the body
+            self.will_close = True
         stated = set(self.headers.get_all("Content-Length", []))
         # urllib3 would find this out too late to close the connection.
         if len(stated) > 1 or any(not _LENGTH.fullmatch(text.strip()) for text in stated):
@@ -187,15 +233,57 @@ class _Connection(_ConnectionBase):
     """Mixed into urllib3's connections: connects to addresses that the guard has seen."""
 
     guard: ClassVar[AddressGuard]
+    read_timeout: ClassVar[float]
     response_class = _Response
     _target: str | None = None
+    _expects = False
+    _early: _Response | None = None  # whose beginning was read before the body was sent
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
     ) -> None:
         sent = dict(headers or {})
         self._target = sent.pop(_TARGET, None)
+        self._expects = sent.get("Expect") == _CONTINUE
         super().request(method, url, body=body, headers=sent, **options)
+
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        super().endheaders(*args, **kwargs)
+        self.sock.settimeout(self.read_timeout)  # of sending a piece; it was that of connecting
+        if self._expects and self._is_answered():
+            # What urllib3 takes for the sign that the answer is to be read now.
+            raise BrokenPipeError(errno.EPIPE, "the server answered before the body was sent")
+
+    def _is_answered(self) -> bool:
+        """Wait for an answer to the head of a request; return whether it is the final one."""
+        response = _Response(self.sock, method=self._method)  # type: ignore[attr-defined]
+        self.sock.settimeout(min(_PATIENCE, self.read_timeout))
+        try:
+            response.fp.peek(1)
+        except TimeoutError:
+            response.close()
+            return False
+        finally:
+            self.sock.settimeout(self.read_timeout)
+        is_final = response.is_final()
+        self._early = response
+        return is_final
+
+    def getresponse(self, *args: Any, **kwargs: Any) -> Any:
+        early, self._early = self._early, None
+        if early is None:
+            return super().getresponse(*args, **kwargs)
+        self.response_class = lambda *args, **kwargs: early  # type: ignore[assignment]
+        try:
+            return super().getresponse(*args, **kwargs)
+        finally:
+            del self.response_class
+
+    def close(self) -> None:
+        early, self._early = self._early, None
+        super().close()
+        if early is not None:  # it holds the socket, too
+            early.close()
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         super().putrequest(method, self._target or url, *args, **kwargs)
@@ -242,7 +330,7 @@ class _Adapter(_AdapterBase):
         return target.partition("?")[0]
 
 
-def _adapter(guard: AddressGuard) -> HTTPAdapter:
+def _adapter(guard: AddressGuard, read_timeout: float) -> HTTPAdapter:
     """Return an adapter of requests whose connections ask ``guard``."""
     adapters = _lazy.load("requests.adapters", install=INSTALL)
     connections = _lazy.load("urllib3.connection", install=INSTALL)
@@ -250,7 +338,7 @@ def _adapter(guard: AddressGuard) -> HTTPAdapter:
     made = {}
     for scheme in ("http", "https"):
         bases = (_Connection, getattr(connections, f"{scheme.upper()}Connection"))
-        connection = type("Connection", bases, {"guard": guard})
+        connection = type("Connection", bases, {"guard": guard, "read_timeout": read_timeout})
         pool = getattr(pools, f"{scheme.upper()}ConnectionPool")
         made[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})
     adapter: HTTPAdapter = type("Adapter", (_Adapter, adapters.HTTPAdapter), {"pools": made})(
@@ -267,6 +355,13 @@ def classify(
     requests = _lazy.load("requests", install=INSTALL)
     if not isinstance(exc, requests.RequestException | urllib3.HTTPError):
         return None
+    return explain(exc, ca_option=ca_option)
+
+
+def explain(exc: Exception, *, ca_option: str) -> ImgStoreError:
+    """Map what went wrong with a connection to one of our errors."""
+    urllib3 = _lazy.load("urllib3.exceptions", install=INSTALL)
+    requests = _lazy.load("requests", install=INSTALL)
     causes = list(_causes(exc))
 
     def cause(*kinds: Any) -> BaseException | None:

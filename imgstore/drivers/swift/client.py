@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 import threading
 import time
 from collections import deque
@@ -17,11 +16,11 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from imgstore import _lazy
+from imgstore.arguments import check_ca_file
 from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.drivers.swift.identity import INSTALL, Access, Identity, no_keystone
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.errors import (
-    ConfigError,
     ImgStoreError,
     IntegrityError,
     InvalidRange,
@@ -91,7 +90,8 @@ class Client:
         self._failure: Any = _lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
         self._requests = _lazy.load("requests", install=INSTALL)
         self._keystone = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
-        _check_ca(settings.verify)
+        if isinstance(settings.verify, str):
+            check_ca_file("swift_store_cacert", settings.verify)
         self._patience = (settings.connect_timeout, settings.read_timeout)
         self._long_patience = (settings.read_timeout, settings.read_timeout)
         self._idle: dict[str, deque[Any]] = {}
@@ -194,17 +194,6 @@ class _Pass:
         if self.service is not None:
             shown["X-Service-Token"] = self.service.token
         return shown
-
-
-def _check_ca(verify: bool | str) -> None:  # noqa: FBT001
-    if isinstance(verify, str):
-        try:
-            ssl.create_default_context(cafile=verify)
-        except OSError as exc:
-            raise ConfigError(
-                f"swift_store_cacert {verify} cannot be used: {exc.strerror or exc}",
-                remedy="give the path of a PEM file with certificates",
-            ) from exc
 
 
 class Caller:

@@ -1,1 +1,5 @@
 """Images on datastores of VMware vSphere."""
+
+from imgstore.drivers.vmware.store import VmwareStore
+
+__all__ = ["VmwareStore"]

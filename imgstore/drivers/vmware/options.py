@@ -50,7 +50,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "ca_file": cfg.StrOpt(
         "vmware_ca_file",
         help="PEM file with the authorities that the server's certificate is verified against, "
-        "instead of the system's.",
+        "instead of those that come with requests.",
     ),
     "api_retry_count": cfg.IntOpt(
         "vmware_api_retry_count",

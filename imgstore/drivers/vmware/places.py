@@ -23,6 +23,9 @@ class Datastore:
     datacenter: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.datacenter}:{self.name}"
+
     @property
     def key(self) -> tuple[str, str]:
         """Return what is the same for the same datastore."""

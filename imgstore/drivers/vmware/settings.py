@@ -15,6 +15,8 @@ from imgstore.errors import ConfigError, InvalidArgument
 from imgstore.placement import parse_weighted, unique
 from imgstore.secret import Secret
 
+MARK: Final = ".imgstore-"  # what names of unfinished data begin with
+
 _PORT: Final = 443
 # A name or an IPv4 address, or an IPv6 address in brackets; and a port.
 _HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?")

@@ -1,0 +1,212 @@
+"""Adding an image: a draft beside it, filled, checked, and renamed by the server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from imgstore._interrupts import uninterrupted
+from imgstore.drivers.vmware.datastores import Datastores
+from imgstore.drivers.vmware.faults import classify, may_pass
+from imgstore.drivers.vmware.files import Upload
+from imgstore.drivers.vmware.places import Datastore, Place
+from imgstore.errors import (
+    AlreadyExists,
+    IntegrityError,
+    InUse,
+    NotFound,
+    StorageFull,
+    TimedOut,
+    Unavailable,
+)
+from imgstore.streams import Body
+
+LOG = logging.getLogger(__name__)
+
+_LOOKS: Final = 5  # at an image of the same id in another datastore, which may be withdrawn
+_PAUSE: Final = 0.4  # seconds between them
+
+
+class Adding:
+    """One add of one image; ``draft`` is the name of its data until they are complete."""
+
+    def __init__(self, datastores: Datastores, image_id: str, draft: str) -> None:
+        self._datastores = datastores
+        self._files = datastores.files
+        self._id = image_id
+        self._draft = draft
+        self._size = 0
+        self._moved = False
+
+    def add(self, body: Body) -> Place:
+        """Store an image and return where; raises AlreadyExists, StorageFull."""
+        upload = Upload(body)
+        best = self._datastores.best(upload.size)
+        self._check_free(best[0], is_small=upload.is_small)
+        for datastore in best:
+
+            def fill(draft: Place) -> None:
+                self._upload(draft, upload, body)
+
+            try:
+                return self._store(datastore, fill)
+            except StorageFull:
+                # The server says how much is free, which others use at the same time.
+                if upload.is_begun or datastore is best[-1]:
+                    raise
+        raise AssertionError("unreachable")
+
+    def copy(self, source: Place) -> Place:
+        """Let the server copy a file, and return where the copy is."""
+        self._size = self._files.size(source)
+        best = self._datastores.best(self._size)[0]
+        self._check_free(best, is_small=False)
+
+        def fill(draft: Place) -> None:
+            self._datastores.make_directory(best)
+            self._datastores.copy(source, draft)
+            self._check(draft)
+
+        return self._store(best, fill)
+
+    @property
+    def size(self) -> int:
+        """Return the size of the image in bytes."""
+        return self._size
+
+    def _check_free(self, chosen: Datastore, *, is_small: bool) -> None:
+        """Raise AlreadyExists for an id that is taken; of the chosen one, the commit finds out."""
+        for datastore, _ in self._datastores.settings.datastores:
+            if is_small and datastore == chosen:
+                continue
+            if self._files.exists(self._datastores.place(datastore, self._id)):
+                raise _taken()
+
+    def _store(self, datastore: Datastore, fill: Callable[[Place], None]) -> Place:
+        draft = self._datastores.place(datastore, self._draft)
+        final = self._datastores.place(datastore, self._id)
+        try:
+            fill(draft)
+            uninterrupted(lambda: self._commit(draft, final))
+            self._check_others(final)
+        except BaseException as exc:
+            if not getattr(exc, "indeterminate", False):
+                self._discard(final if self._moved else draft)
+            raise
+        return final
+
+    def _discard(self, place: Place) -> None:
+        try:
+            self._datastores.discard(place)
+        except Exception as exc:
+            if not isinstance(classify(exc), NotFound):
+                LOG.debug("%s stays for remove_leftovers()", place.full, exc_info=True)
+
+    # The data.
+
+    def _upload(self, draft: Place, upload: Upload, body: Body) -> None:
+        self._datastores.make_directory(draft.datastore)
+        failure: Exception | None = None
+        try:
+            self._put(draft, upload)
+        except Exception as exc:
+            # An answer that was lost may have been a good one.
+            if not (upload.is_sent and isinstance(classify(exc) or exc, Unavailable)):
+                raise
+            failure = exc
+        self._size = body.total
+        try:
+            self._check(draft)
+        except Exception as exc:
+            raise failure or exc from None
+
+    def _put(self, draft: Place, upload: Upload) -> None:
+        try:
+            self._files.put(draft, upload)
+        except NotFound:
+            if upload.is_begun:
+                raise
+            # The directory was there when this process last looked.
+            self._datastores.make_directory(draft.datastore, anew=True)
+            self._files.put(draft, upload)
+
+    def _check(self, draft: Place) -> None:
+        found = self._files.size(draft)
+        if found != self._size:
+            raise IntegrityError(f"the server has {found} of the {self._size} bytes that were sent")
+
+    # The commit.
+
+    def _commit(self, draft: Place, final: Place) -> None:
+        """Rename the draft, unless there is an image of that name."""
+
+        def attempt() -> None:
+            try:
+                self._datastores.move(draft, final)
+            except Exception as exc:
+                if not self._is_moved(draft, final, exc):
+                    raise
+            self._moved = True
+
+        def may_pass_soon(exc: Exception) -> bool:
+            return not getattr(exc, "indeterminate", False) and (
+                may_pass(exc) or isinstance(classify(exc), InUse)
+            )
+
+        try:
+            self._datastores.patience.repeat(attempt, may_pass=may_pass_soon)
+        except Exception as exc:
+            if may_pass(exc) or isinstance(classify(exc), TimedOut):
+                raise _doubt() from exc
+            raise
+
+    def _is_moved(self, draft: Place, final: Place, failure: Exception) -> bool:
+        """Tell whether this or an earlier attempt, of which the answer was lost, has renamed it."""
+        try:
+            if self._files.exists(draft):
+                return False
+            if self._files.size(final) == self._size:
+                return True
+        except NotFound:
+            pass
+        except Exception:
+            raise _doubt() from failure
+        raise NotFound("somebody has removed the data before they were complete") from failure
+
+    def _check_others(self, final: Place) -> None:
+        """Raise AlreadyExists if an image of this id was added to another datastore meanwhile.
+
+        Each add looks after its own commit, so of two at least one sees the other. The one whose
+        datastore is listed later withdraws; the other waits whether that happens.
+        """
+        listed = [datastore for datastore, _ in self._datastores.settings.datastores]
+        own = listed.index(final.datastore)
+        for number, datastore in enumerate(listed):
+            place = self._datastores.place(datastore, self._id)
+            if number == own or not self._files.exists(place):
+                continue
+            if number < own or not self._is_withdrawn(place):
+                raise _taken()
+
+    def _is_withdrawn(self, place: Place) -> bool:
+        for _ in range(_LOOKS):
+            time.sleep(_PAUSE)
+            with contextlib.suppress(Unavailable):
+                if not self._files.exists(place):
+                    return True
+        return False
+
+
+def _taken() -> AlreadyExists:
+    return AlreadyExists("an image of this id exists")
+
+
+def _doubt() -> Unavailable:
+    return Unavailable(
+        "whether the image was completed could not be found out",
+        remedy="ask for its size later; if there is none, add it again",
+        indeterminate=True,
+    )

@@ -1,0 +1,287 @@
+"""The API of vCenter Server and ESXi: one session, and calls and tasks in it.
+
+What is said here of the API follows the reference of the vSphere Web Services API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from xml.etree import ElementTree
+
+from imgstore import _lazy
+from imgstore.arguments import check_ca_file
+from imgstore.drivers.vmware.faults import INSTALL, Patience
+from imgstore.drivers.vmware.settings import Settings
+from imgstore.errors import StoreError, TimedOut
+
+T = TypeVar("T")
+
+_CONNECTIONS: Final = 32  # idle ones that are kept
+_IDLE: Final = 60  # seconds that they are kept
+_TASK_PATIENCE: Final = 10  # read time-outs until a task that does not end is given up
+_PAUSE: Final = 0.2  # seconds between looks where the server cannot be left waiting
+_OLDEST: Final = "vim.version.version9"  # 5.5, for servers that do not say what they know
+
+
+@dataclass
+class Session:
+    """A login; ``datacenters`` are those that were found in it, by their paths."""
+
+    stub: Any
+    content: Any
+    datacenters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cookie(self) -> str:
+        """Return what requests for files show."""
+        return str(self.stub.cookie).partition(";")[0]
+
+
+class Api:
+    """The API for all threads of one store and process; nothing is connected yet."""
+
+    def __init__(self, settings: Settings, patience: Patience, versions: Callable[[], str]) -> None:
+        """``versions`` fetches the document of the API's versions."""
+        self._settings = settings
+        self._patience = patience
+        self._soap = _lazy.load("pyVmomi.SoapAdapter", install=INSTALL)
+        self._support = _lazy.load("pyVmomi.VmomiSupport", install=INSTALL)
+        self.vim: Any = _lazy.load("pyVmomi", install=INSTALL).vim
+        self.vmodl: Any = _lazy.load("pyVmomi", install=INSTALL).vmodl
+        self._versions = versions
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+
+    def close(self) -> None:
+        """Log out."""
+        with self._lock:
+            session, self._session = self._session, None
+            if session is not None:
+                _end(session)
+
+    def session(self, instead_of: Session | None = None) -> Session:
+        """Return the session, a new one if it is one that the server knows no more."""
+        with self._lock:
+            if self._session is instead_of:
+                self._session = None
+                if instead_of is not None:
+                    _end(instead_of)
+            if self._session is None:
+                self._session = self._log_in()
+            return self._session
+
+    def _log_in(self) -> Session:
+        settings = self._settings
+        stub = self._soap.SoapStubAdapter(
+            host=settings.host,
+            port=settings.port,
+            version=self._version,
+            poolSize=_CONNECTIONS,
+            connectionPoolTimeout=_IDLE,
+            httpConnectionTimeout=settings.connect_timeout,
+            # Without one pyVmomi trusts whoever answers on this host.
+            sslContext=self._context,
+        )
+        stub.scheme = functools.partial(_Connection, read_timeout=settings.read_timeout)
+        try:
+            content = self.vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+            content.sessionManager.Login(settings.username, settings.password.reveal())
+        except BaseException:
+            stub.DropConnections()
+            raise
+        return Session(stub, content)
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        verify = self._settings.verify
+        if isinstance(verify, str):
+            check_ca_file("vmware_ca_file", verify)
+            return ssl.create_default_context(cafile=verify)
+        # Files and calls trust the same authorities.
+        bundle = _lazy.load("requests.certs", install=INSTALL).where()
+        context = ssl.create_default_context(cafile=bundle)
+        if not verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    @functools.cached_property
+    def _version(self) -> str:
+        """Return the newest version of the API that both sides know."""
+        try:
+            document = ElementTree.fromstring(self._versions())  # noqa: S314  # expat bounds it
+        except ElementTree.ParseError:
+            return _OLDEST
+        known = {element.text for element in document.iter("version")}
+        for version in self._support.GetServiceVersions("vim25"):
+            if self._support.versionIdMap.get(version) in known:
+                return str(version)
+        return _OLDEST
+
+    # Calls.
+
+    def call(
+        self, ask: Callable[[Session], T], *, again: bool = True, patience: Patience | None = None
+    ) -> T:
+        """Return what a call returns; it is made anew when the session turns out to be over.
+
+        ``again`` says that it may also be made anew when it is not known whether it was made.
+        """
+
+        def once() -> T:
+            session = self.session()
+            try:
+                return ask(session)
+            except self.vim.fault.NotAuthenticated:
+                session = self.session(instead_of=session)
+            except self.vmodl.fault.ManagedObjectNotFound:
+                if not session.datacenters:
+                    raise
+                session.datacenters.clear()  # one of them was made anew
+            return ask(session)
+
+        return (patience or self._patience).repeat(once) if again else once()
+
+    def datacenter(self, session: Session, path: str) -> Any:
+        """Return a datacenter by its path in the inventory."""
+        found = session.datacenters.get(path)
+        if found is None:
+            found = session.content.searchIndex.FindByInventoryPath(path)
+            if not isinstance(found, self.vim.Datacenter):
+                raise StoreError(
+                    f"the server has no datacenter {path!a}",
+                    remedy="write its path, with the folders that it is in",
+                )
+            session.datacenters[path] = found
+        return found
+
+    def datastores(self, session: Session, path: str) -> dict[str, dict[str, Any]]:
+        """Return "summary" and "browser" of a datacenter's datastores, by their names."""
+        spec = self.vmodl.query.PropertyCollector
+        downwards = spec.TraversalSpec(type=self.vim.Datacenter, path="datastore", skip=False)
+        start = spec.ObjectSpec(
+            obj=self.datacenter(session, path), skip=True, selectSet=[downwards]
+        )
+        wanted = spec.PropertySpec(type=self.vim.Datastore, pathSet=["summary", "browser"])
+        found = self._retrieve(session, spec.FilterSpec(objectSet=[start], propSet=[wanted]))
+        return {properties["summary"].name: properties for properties in found}
+
+    def _retrieve(self, session: Session, wanted: Any) -> Iterator[dict[str, Any]]:
+        """Yield the properties of each object."""
+        collector = session.content.propertyCollector
+        options = self.vmodl.query.PropertyCollector.RetrieveOptions()
+        page = collector.RetrievePropertiesEx([wanted], options)
+        while page is not None:
+            for each in page.objects:
+                # Some versions answer so in a session that is over.
+                for missing in each.missingSet or ():
+                    raise missing.fault
+                yield {prop.name: prop.val for prop in each.propSet}
+            page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
+
+    # Tasks.
+
+    def run(
+        self,
+        start: Callable[[Session], Any],
+        *,
+        again: bool = True,
+        patience: Patience | None = None,
+    ) -> Any:
+        """Start a task, wait for its end, and return its result; raises what it failed with."""
+        task = self.call(start, again=again, patience=patience)._GetMoId()
+        try:
+            return self._result(task)
+        except Exception:
+            raise
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.call(lambda session: self._task(session, task).CancelTask(), again=False)
+            raise
+
+    def _task(self, session: Session, task: str) -> Any:
+        return self.vim.Task(task, session.stub)
+
+    def _result(self, task: str) -> Any:
+        patience = _TASK_PATIENCE * self._settings.read_timeout
+        state, end, progress = self.vim.TaskInfo.State, 0.0, None
+        while True:
+            found = self.call(lambda session: self._about(session, task))
+            if found["info.state"] == state.success:
+                return found.get("info.result")
+            if found["info.state"] == state.error:
+                raise found["info.error"]
+            if found.get("info.progress") != progress:
+                end, progress = time.monotonic() + patience, found.get("info.progress")
+            if time.monotonic() > end:
+                raise TimedOut(f"a task of the server makes no progress for {patience:g} s")
+            self.call(lambda session: self._watch(session, task))
+
+    def _about(self, session: Session, task: str) -> dict[str, Any]:
+        """Return the properties of a task that count; whom it is for does not."""
+        spec = self.vmodl.query.PropertyCollector
+        names = [f"info.{name}" for name in ("state", "error", "result", "progress")]
+        wanted = spec.PropertySpec(type=self.vim.Task, pathSet=names)
+        of_task = spec.ObjectSpec(obj=self._task(session, task))
+        (found,) = self._retrieve(session, spec.FilterSpec(objectSet=[of_task], propSet=[wanted]))
+        return found
+
+    def _watch(self, session: Session, task: str) -> None:
+        """Wait until a task is over, or until it is time for another look."""
+        settings = self._settings
+        seconds = int(min(settings.poll_interval, settings.read_timeout / 2))
+        if not seconds:
+            time.sleep(_PAUSE)
+            return
+        spec = self.vmodl.query.PropertyCollector
+        of_task = spec.ObjectSpec(obj=self._task(session, task))
+        state = spec.PropertySpec(type=self.vim.Task, pathSet=["info.state"])
+        over = {self.vim.TaskInfo.State.success, self.vim.TaskInfo.State.error}
+        # Of its own: those who wait for different tasks do not get each other's updates.
+        collector = session.content.propertyCollector.CreatePropertyCollector()
+        try:
+            collector.CreateFilter(
+                spec.FilterSpec(objectSet=[of_task], propSet=[state]), partialUpdates=False
+            )
+            version, options = "", spec.WaitOptions(maxWaitSeconds=seconds)
+            # The first update is how things are; None is that nothing changed.
+            while update := collector.WaitForUpdatesEx(version, options):
+                version = update.version
+                if over & {change.val for change in _changes(update)}:
+                    return
+        finally:
+            with contextlib.suppress(Exception):
+                collector.DestroyPropertyCollector()
+
+
+class _Connection(http.client.HTTPSConnection):
+    """Connects within one time limit, and waits for answers within another."""
+
+    def __init__(self, *args: Any, read_timeout: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_timeout = read_timeout
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self._read_timeout)
+
+
+def _changes(update: Any) -> Iterator[Any]:
+    for each in update.filterSet:
+        for changed in each.objectSet:
+            yield from changed.changeSet
+
+
+def _end(session: Session) -> None:
+    """Log out; where that fails, the server ends the session some time after its last use."""
+    with contextlib.suppress(Exception):
+        session.content.sessionManager.Logout()
+    session.stub.DropConnections()

@@ -1,0 +1,201 @@
+"""What a store does with the files and directories of its datastores."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from imgstore.drivers.vmware.api import Session
+from imgstore.drivers.vmware.faults import Patience, classify, may_pass, name_of
+from imgstore.drivers.vmware.files import Files
+from imgstore.drivers.vmware.places import Datastore, Place
+from imgstore.drivers.vmware.settings import Settings
+from imgstore.errors import InUse, StoreError, Unavailable
+from imgstore.placement import Candidate, pick
+
+_NORMAL: Final = "normal"
+_BRIEF: Final = Patience(2, 5.0)  # of cleaning up, which may be done later
+
+
+class Datastores:
+    """The datastores of one store, as one process sees them."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect to nothing yet."""
+        self.settings = settings
+        self.patience = Patience(settings.retries, settings.read_timeout)
+        self.files = Files(settings, self.patience)
+        self.api = self.files.api
+        self._made: set[tuple[str, str]] = set()  # with the directory for images
+
+    def close(self) -> None:
+        """Log out and close the connections."""
+        self.files.close()
+
+    def place(self, datastore: Datastore, name: str) -> Place:
+        """Return a file in the directory for images."""
+        settings = self.settings
+        return Place(settings.service, datastore, f"{settings.directory}/{name}")
+
+    # Where images go.
+
+    def best(self, size: int | None) -> list[Datastore]:
+        """Return where an image may go, best first; raises StorageFull and Unavailable."""
+        candidates, faults = [], []
+        found = self._look()
+        for datastore, weight in self.settings.datastores:
+            fault = _fault(found[datastore.key])
+            if fault:
+                faults.append(f"{datastore}: {fault}")
+            else:
+                free = int(found[datastore.key]["summary"].freeSpace)
+                candidates.append(Candidate(datastore, weight, functools.partial(int, free)))
+        if not candidates:
+            raise Unavailable(f"no datastore can be used: {', '.join(faults)}")
+        return pick(candidates, size)
+
+    def faults(self) -> Iterator[tuple[Datastore, str]]:
+        """Yield each datastore and why it cannot be used, which is empty where it can."""
+        found = self._look()
+        for datastore, _ in self.settings.datastores:
+            yield datastore, _fault(found[datastore.key])
+
+    def _look(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what the server says now of each datastore, or a "fault" where it says nothing."""
+        said: dict[str, dict[str, Any]] = {}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for datastore, _ in self.settings.datastores:
+            path = datastore.key[0]
+            if path not in said:
+                said[path] = self._say(path)
+            known = said[path].get(datastore.name)
+            missing = said[path].get("", "its datacenter has no such datastore")
+            found[datastore.key] = known or {"fault": missing}
+        return found
+
+    def _say(self, path: str) -> dict[str, Any]:
+        try:
+            return self.api.call(lambda session: self.api.datastores(session, path))
+        except StoreError as exc:
+            if isinstance(exc, Unavailable):
+                raise
+            return {"": exc.reason}  # no datastore has that name
+
+    # Files.
+
+    def make_directory(self, datastore: Datastore, *, anew: bool = False) -> None:
+        """Make the directory for images where it is missing, as far as this process knows."""
+        if datastore.key in self._made and not anew:
+            return
+        full = self.place(datastore, "").full.rstrip("/")
+
+        def make(session: Session) -> None:
+            center = self._center(session, datastore)
+            session.content.fileManager.MakeDirectory(full, center, createParentDirectories=True)
+
+        with contextlib.suppress(self.api.vim.fault.FileAlreadyExists):
+            self.api.call(make)
+        self._made.add(datastore.key)
+
+    def move(self, place: Place, to: Place) -> None:
+        """Rename a file; raises what the server says, also where it says nothing."""
+
+        def start(session: Session) -> Any:
+            center = self._center(session, place.datastore)
+            return session.content.fileManager.MoveDatastoreFile_Task(
+                place.full, center, to.full, center, False
+            )
+
+        self.api.run(start, again=False)
+
+    def copy(self, place: Place, to: Place) -> None:
+        """Let the server copy a file."""
+
+        def start(session: Session) -> Any:
+            return session.content.fileManager.CopyDatastoreFile_Task(
+                place.full,
+                self._center(session, place.datastore),
+                to.full,
+                self._center(session, to.datastore),
+                False,
+            )
+
+        self.api.run(start, again=False)
+
+    def delete(self, place: Place, *, patience: Patience | None = None) -> None:
+        """Delete a file; raises NotFound, InUse."""
+        in_doubt = False
+
+        def start(session: Session) -> Any:
+            center = self._center(session, place.datastore)
+            return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
+
+        def attempt() -> None:
+            nonlocal in_doubt
+            try:
+                self.api.run(start, again=False)
+            except Exception as exc:
+                if name_of(exc) == "FileNotFound" and in_doubt:
+                    return  # an attempt whose answer was lost has deleted it
+                in_doubt = in_doubt or may_pass(exc)
+                raise
+
+        (patience or self.patience).repeat(attempt)
+
+    def discard(self, place: Place) -> None:
+        """Delete what nobody needs; raises what hinders it."""
+
+        def may_be_free_soon(exc: Exception) -> bool:
+            return may_pass(exc) or isinstance(classify(exc), InUse)
+
+        def attempt() -> None:
+            self.delete(place, patience=_BRIEF)
+
+        _BRIEF.repeat(attempt, may_pass=may_be_free_soon)
+
+    def search(self, datastore: Datastore, pattern: str) -> list[Any]:
+        """Return what the directory for images has of a pattern."""
+        browser = self._look()[datastore.key].get("browser")
+        if browser is None:
+            return []
+        vim = self.api.vim.host.DatastoreBrowser
+        details = vim.FileInfo.Details(
+            fileType=False, fileSize=True, fileOwner=False, modification=True
+        )
+        spec = vim.SearchSpec(matchPattern=[pattern], details=details)
+        full = self.place(datastore, "").full.rstrip("/")
+
+        def start(session: Session) -> Any:
+            mine = type(browser)(browser._GetMoId(), session.stub)
+            return mine.SearchDatastore_Task(full, spec)
+
+        try:
+            return list(self.api.run(start).file)
+        except self.api.vim.fault.FileNotFound:
+            return []
+
+    def now(self) -> datetime:
+        """Return the server's time."""
+        instance = self.api.vim.ServiceInstance
+        now: datetime = self.api.call(
+            lambda session: instance("ServiceInstance", session.stub).CurrentTime()
+        )
+        return now
+
+    def _center(self, session: Session, datastore: Datastore) -> Any:
+        return self.api.datacenter(session, datastore.key[0])
+
+
+def _fault(said: dict[str, Any]) -> str:
+    """Return why a datastore cannot be used."""
+    if "fault" in said:
+        return str(said["fault"])
+    summary = said["summary"]
+    if not summary.accessible:
+        return "it is not accessible"
+    if (summary.maintenanceMode or _NORMAL) != _NORMAL:
+        return f"it is in maintenance ({summary.maintenanceMode})"
+    return ""

@@ -1,0 +1,128 @@
+"""What vSphere's faults mean, and which of them may pass."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+from xml.parsers.expat import ExpatError
+
+from imgstore import _lazy
+from imgstore.drivers._http import status_error
+from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers._http_transport import explain
+from imgstore.errors import (
+    AlreadyExists,
+    ImgStoreError,
+    InUse,
+    NotFound,
+    PermissionDenied,
+    StorageFull,
+    StoreError,
+    TimedOut,
+    Unavailable,
+    Unsupported,
+)
+
+T = TypeVar("T")
+
+INSTALL: Final = "imgstore[vmware]"
+
+_FIRST_PAUSE: Final = 0.1  # seconds before the second attempt; doubled for each after it
+_LONGEST_PAUSE: Final = 2.0
+_CA: Final = "vmware_ca_file"
+_STATUS: Final = re.compile(r"(\d{3})\b.*")  # pyVmomi: "503 Service Unavailable"
+_MEANINGS: Final[dict[str, type[StoreError]]] = {
+    "FileNotFound": NotFound,
+    "FileAlreadyExists": AlreadyExists,
+    "FileLocked": InUse,
+    "ResourceInUse": InUse,
+    "NoDiskSpace": StorageFull,
+    "FileTooLarge": StorageFull,
+    "NoPermission": PermissionDenied,
+    "NotAuthenticated": PermissionDenied,
+    "InvalidDatastore": Unavailable,
+    "InvalidDatastorePath": NotFound,
+    "InaccessibleDatastore": Unavailable,
+    "DatastoreNotWritableOnHost": PermissionDenied,
+    "HostNotConnected": Unavailable,
+    "HostCommunication": Unavailable,
+    "NoHost": Unavailable,
+    "TaskInProgress": InUse,
+    "RequestCanceled": Unavailable,
+    "Timedout": TimedOut,
+    "NotSupported": Unsupported,
+    "MethodNotFound": Unsupported,
+}
+
+
+def classify(exc: Exception) -> ImgStoreError | None:
+    """Map what pyVmomi, requests and connections raise to one of our errors."""
+    vmodl = _lazy.load("pyVmomi", install=INSTALL).vmodl
+    if isinstance(exc, vmodl.MethodFault | vmodl.RuntimeFault):
+        return _meaning(exc)
+    if isinstance(exc, ExpatError):
+        return StoreError(
+            "the server's answer is not that of the vSphere API", remedy="check vmware_server_host"
+        )
+    if isinstance(exc, http.client.HTTPException) and (match := _STATUS.fullmatch(str(exc))):
+        return status_error(int(match[1]))
+    # Those of ssl have an errno that is not the system's.
+    if isinstance(exc, http.client.HTTPException | OSError):
+        return classify_transport(exc, ca_option=_CA) or explain(exc, ca_option=_CA)
+    return classify_transport(exc, ca_option=_CA)
+
+
+def _meaning(fault: Any) -> ImgStoreError:
+    name = name_of(fault)
+    if name == "InvalidLogin":
+        return PermissionDenied(
+            "the server refuses the login",
+            remedy="check vmware_server_username and vmware_server_password",
+        )
+    text = " ".join(str(fault.msg or "").split())[:200]
+    reason = f"the server answers {name}: {text}" if text else f"the server answers {name}"
+    for kind in type(fault).__mro__:
+        meaning = _MEANINGS.get(kind.__name__.rpartition(".")[2])
+        if meaning is not None:
+            return meaning(reason)
+    return StoreError(reason)
+
+
+def name_of(exc: BaseException) -> str:
+    """Return the name of a fault as vSphere has it."""
+    return type(exc).__name__.rpartition(".")[2]
+
+
+def may_pass(exc: Exception) -> bool:
+    """Return whether the same request may succeed soon; a server that said nothing will not."""
+    error = exc if isinstance(exc, ImgStoreError) else classify(exc)
+    return isinstance(error, Unavailable) and not isinstance(error, TimedOut)
+
+
+class Patience:
+    """How often, and for how many seconds, what may pass is tried again."""
+
+    def __init__(self, retries: int, seconds: float) -> None:
+        self._retries = retries
+        self._seconds = seconds
+
+    def repeat(
+        self,
+        call: Callable[[], T],
+        *,
+        may_pass: Callable[[Exception], bool] = may_pass,
+    ) -> T:
+        """Call until that succeeds, or fails for good or for the last time."""
+        end, pause = time.monotonic() + self._seconds, _FIRST_PAUSE
+        for left in reversed(range(self._retries + 1)):
+            try:
+                return call()
+            except Exception as exc:
+                if not left or time.monotonic() + pause > end or not may_pass(exc):
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        raise AssertionError("unreachable")

@@ -1,0 +1,211 @@
+"""Files of datastores over HTTPS, as /folder of the server has them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from imgstore.drivers._http import AddressGuard, Client, Url, redirected, settle, status_error
+from imgstore.drivers._http_transport import Transport
+from imgstore.drivers.vmware.api import Api, Session
+from imgstore.drivers.vmware.faults import Patience, may_pass
+from imgstore.drivers.vmware.places import Place
+from imgstore.drivers.vmware.settings import Settings
+from imgstore.errors import NotFound, PermissionDenied, StorageFull, StoreError, Unavailable
+from imgstore.hashing import MIB
+from imgstore.location import Location
+from imgstore.streams import Body, Opened
+
+if TYPE_CHECKING:
+    import requests
+
+_REDIRECTS: Final = 5
+_REDIRECT_CODES: Final = frozenset({301, 302, 307, 308})
+_STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT})
+_PASSING: Final = frozenset({429, 502, 503, 504})
+
+
+class Upload:
+    """The bytes of one image, which can be sent again as long as the first block is all of them."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._first = body.read(MIB)
+        self.size = len(self._first) if len(self._first) < MIB else body.size
+        self.is_small = self.size == len(self._first)
+        self.is_begun = False  # a second block was read
+        self.is_sent = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._first
+        if not self.is_small:
+            self.is_begun = True
+            while block := self._body.read(MIB):
+                yield block
+        self.is_sent = True
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return how it is framed; a server that will refuse it had better say so in advance."""
+        framing = {} if self.size is None else {"Content-Length": str(self.size)}
+        return framing if self.is_small else {**framing, "Expect": "100-continue"}
+
+
+class Files:
+    """Files as the session of an API may read and write them."""
+
+    def __init__(self, settings: Settings, patience: Patience) -> None:
+        self._service = settings.service
+        self._patience = patience
+        self._transport = Transport(
+            guard=AddressGuard(),
+            verify=settings.verify,
+            proxies={},
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+        )
+        self._client = Client(self)
+        self.api = Api(settings, patience, self._versions)
+
+    def close(self) -> None:
+        """Log out and close the connections."""
+        self.api.close()
+        self._transport.close()
+
+    def open(self, place: Place, offset: int, length: int | None, if_version: str | None) -> Opened:
+        """Open a file; the contract of ``Store._get``."""
+        return self._client.open(self._url(place), offset, length, if_version=if_version)
+
+    def size(self, place: Place) -> int:
+        """Return the size of a file; raises NotFound."""
+        return self._client.size(self._url(place))
+
+    def exists(self, place: Place) -> bool:
+        """Return whether there is a file."""
+        try:
+            self.size(place)
+        except NotFound:
+            return False
+        return True
+
+    def put(self, place: Place, upload: Upload) -> None:
+        """Write a file; raises NotFound where its directory is missing."""
+        url, headers = self._url(place), upload.headers
+        for _ in range(_REDIRECTS + 1):
+            response = self._patience.repeat(
+                functools.partial(self._put, url, headers, upload),
+                may_pass=lambda exc: not upload.is_begun and may_pass(exc),
+            )
+            status = response.status_code
+            settle(response)
+            if status in _STORED:
+                return
+            if status == HTTPStatus.INSUFFICIENT_STORAGE:
+                raise StorageFull("the datastore has no room for the image")
+            if upload.is_begun:
+                raise _lost(status)
+            if status == HTTPStatus.EXPECTATION_FAILED and "Expect" in headers:
+                headers = {name: text for name, text in headers.items() if name != "Expect"}
+            elif status in _REDIRECT_CODES:
+                url = redirected(url, response.headers.get("Location"))
+            else:
+                raise status_error(status)
+        raise StoreError(f"the server redirects more than {_REDIRECTS} times")
+
+    def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
+        """Send a request for a file and return the answer to it, redirects included."""
+
+        def once() -> requests.Response:
+            return _checked(self._authorised(method, url, headers))
+
+        response = self._patience.repeat(once)
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        if response.status_code == HTTPStatus.OK and is_page:
+            settle(response)
+            raise NotFound("the server shows a page or a directory there, no image")
+        return response
+
+    def _put(self, url: Url, headers: Mapping[str, str], upload: Upload) -> requests.Response:
+        return _checked(self._authorised("PUT", url, headers, upload))
+
+    def _authorised(
+        self, method: str, url: Url, headers: Mapping[str, str], upload: Upload | None = None
+    ) -> requests.Response:
+        """Send a request in the session, in a new one if the server does not accept it."""
+        session = self.api.session()
+        response = self._ask(session, method, url, headers, upload)
+        if response.status_code != HTTPStatus.UNAUTHORIZED:
+            return response
+        settle(response)
+        if upload is not None and upload.is_begun:
+            raise Unavailable("the server ended the session while the image was sent")
+        session = self.api.session(instead_of=session)
+        response = self._ask(session, method, url, headers, upload)
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            settle(response)
+            raise PermissionDenied(
+                "the server does not accept its own session for files",
+                remedy="give the user the privileges Datastore.Browse and Datastore.FileManagement",
+            )
+        return response
+
+    def _ask(
+        self,
+        session: Session,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        upload: Upload | None,
+    ) -> requests.Response:
+        cookie = session.cookie
+        if url.origin != self._origin.origin:  # the session is nothing for other hosts
+            cookie = self._ticket(method, url)
+        return self._transport.send(method, url, {**headers, "Cookie": cookie}, upload)
+
+    def _ticket(self, method: str, url: Url) -> str:
+        """Return a cookie that is good for one request."""
+        manager = self.api.vim.SessionManager
+        wanted = manager.HttpServiceRequestSpec(method=f"http{method.title()}", url=url.text)
+        ticket = self.api.call(
+            lambda session: session.content.sessionManager.AcquireGenericServiceTicket(wanted)
+        )
+        return f"vmware_cgi_ticket={ticket.id}"
+
+    def _versions(self) -> str:
+        url = self._at("/sdk/vimServiceVersions.xml")
+        response = _checked(self._transport.send("GET", url, {}))
+        try:
+            return response.text if response.status_code == HTTPStatus.OK else ""
+        finally:
+            response.close()
+
+    def _url(self, place: Place) -> Url:
+        return self._at(place.target)
+
+    def _at(self, target: str) -> Url:
+        return Url.of(Location("https", f"{self._service}{target}"))
+
+    @property
+    def _origin(self) -> Url:
+        return self._at("/")
+
+
+def _checked(response: requests.Response) -> requests.Response:
+    """Return an answer unless another one may come soon."""
+    if response.status_code in _PASSING:
+        settle(response)
+        raise status_error(response.status_code)
+    return response
+
+
+def _lost(status: int) -> StoreError:
+    """Return the error for data that is gone, whatever the server wants done with it."""
+    error = status_error(status)
+    if isinstance(error, StoreError) and status not in _REDIRECT_CODES:
+        return error
+    return StoreError(
+        "the server redirects the upload after it has taken data",
+        remedy="name the host that it redirects to in vmware_server_host",
+    )

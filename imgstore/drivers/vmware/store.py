@@ -1,0 +1,210 @@
+"""The VMware store: how the hooks use the other modules here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from imgstore import _lazy
+from imgstore._process import PerProcess
+from imgstore.context import RequestContext
+from imgstore.drivers.vmware.adding import Adding
+from imgstore.drivers.vmware.datastores import Datastores
+from imgstore.drivers.vmware.faults import INSTALL, classify
+from imgstore.drivers.vmware.files import Upload
+from imgstore.drivers.vmware.options import OPTIONS
+from imgstore.drivers.vmware.places import SCHEME, Place
+from imgstore.drivers.vmware.settings import MARK, Settings, read
+from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.location import Location, same_service
+from imgstore.secret import Secret
+from imgstore.store import Added, Capability, Leftover, Ownership, Store
+from imgstore.streams import Body, Opened
+
+
+class VmwareStore(Store):
+    """Images as files of the datastores of a vCenter Server, or of a host without one.
+
+    Keywords are those of ``OPTIONS``; see there for meaning, units and defaults. Raises
+    ConfigError for what cannot be used and DriverUnavailable without pyVmomi and requests.
+    """
+
+    driver = "vmware"
+    OPTIONS = OPTIONS
+    schemes = (SCHEME,)
+    capabilities = (
+        Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        server_host: str | None = None,
+        server_port: int | None = None,
+        server_username: str | None = None,
+        server_password: str | Secret | None = None,
+        datastores: Sequence[str] = (),
+        datacenter_path: str = "ha-datacenter",
+        datastore_name: str | None = None,
+        store_image_dir: str = "/openstack_glance",
+        insecure: bool = False,
+        ca_file: str | None = None,
+        api_retry_count: int = 10,
+        task_poll_interval: int = 5,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        **common: Any,
+    ) -> None:
+        """Check the options; ``common`` are the keywords of Store."""
+        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        super().__init__(name, **common)
+        _lazy.require("pyVmomi", "requests", "urllib3", install=INSTALL)
+        self._settings: Settings = read(given)
+        self._datastores = PerProcess(
+            functools.partial(Datastores, self._settings), Datastores.close
+        )
+        # Drafts of adds of this process that are under way, which leftovers() must not list.
+        self._live: set[str] = set()
+
+    @property
+    def url_prefix(self) -> str:
+        """Return what locations begin with, up to the directory for images."""
+        return f"{SCHEME}://{self._settings.service}/folder/{self._settings.directory}"
+
+    def owns(self, location: Location) -> Ownership:
+        """Own the directory for images in the datastores of the store, maybe in others."""
+        place, settings = Place.of(location), self._settings
+        if place is None or not same_service(place.service, settings.service):
+            return Ownership.NO
+        if place.directory != settings.directory or place.name.startswith(MARK):
+            return Ownership.NO
+        known = [datastore.key for datastore, _ in settings.datastores]
+        return Ownership.YES if place.datastore.key in known else Ownership.MAYBE
+
+    def _place(self, location: Location) -> Place:
+        """Return the file of a location, with the datacenter of its datastore."""
+        place = Place.of(location)
+        if place is None:
+            raise InvalidLocation(
+                "a location of VMware is vsphere://host/folder/<path>?dsName=…&dcPath=…"
+            )
+        if place.name.startswith(MARK):
+            raise InvalidLocation("the location is of data that are no image")
+        if not place.datastore.datacenter:
+            named = [
+                datastore
+                for datastore, _ in self._settings.datastores
+                if datastore.name == place.datastore.name
+            ]
+            if len(named) != 1:
+                raise InvalidLocation(
+                    f"the store has {len(named)} datastores {place.datastore.name!a}",
+                    remedy="name the datacenter: dcPath=…",
+                )
+            place = dataclasses.replace(place, datastore=named[0])
+        return place
+
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        place = self._place(location)
+        return self._datastores.get().files.open(place, offset, length, if_version)
+
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        return self._datastores.get().files.size(self._place(location))
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        with _Draft(self._live) as draft:
+            adding = Adding(self._datastores.get(), _checked(image_id), draft)
+            return Added(adding.add(body).location)
+
+    def _copy(
+        self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
+    ) -> Added | None:
+        if not isinstance(origin, VmwareStore) or not origin._is_beside(self):
+            return None
+        with _Draft(self._live) as draft:
+            adding = Adding(self._datastores.get(), _checked(image_id), draft)
+            place = adding.copy(origin._place(location))
+            return Added(place.location, size=adding.size)
+
+    def _is_beside(self, other: VmwareStore) -> bool:
+        """Tell whether another store has the same server and user."""
+        mine, others = self._settings, other._settings
+        return (mine.service, mine.username) == (others.service, others.username)
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        place, datastores = self._place(location), self._datastores.get()
+        # The task deletes directories as well; this raises NotFound for them.
+        datastores.files.size(place)
+        datastores.delete(place)
+
+    def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
+        datastores = self._datastores.get()
+        now = datastores.now()
+        for datastore, _ in self._settings.datastores:
+            for found in datastores.search(datastore, f"{MARK}*"):
+                place = datastores.place(datastore, found.path)
+                age = now - found.modification
+                if found.path not in self._live and age >= older_than:
+                    yield Leftover(
+                        self.name, place.full, found.modification, found.fileSize, key=place
+                    )
+
+    def _remove_leftover(self, leftover: Leftover) -> None:
+        self._datastores.get().delete(leftover.key)
+
+    def _classify(self, exc: Exception) -> ImgStoreError | None:
+        return classify(exc)
+
+    def _check(self) -> Iterable[str]:
+        """Log in, and write and delete a small file in each datastore."""
+        datastores = self._datastores.get()
+        for datastore, fault in datastores.faults():
+            if fault:
+                yield f"datastore {datastore}: {fault}; mend that, or correct vmware_datastores"
+                continue
+            with _Draft(self._live) as draft:
+                place = datastores.place(datastore, draft)
+                datastores.make_directory(datastore)
+                with Body(b"") as body:
+                    datastores.files.put(place, Upload(body))
+                datastores.delete(place)
+
+    def _close(self) -> None:
+        self._datastores.close()
+
+
+class _Draft:
+    """The name of an add's data, known as alive for as long as it is under way."""
+
+    def __init__(self, live: set[str]) -> None:
+        self._live = live
+        self._name = f"{MARK}{secrets.token_hex(16)}"
+
+    def __enter__(self) -> str:
+        self._live.add(self._name)
+        return self._name
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._live.discard(self._name)
+
+
+def _checked(image_id: str) -> str:
+    if image_id.startswith(MARK):
+        raise InvalidArgument(
+            f"the image id {image_id!a} cannot be stored in vSphere",
+            remedy=f"use a UUID, or an id that does not begin with {MARK!r}",
+        )
+    return image_id

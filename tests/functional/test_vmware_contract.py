@@ -1,0 +1,65 @@
+"""The contract on a vCenter Server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+from servers.vsphere import PASSWORD, VSphere
+
+from imgstore import Capability, Store
+from imgstore.drivers.vmware import VmwareStore
+from imgstore.testing import StoreContract
+from imgstore.testing.adding import Adding
+from imgstore.testing.concurrency import Concurrency
+from imgstore.testing.harness import Harness
+
+
+class Datastores(Harness):
+    """A store on a server without any file."""
+
+    capabilities = (
+        Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
+    )
+    foreign_locations = (
+        "vsphere://elsewhere.example.org/folder/openstack_glance/image?dsName=images&dcPath=DC0",
+        "vsphere://127.0.0.1:1/folder/openstack_glance/image?dsName=images&dcPath=DC0",
+        "vsphere://image",
+    )
+    secrets = (PASSWORD,)
+    options: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture
+    def store(self, vsphere: VSphere) -> Iterator[Store]:
+        with VmwareStore("vmware", **login(vsphere), **self.options) as made:
+            yield made
+
+    @pytest.fixture
+    def leaves(self, vsphere: VSphere) -> Callable[[], list[str]]:
+        return lambda: [
+            datastore.full(name) for datastore in vsphere.datastores for name in datastore.names()
+        ]
+
+
+def login(server: VSphere) -> dict[str, Any]:
+    return {
+        "server_host": f"127.0.0.1:{server.ports['https']}",
+        "server_username": server.user,
+        "server_password": server.password,
+        "ca_file": str(server.ca),
+    }
+
+
+class TestOne(Datastores, StoreContract):
+    """One datastore."""
+
+    options: ClassVar[dict[str, Any]] = {"datastores": ["DC0:images"]}
+
+
+class TestSeveral(Datastores, Adding, Concurrency):
+    """Datastores of two datacenters, of which two have one name."""
+
+    options: ClassVar[dict[str, Any]] = {
+        "datastores": ["DC0:images", "F0/DC1:images", r"/F0/DC1/:odd\:+&name"],
+    }
