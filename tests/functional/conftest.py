@@ -17,6 +17,7 @@ from servers.containers import container as make_container
 from servers.filesystems import Filesystems
 from servers.fuse import FaultyFilesystem, faulty
 from servers.hostile import Hostile
+from servers.kept import Kept
 from servers.keystone import Keystone, KeystoneUser
 from servers.keystone import keystone as run_keystone
 from servers.missing import Missing, required
@@ -206,6 +207,14 @@ def vsphere(_vsphere: VSphere) -> Iterator[VSphere]:
     _vsphere.requests.forget()
     yield _vsphere
     _vsphere.heal()
+
+
+@pytest.fixture(scope="class")
+def kept() -> Iterator[Kept]:
+    """The store that the tests of a class have in common."""
+    kept = Kept()
+    yield kept
+    kept.close()
 
 
 @pytest.fixture

@@ -514,7 +514,8 @@ class TestDelete:
                     return None
 
                 ends = list(threads.map(delete, (store, other)))
-                if ends == [errors.InUse, errors.InUse]:
+                # While one of them has it in the trash and cannot remove it, there is no image.
+                if None not in ends and pool.images():
                     assert content(store, image.location) == b"x"
                     with pool.image(name) as found:
                         assert found.is_protected_snap("snap")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
+from servers.kept import Kept
 from servers.pools import RbdPool, admin, make_pool
 from servers.scratch import Scratch
 
@@ -16,10 +17,11 @@ from imgstore import Capability, Store
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
-from imgstore.testing.failures import Failures
+from imgstore.testing.copying import Copying
 from imgstore.testing.harness import Harness
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
+from imgstore.testing.resources import Resources
 
 MIB = 1024 * 1024
 ELSEWHERE = str(uuid.UUID(int=1))
@@ -43,9 +45,9 @@ class Pools(Harness):
     options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture
-    def store(self, ceph: Ceph, rbd_pool: RbdPool) -> Iterator[Store]:
-        with rbd_pool.store(**self.options) as store:
-            yield store
+    def store(self, ceph: Ceph, rbd_pool: RbdPool, kept: Kept) -> Iterator[Store]:
+        yield kept.get(lambda: rbd_pool.store(**self.options))
+        kept.close_readers()
         rbd_pool.empty()
 
     @pytest.fixture
@@ -61,7 +63,7 @@ class TestDefaults(Pools, StoreContract):
     """The cluster's default features: exclusive locks and object maps."""
 
 
-class TestLayeringOnly(Pools, StoreContract):
+class TestLayeringOnly(Pools, Adding, Reading, Ranges, Resources):
     """Images without locks and object maps, small objects, one chunk under way."""
 
     memory_limit = 40 * MIB
@@ -72,7 +74,7 @@ class TestLayeringOnly(Pools, StoreContract):
     }
 
 
-class TestThin(Pools, Adding, Reading, Ranges, Failures):
+class TestThin(Pools, Adding, Reading):
     """Zeros are not written."""
 
     options: ClassVar[dict[str, Any]] = {"thin_provisioning": True}
@@ -87,7 +89,7 @@ def erasure_coded(scratch: Scratch) -> Iterator[RbdPool]:
             yield make_pool(cluster, client, "images", data="data")
 
 
-class TestDataPool(Pools, Adding, Reading, Failures, Concurrency):
+class TestDataPool(Pools, Adding, Concurrency):
     """Data in an erasure-coded pool."""
 
     @pytest.fixture
@@ -95,13 +97,13 @@ class TestDataPool(Pools, Adding, Reading, Failures, Concurrency):
         return erasure_coded
 
     @pytest.fixture
-    def store(self, rbd_pool: RbdPool) -> Iterator[Store]:
-        with rbd_pool.store(data_pool="data") as store:
-            yield store
+    def store(self, rbd_pool: RbdPool, kept: Kept) -> Iterator[Store]:
+        yield kept.get(lambda: rbd_pool.store(data_pool="data"))
+        kept.close_readers()
         rbd_pool.empty()
 
 
-class TestNamespace(Pools, StoreContract):
+class TestNamespace(Pools, Reading, Copying, Concurrency):
     """A namespace of the pool."""
 
     @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+from servers.kept import Kept
 from servers.names import resolving
 from servers.radosgw import NAME, RadosGateway, User
 
@@ -15,7 +16,6 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
-from imgstore.testing.failures import Failures
 from imgstore.testing.harness import Harness
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
@@ -56,20 +56,14 @@ class Buckets(Harness):
         return radosgw.url(self.scheme)
 
     @pytest.fixture
-    def store(
-        self, radosgw: RadosGateway, host: str, bucket: str, s3_user: User, s3_raw: Any
-    ) -> Iterator[Store]:
+    def given(self, radosgw: RadosGateway, host: str, s3_user: User) -> dict[str, Any]:
         secure = {"cacert": str(radosgw.ca)} if self.scheme == "https" else {}
-        with S3Store(
-            "s3",
-            host=host,
-            bucket=bucket,
-            access_key=s3_user.access_key,
-            secret_key=s3_user.secret_key,
-            **secure,
-            **self.options,
-        ) as store:
-            yield store
+        login = {"access_key": s3_user.access_key, "secret_key": s3_user.secret_key}
+        return {"host": host, **login, **secure, **self.options}
+
+    @pytest.fixture
+    def store(self, given: dict[str, Any], bucket: str, s3_raw: Any, kept: Kept) -> Iterator[Store]:
+        yield kept.get(lambda: S3Store("s3", bucket=bucket, **given))
         for key in keys(s3_raw, bucket):
             s3_raw.delete_object(Bucket=bucket, Key=key)
 
@@ -107,9 +101,10 @@ class Virtual(Buckets):
             yield radosgw.url(self.scheme, host=NAME)
 
 
-class TestHttps(Virtual, Adding, Failures, Reading, Ranges, Resources):
+class TestHttps(Virtual, Adding, Reading, Ranges, Resources):
     """Virtual hosts over https, verified by a CA file; parts carry an MD5."""
 
+    memory_limit = 60 * MIB
     scheme = "https"
 
 
@@ -137,7 +132,7 @@ class TestParts(Buckets, StoreContract):
     }
 
 
-class TestUnconditional(Buckets, Adding, Failures):
+class TestUnconditional(Buckets, Adding):
     """As with a server that takes no notice of If-None-Match."""
 
     options: ClassVar[dict[str, Any]] = {"conditional_writes": False}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
+from servers.kept import Kept
 from servers.vsphere import PASSWORD, VSphere
 
 from imgstore import Capability, Store
@@ -31,9 +32,8 @@ class Datastores(Harness):
     options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture
-    def store(self, vsphere: VSphere) -> Iterator[Store]:
-        with VmwareStore("vmware", **login(vsphere), **self.options) as made:
-            yield made
+    def store(self, vsphere: VSphere, kept: Kept) -> Store:
+        return kept.get(lambda: VmwareStore("vmware", **login(vsphere), **self.options))
 
     @pytest.fixture
     def leaves(self, vsphere: VSphere) -> Callable[[], list[str]]:
