@@ -256,18 +256,18 @@ class _Connection(_ConnectionBase):
 
     def _is_answered(self) -> bool:
         """Wait for an answer to the head of a request; return whether it is the final one."""
-        response = _Response(self.sock, method=self._method)  # type: ignore[attr-defined]
+        # What holds the socket is closed with the connection, whatever is raised here.
+        self._early = _Response(self.sock, method=self._method)  # type: ignore[attr-defined]
         self.sock.settimeout(min(_PATIENCE, self.read_timeout))
         try:
-            response.fp.peek(1)
+            self._early.fp.peek(1)
         except TimeoutError:
-            response.close()
+            self._early.close()
+            self._early = None
             return False
         finally:
             self.sock.settimeout(self.read_timeout)
-        is_final = response.is_final()
-        self._early = response
-        return is_final
+        return self._early.is_final()
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
         early, self._early = self._early, None

@@ -93,17 +93,23 @@ class Adding:
             uninterrupted(lambda: self._commit(draft, final))
             self._check_others(final)
         except BaseException as exc:
-            if not getattr(exc, "indeterminate", False):
-                self._discard(final if self._moved else draft)
+            if getattr(exc, "indeterminate", False):
+                raise
+            is_gone = self._discard(final if self._moved else draft)
+            if self._moved and not is_gone and isinstance(exc, Exception):
+                raise _doubt() from exc
             raise
         return final
 
-    def _discard(self, place: Place) -> None:
+    def _discard(self, place: Place) -> bool:
+        """Delete a file; return whether it is gone."""
         try:
             self._datastores.discard(place)
         except Exception as exc:
             if not isinstance(classify(exc), NotFound):
-                LOG.debug("%s stays for remove_leftovers()", place.full, exc_info=True)
+                LOG.debug("%s could not be deleted", place.full, exc_info=True)
+                return False
+        return True
 
     # The data.
 

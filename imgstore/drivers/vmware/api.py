@@ -59,6 +59,7 @@ class Api:
         self._versions = versions
         self._lock = threading.Lock()
         self._session: Session | None = None
+        self._version = ""
 
     def close(self) -> None:
         """Log out."""
@@ -80,6 +81,7 @@ class Api:
 
     def _log_in(self) -> Session:
         settings = self._settings
+        self._version = self._version or self._newest()
         stub = self._soap.SoapStubAdapter(
             host=settings.host,
             port=settings.port,
@@ -113,8 +115,7 @@ class Api:
             context.verify_mode = ssl.CERT_NONE
         return context
 
-    @functools.cached_property
-    def _version(self) -> str:
+    def _newest(self) -> str:
         """Return the newest version of the API that both sides know."""
         try:
             document = ElementTree.fromstring(self._versions())  # noqa: S314  # expat bounds it
@@ -164,15 +165,18 @@ class Api:
         return found
 
     def datastores(self, session: Session, path: str) -> dict[str, dict[str, Any]]:
-        """Return "summary" and "browser" of a datacenter's datastores, by their names."""
+        """Return what counts of the datastores of a datacenter, by their names."""
         spec = self.vmodl.query.PropertyCollector
         downwards = spec.TraversalSpec(type=self.vim.Datacenter, path="datastore", skip=False)
         start = spec.ObjectSpec(
             obj=self.datacenter(session, path), skip=True, selectSet=[downwards]
         )
-        wanted = spec.PropertySpec(type=self.vim.Datastore, pathSet=["summary", "browser"])
+        names = ("name", "accessible", "maintenanceMode", "freeSpace")
+        wanted = spec.PropertySpec(
+            type=self.vim.Datastore, pathSet=["browser", *(f"summary.{name}" for name in names)]
+        )
         found = self._retrieve(session, spec.FilterSpec(objectSet=[start], propSet=[wanted]))
-        return {properties["summary"].name: properties for properties in found}
+        return {properties["summary.name"]: properties for properties in found}
 
     def _retrieve(self, session: Session, wanted: Any) -> Iterator[dict[str, Any]]:
         """Yield the properties of each object."""

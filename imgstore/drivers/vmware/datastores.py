@@ -51,7 +51,7 @@ class Datastores:
             if fault:
                 faults.append(f"{datastore}: {fault}")
             else:
-                free = int(found[datastore.key]["summary"].freeSpace)
+                free = int(found[datastore.key]["summary.freeSpace"])
                 candidates.append(Candidate(datastore, weight, functools.partial(int, free)))
         if not candidates:
             raise Unavailable(f"no datastore can be used: {', '.join(faults)}")
@@ -193,9 +193,9 @@ def _fault(said: dict[str, Any]) -> str:
     """Return why a datastore cannot be used."""
     if "fault" in said:
         return str(said["fault"])
-    summary = said["summary"]
-    if not summary.accessible:
+    if not said["summary.accessible"]:
         return "it is not accessible"
-    if (summary.maintenanceMode or _NORMAL) != _NORMAL:
-        return f"it is in maintenance ({summary.maintenanceMode})"
+    mode = said.get("summary.maintenanceMode") or _NORMAL
+    if mode != _NORMAL:
+        return f"it is in maintenance ({mode})"
     return ""

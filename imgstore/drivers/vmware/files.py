@@ -49,8 +49,10 @@ class Upload:
     @property
     def headers(self) -> dict[str, str]:
         """Return how it is framed; a server that will refuse it had better say so in advance."""
-        framing = {} if self.size is None else {"Content-Length": str(self.size)}
-        return framing if self.is_small else {**framing, "Expect": "100-continue"}
+        headers = {"Content-Type": "application/octet-stream"}
+        if self.size is not None:
+            headers["Content-Length"] = str(self.size)
+        return headers if self.is_small else {**headers, "Expect": "100-continue"}
 
 
 class Files:
@@ -58,6 +60,7 @@ class Files:
 
     def __init__(self, settings: Settings, patience: Patience) -> None:
         self._service = settings.service
+        self._origin = self._at("/").origin
         self._patience = patience
         self._transport = Transport(
             guard=AddressGuard(),
@@ -160,7 +163,7 @@ class Files:
         upload: Upload | None,
     ) -> requests.Response:
         cookie = session.cookie
-        if url.origin != self._origin.origin:  # the session is nothing for other hosts
+        if url.origin != self._origin:  # the session is nothing for other hosts
             cookie = self._ticket(method, url)
         return self._transport.send(method, url, {**headers, "Cookie": cookie}, upload)
 
@@ -186,10 +189,6 @@ class Files:
 
     def _at(self, target: str) -> Url:
         return Url.of(Location("https", f"{self._service}{target}"))
-
-    @property
-    def _origin(self) -> Url:
-        return self._at("/")
 
 
 def _checked(response: requests.Response) -> requests.Response:
