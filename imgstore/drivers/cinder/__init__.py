@@ -1,0 +1,1 @@
+"""Images as volumes of OpenStack Block Storage (Cinder)."""

@@ -1,0 +1,156 @@
+"""What the options of a Cinder store mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from imgstore.arguments import all_checked, typed
+from imgstore.drivers.cinder.options import OPTIONS
+from imgstore.errors import ConfigError
+from imgstore.secret import Secret
+
+_INTERFACES: Final = frozenset({"public", "internal", "admin"})
+_USER: Final = ("auth_address", "user_name", "password", "project_name")
+_APPLICATION: Final = (
+    "auth_address",
+    "application_credential_id",
+    "application_credential_secret",
+)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The store's own: a user in a project, or an application credential."""
+
+    auth_address: str
+    options: Mapping[str, str | Secret] = field(repr=False)  # as keystoneauth1 names them
+    is_application: bool
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Where a service catalog has Cinder."""
+
+    service_type: str
+    name: str | None
+    interface: str
+    region: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The checked options of one store; sizes in GiB, times in seconds."""
+
+    credentials: Credentials | None  # None: those of whoever asks
+    incomplete: tuple[str, ...]  # options of credentials that are missing beside others
+    catalog: Catalog
+    endpoint_template: str | None
+    verify: bool | str
+    retries: int
+    patience: float
+    poll_interval: float
+    volume_type: str | None
+    multipath: bool
+    enforces_multipath: bool
+    mounts: str
+    extends_attached: bool
+    attachment_attempts: int
+    initial_size: int
+    extend_step: int
+    waits_for_delete: bool
+
+    def next_size(self, size: int) -> int:
+        """Return what a volume of ``size`` is extended to."""
+        return size + max(1, size * self.extend_step // 100)
+
+
+def read(given: Mapping[str, Any]) -> Settings:
+    """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
+    checks = (lambda k=k, v=v: typed(OPTIONS[k], v) for k, v in given.items())
+    values: dict[str, Any] = dict(zip(given, all_checked(*checks), strict=True))
+    credentials, catalog, template = all_checked(
+        lambda: _credentials(values),
+        lambda: _catalog(values),
+        lambda: _template(values["endpoint_template"]),
+    )
+    return Settings(
+        credentials=credentials,
+        incomplete=() if credentials else _missing(values),
+        catalog=catalog,
+        endpoint_template=template,
+        verify=not values["api_insecure"] and (values["ca_certificates_file"] or True),
+        retries=values["http_retries"],
+        patience=values["state_transition_timeout"],
+        poll_interval=values["poll_interval"],
+        volume_type=values["volume_type"] or None,
+        multipath=values["use_multipath"],
+        enforces_multipath=values["enforce_multipath"],
+        mounts=values["mount_point_base"],
+        extends_attached=values["do_extend_attached"],
+        attachment_attempts=values["attachment_retry_attempts"],
+        initial_size=values["initial_size"],
+        extend_step=values["extend_step"],
+        waits_for_delete=values["wait_for_delete"],
+    )
+
+
+def _credentials(values: Mapping[str, Any]) -> Credentials | None:
+    address = values["auth_address"]
+    if address and urlsplit(address).scheme not in {"http", "https"}:
+        # It is not quoted, for what stands before an "@" may be a password.
+        raise ConfigError(
+            "cinder_store_auth_address is no URL", remedy="write the URL of Keystone: https://…/v3"
+        )
+    if all(values[keyword] for keyword in _APPLICATION):
+        named = {keyword: values[keyword] for keyword in _APPLICATION[1:]}
+        return Credentials(address, named, is_application=True)
+    if all(values[keyword] for keyword in _USER):
+        named = {
+            "username": values["user_name"],
+            "password": values["password"],
+            "project_name": values["project_name"],
+            "user_domain_name": values["user_domain_name"],
+            "project_domain_name": values["project_domain_name"],
+        }
+        return Credentials(address, named, is_application=False)
+    return None
+
+
+def _missing(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options without which others have no effect; glance_store ignores them, too."""
+    kinds = (_APPLICATION, _USER)
+    wanted = next((kind for kind in kinds if any(values[each] for each in kind[1:])), ())
+    if not wanted and values["auth_address"]:
+        wanted = _USER
+    return tuple(OPTIONS[each].name for each in wanted if not values[each])
+
+
+def _catalog(values: Mapping[str, Any]) -> Catalog:
+    text = values["catalog_info"]
+    parts = text.split(":")
+    interface = parts[-1].removesuffix("URL")
+    if len(parts) != 3 or not parts[0] or interface not in _INTERFACES:
+        raise ConfigError(
+            f"cinder_catalog_info is {text!a}", remedy="write <type>:<name>:<interface>"
+        )
+    service_type = "volumev3" if parts[0] == "volumev2" else parts[0]
+    return Catalog(service_type, parts[1] or None, interface, values["os_region_name"] or None)
+
+
+def _template(text: str | None) -> str | None:
+    if not text:
+        return None
+    names = ("tenant", "tenant_id", "project_id", "user_id")
+    try:
+        url = text % dict.fromkeys(names, "x")
+    except (KeyError, TypeError, ValueError):
+        url = ""
+    if urlsplit(url).scheme not in {"http", "https"}:
+        raise ConfigError(
+            "cinder_endpoint_template is no URL with %(tenant)s or nothing in it",
+            remedy="write such as https://cinder.example.org/v3/%(tenant)s",
+        )
+    return text

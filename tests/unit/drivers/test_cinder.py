@@ -1,0 +1,110 @@
+"""The Cinder store as far as it needs no server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imgstore import Location, errors
+from imgstore.drivers.cinder.options import OPTIONS
+from imgstore.drivers.cinder.places import Place
+from imgstore.drivers.cinder.settings import Settings, read
+
+DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
+USER: dict[str, Any] = {
+    "auth_address": "http://localhost/identity/v3",
+    "user_name": "glance",
+    "password": "admin",
+    "project_name": "service",
+}
+VOLUME = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
+
+
+def settings(**options: Any) -> Settings:
+    return read(DEFAULTS | options)
+
+
+@pytest.mark.parametrize(
+    ("url", "store", "written"),
+    [
+        (f"cinder://{VOLUME}", "", f"cinder://{VOLUME}"),
+        (f"cinder://fast/{VOLUME}", "fast", f"cinder://fast/{VOLUME}"),
+    ],
+)
+def test_both_forms_of_location(url: str, store: str, written: str) -> None:
+    place = Place.of(Location.parse(url))
+    assert place == Place(VOLUME, store)
+    assert place.location.url == written
+
+
+@pytest.mark.parametrize(
+    "rest", ["image", VOLUME.upper(), f"fast/{VOLUME}x", f"{VOLUME}/", "fast/"]
+)
+def test_other_locations_name_no_volume(rest: str) -> None:
+    assert Place.of(Location("cinder", rest)) is None
+
+
+def test_a_user_needs_all_four() -> None:
+    found = settings(**USER).credentials
+    assert found is not None
+    assert (found.options["username"], found.options["user_domain_name"]) == ("glance", "Default")
+    assert "admin" not in repr(found)
+    for missing in USER:
+        rest = settings(**(USER | {missing: None}))
+        assert rest.credentials is None
+        assert rest.incomplete == (OPTIONS[missing].name,)
+    assert settings().incomplete == ()
+
+
+def test_an_application_credential_goes_first() -> None:
+    both = USER | {"application_credential_id": "id", "application_credential_secret": "s"}
+    found = settings(**both).credentials
+    assert found is not None
+    assert found.is_application
+    assert set(found.options) == {"application_credential_id", "application_credential_secret"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("volumev3::publicURL", ("volumev3", None, "public")),
+        ("volumev2::publicURL", ("volumev3", None, "public")),
+        ("block-storage:cinder:internal", ("block-storage", "cinder", "internal")),
+    ],
+)
+def test_the_catalog(text: str, expected: tuple[str, str | None, str]) -> None:
+    found = settings(catalog_info=text, os_region_name="").catalog
+    assert (found.service_type, found.name, found.interface) == expected
+    assert found.region is None
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "expected"), [(1, 50, 2), (2, 50, 3), (10, 50, 15), (3, 0, 4), (4, 100, 8)]
+)
+def test_steps(size: int, step: int, expected: int) -> None:
+    assert settings(extend_step=step).next_size(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"catalog_info": "volumev3"}, "cinder_catalog_info"),
+        ({"catalog_info": "volumev3::privateURL"}, "cinder_catalog_info"),
+        ({"auth_address": "user:s3cret@keystone"}, "cinder_store_auth_address"),
+        ({"endpoint_template": "cinder/%(tenant)s"}, "cinder_endpoint_template"),
+        ({"endpoint_template": "http://cinder/%(other)s"}, "cinder_endpoint_template"),
+        ({"attachment_retry_attempts": 0}, "cinder_attachment_retry_attempts"),
+        ({"initial_size": 0}, "cinder_store_initial_size"),
+    ],
+)
+def test_what_cannot_be_used_is_said(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(errors.ConfigError, match=said) as caught:
+        settings(**options)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_insecure_goes_before_the_authorities() -> None:
+    assert settings(ca_certificates_file="/ca.pem").verify == "/ca.pem"
+    assert settings(ca_certificates_file="/ca.pem", api_insecure=True).verify is False
+    assert settings(endpoint_template="https://host/v3/%(tenant)s").verify is True
