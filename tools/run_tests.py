@@ -58,6 +58,8 @@ class Result:
 
 def main() -> int:
     """Run everything, print a summary, and return the exit status."""
+    # A shell lets what it runs in the background ignore interrupts, which tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     complete = system_packages.provide()
     pythons = interpreters.find()
     absent = [version for version in interpreters.supported() if version not in pythons]
