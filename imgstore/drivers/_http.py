@@ -258,9 +258,10 @@ def _network(cidr: str) -> Network:
 class Client:
     """Reads images over HTTP through a transport."""
 
-    def __init__(self, transport: Sender) -> None:
-        """Use ``transport``, which the client closes."""
+    def __init__(self, transport: Sender, *, strong_age: timedelta = _STRONG_AGE) -> None:
+        """Use ``transport``, which the client closes; dates that old are strong validators."""
         self._transport = transport
+        self._strong_age = strong_age
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -280,7 +281,7 @@ class Client:
                 size = self._size_of_part(response, url, offset, length, if_version)
             else:
                 size = self._size_of_whole(response, url)
-            version = _version(response.headers, if_version)
+            version = _version(response.headers, if_version, self._strong_age)
         except BaseException:
             settle(response)
             raise
@@ -441,7 +442,7 @@ def _declared(headers: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _version(headers: Mapping[str, str], wanted: str | None) -> str | None:
+def _version(headers: Mapping[str, str], wanted: str | None, age: timedelta) -> str | None:
     """Return the strong validator of an answer, fit for If-Range (RFC 9110 13.1.5).
 
     ``wanted`` is what If-Range asked for: an answer that says nothing else confirms it.
@@ -455,7 +456,7 @@ def _version(headers: Mapping[str, str], wanted: str | None) -> str | None:
     if tag is not None:
         return tag if _STRONG_TAG.fullmatch(tag) else None
     modified, now = (_date(headers.get(name)) for name in ("Last-Modified", "Date"))
-    if modified is None or now is None or now - modified < _STRONG_AGE:
+    if modified is None or now is None or now - modified < age:
         return None
     return headers["Last-Modified"]
 

@@ -247,6 +247,13 @@ class _Connection(_ConnectionBase):
         self._expects = sent.get("Expect") == _CONTINUE
         super().request(method, url, body=body, headers=sent, **options)
 
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)
+        except (ConnectionError, ssl.SSLError) as exc:
+            # The server has closed the connection, perhaps after an answer.
+            raise BrokenPipeError(errno.EPIPE, "the server takes no more data") from exc
+
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
         super().endheaders(*args, **kwargs)
         self.sock.settimeout(self.read_timeout)  # of sending a piece; it was that of connecting

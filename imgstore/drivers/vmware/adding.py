@@ -10,7 +10,7 @@ from typing import Final
 
 from imgstore._interrupts import uninterrupted
 from imgstore.drivers.vmware.datastores import Datastores
-from imgstore.drivers.vmware.faults import classify, may_pass
+from imgstore.drivers.vmware.faults import may_pass, means
 from imgstore.drivers.vmware.files import Upload
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.errors import (
@@ -19,7 +19,6 @@ from imgstore.errors import (
     InUse,
     NotFound,
     StorageFull,
-    TimedOut,
     Unavailable,
 )
 from imgstore.streams import Body
@@ -106,7 +105,7 @@ class Adding:
         try:
             self._datastores.discard(place)
         except Exception as exc:
-            if not isinstance(classify(exc), NotFound):
+            if not means(exc, NotFound):
                 LOG.debug("%s could not be deleted", place.full, exc_info=True)
                 return False
         return True
@@ -120,7 +119,7 @@ class Adding:
             self._put(draft, upload)
         except Exception as exc:
             # An answer that was lost may have been a good one.
-            if not (upload.is_sent and isinstance(classify(exc) or exc, Unavailable)):
+            if not (upload.is_sent and means(exc, Unavailable)):
                 raise
             failure = exc
         self._size = body.total
@@ -158,14 +157,12 @@ class Adding:
             self._moved = True
 
         def may_pass_soon(exc: Exception) -> bool:
-            return not getattr(exc, "indeterminate", False) and (
-                may_pass(exc) or isinstance(classify(exc), InUse)
-            )
+            return not getattr(exc, "indeterminate", False) and (may_pass(exc) or means(exc, InUse))
 
         try:
             self._datastores.patience.repeat(attempt, may_pass=may_pass_soon)
         except Exception as exc:
-            if may_pass(exc) or isinstance(classify(exc), TimedOut):
+            if means(exc, Unavailable):
                 raise _doubt() from exc
             raise
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from imgstore.drivers.vmware.api import Session
-from imgstore.drivers.vmware.faults import Patience, classify, may_pass, name_of
+from imgstore.drivers.vmware.faults import Patience, may_pass, means, name_of
 from imgstore.drivers.vmware.files import Files
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.settings import Settings
@@ -149,7 +149,7 @@ class Datastores:
         """Delete what nobody needs; raises what hinders it."""
 
         def may_be_free_soon(exc: Exception) -> bool:
-            return may_pass(exc) or isinstance(classify(exc), InUse)
+            return may_pass(exc) or means(exc, InUse)
 
         def attempt() -> None:
             self.delete(place, patience=_BRIEF)

@@ -96,10 +96,14 @@ def name_of(exc: BaseException) -> str:
     return type(exc).__name__.rpartition(".")[2]
 
 
+def means(exc: Exception, *kinds: type[ImgStoreError]) -> bool:
+    """Return whether an exception is, or is mapped to, one of these errors."""
+    return isinstance(exc if isinstance(exc, ImgStoreError) else classify(exc), kinds)
+
+
 def may_pass(exc: Exception) -> bool:
     """Return whether the same request may succeed soon; a server that said nothing will not."""
-    error = exc if isinstance(exc, ImgStoreError) else classify(exc)
-    return isinstance(error, Unavailable) and not isinstance(error, TimedOut)
+    return means(exc, Unavailable) and not means(exc, TimedOut)
 
 
 class Patience:

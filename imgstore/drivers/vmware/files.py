@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -69,7 +70,8 @@ class Files:
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
         )
-        self._client = Client(self)
+        # Images are replaced by others, never changed: any date tells them apart.
+        self._client = Client(self, strong_age=timedelta.min)
         self.api = Api(settings, patience, self._versions)
 
     def close(self) -> None:
@@ -202,6 +204,8 @@ def _checked(response: requests.Response) -> requests.Response:
 def _lost(status: int) -> StoreError:
     """Return the error for data that is gone, whatever the server wants done with it."""
     error = status_error(status)
+    if status == HTTPStatus.NOT_FOUND:
+        return StoreError("the directory for images, or its datastore, is gone")
     if isinstance(error, StoreError) and status not in _REDIRECT_CODES:
         return error
     return StoreError(
