@@ -442,7 +442,9 @@ def _declared(headers: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _version(headers: Mapping[str, str], wanted: str | None, age: timedelta) -> str | None:
+def _version(
+    headers: Mapping[str, str], wanted: str | None, age: timedelta = _STRONG_AGE
+) -> str | None:
     """Return the strong validator of an answer, fit for If-Range (RFC 9110 13.1.5).
 
     ``wanted`` is what If-Range asked for: an answer that says nothing else confirms it.
