@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from imgstore.errors import (
     StorageFull,
     Unavailable,
 )
+from imgstore.placement import pick
 from imgstore.streams import Body
 
 LOG = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ class Adding:
         self._id = image_id
         self._draft = draft
         self._size = 0
+        self._usable: set[Datastore] = set()
         self._moved = False
 
     def add(self, body: Body) -> Place:
         """Store an image and return where; raises AlreadyExists, StorageFull."""
         upload = Upload(body)
-        best = self._datastores.best(upload.size)
-        self._check_free(best[0], is_small=upload.is_small)
+        best = self._choose(upload.size, is_small=upload.is_small)
         for datastore in best:
 
             def fill(draft: Place) -> None:
@@ -61,8 +61,7 @@ class Adding:
     def copy(self, source: Place) -> Place:
         """Let the server copy a file, and return where the copy is."""
         self._size = self._files.size(source)
-        best = self._datastores.best(self._size)[0]
-        self._check_free(best, is_small=False)
+        best = self._choose(self._size, is_small=False)[0]
 
         def fill(draft: Place) -> None:
             self._datastores.make_directory(best)
@@ -76,13 +75,27 @@ class Adding:
         """Return the size of the image in bytes."""
         return self._size
 
-    def _check_free(self, chosen: Datastore, *, is_small: bool) -> None:
-        """Raise AlreadyExists for an id that is taken; of the chosen one, the commit finds out."""
+    def _choose(self, size: int | None, *, is_small: bool) -> list[Datastore]:
+        """Return where the image may go, best first; raises AlreadyExists for an id that is taken.
+
+        Of the best datastore the commit finds that out, too.
+        """
+        candidates = self._datastores.candidates()
+        self._usable = {candidate.place for candidate in candidates}
+        best = pick(candidates, size)
         for datastore, _ in self._datastores.settings.datastores:
-            if is_small and datastore == chosen:
-                continue
-            if self._files.exists(self._datastores.place(datastore, self._id)):
+            if not (is_small and datastore == best[0]) and self._has_image(datastore):
                 raise _taken()
+        return best
+
+    def _has_image(self, datastore: Datastore) -> bool:
+        """Return whether a datastore has an image of the id, as far as it can be asked."""
+        try:
+            return self._files.exists(self._datastores.place(datastore, self._id))
+        except Exception:
+            if datastore in self._usable:
+                raise
+            return False
 
     def _store(self, datastore: Datastore, fill: Callable[[Place], None]) -> Place:
         draft = self._datastores.place(datastore, self._draft)
@@ -113,7 +126,8 @@ class Adding:
     # The data.
 
     def _upload(self, draft: Place, upload: Upload, body: Body) -> None:
-        self._datastores.make_directory(draft.datastore)
+        # Where a server refuses large data, they are gone: the source cannot be read again.
+        self._datastores.make_directory(draft.datastore, anew=not upload.is_small)
         failure: Exception | None = None
         try:
             self._put(draft, upload)
@@ -134,7 +148,7 @@ class Adding:
         except NotFound:
             if upload.is_begun:
                 raise
-            # The directory was there when this process last looked.
+            # The directory was there when this process last made it.
             self._datastores.make_directory(draft.datastore, anew=True)
             self._files.put(draft, upload)
 
@@ -183,23 +197,20 @@ class Adding:
         """Raise AlreadyExists if an image of this id was added to another datastore meanwhile.
 
         Each add looks after its own commit, so of two at least one sees the other. The one whose
-        datastore is listed later withdraws; the other waits whether that happens.
+        datastore comes later by its name withdraws; the other waits whether that happens.
         """
-        listed = [datastore for datastore, _ in self._datastores.settings.datastores]
-        own = listed.index(final.datastore)
-        for number, datastore in enumerate(listed):
-            place = self._datastores.place(datastore, self._id)
-            if number == own or not self._files.exists(place):
+        own = final.datastore
+        for datastore, _ in self._datastores.settings.datastores:
+            if datastore == own or not self._has_image(datastore):
                 continue
-            if number < own or not self._is_withdrawn(place):
+            if datastore.key < own.key or not self._is_withdrawn(datastore):
                 raise _taken()
 
-    def _is_withdrawn(self, place: Place) -> bool:
+    def _is_withdrawn(self, datastore: Datastore) -> bool:
         for _ in range(_LOOKS):
             time.sleep(_PAUSE)
-            with contextlib.suppress(Unavailable):
-                if not self._files.exists(place):
-                    return True
+            if not self._has_image(datastore):
+                return True
         return False
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
 from imgstore import _lazy
-from imgstore.arguments import check_ca_file
 from imgstore.drivers.vmware.faults import INSTALL, Patience
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import StoreError, TimedOut
@@ -105,7 +104,6 @@ class Api:
     def _context(self) -> ssl.SSLContext:
         verify = self._settings.verify
         if isinstance(verify, str):
-            check_ca_file("vmware_ca_file", verify)
             return ssl.create_default_context(cafile=verify)
         # Files and calls trust the same authorities.
         bundle = _lazy.load("requests.certs", install=INSTALL).where()

@@ -14,7 +14,7 @@ from imgstore.drivers.vmware.files import Files
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import InUse, StoreError, Unavailable
-from imgstore.placement import Candidate, pick
+from imgstore.placement import Candidate
 
 _NORMAL: Final = "normal"
 _BRIEF: Final = Patience(2, 5.0)  # of cleaning up, which may be done later
@@ -42,8 +42,8 @@ class Datastores:
 
     # Where images go.
 
-    def best(self, size: int | None) -> list[Datastore]:
-        """Return where an image may go, best first; raises StorageFull and Unavailable."""
+    def candidates(self) -> list[Candidate[Datastore]]:
+        """Return the datastores that can be used now; raises Unavailable if there are none."""
         candidates, faults = [], []
         found = self._look()
         for datastore, weight in self.settings.datastores:
@@ -55,7 +55,7 @@ class Datastores:
                 candidates.append(Candidate(datastore, weight, functools.partial(int, free)))
         if not candidates:
             raise Unavailable(f"no datastore can be used: {', '.join(faults)}")
-        return pick(candidates, size)
+        return candidates
 
     def faults(self) -> Iterator[tuple[Datastore, str]]:
         """Yield each datastore and why it cannot be used, which is empty where it can."""
@@ -87,7 +87,7 @@ class Datastores:
     # Files.
 
     def make_directory(self, datastore: Datastore, *, anew: bool = False) -> None:
-        """Make the directory for images where it is missing, as far as this process knows."""
+        """Make the directory for images where it is missing; ask only once unless ``anew``."""
         if datastore.key in self._made and not anew:
             return
         full = self.place(datastore, "").full.rstrip("/")

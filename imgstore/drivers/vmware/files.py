@@ -8,6 +8,7 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from imgstore.arguments import check_ca_file
 from imgstore.drivers._http import AddressGuard, Client, Url, redirected, settle, status_error
 from imgstore.drivers._http_transport import Transport
 from imgstore.drivers.vmware.api import Api, Session
@@ -60,6 +61,8 @@ class Files:
     """Files as the session of an API may read and write them."""
 
     def __init__(self, settings: Settings, patience: Patience) -> None:
+        if isinstance(settings.verify, str):
+            check_ca_file("vmware_ca_file", settings.verify)
         self._service = settings.service
         self._origin = self._at("/").origin
         self._patience = patience
