@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-vsphere bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -24,6 +24,10 @@ demo: ## store a disk image, read it back, verify it, delete it (IMAGE=path for 
 
 test: ## run every check on every supported interpreter of this machine
 	@$(PYTHON) -m tools.run_tests
+
+test-vsphere: ## run the contract on a vCenter Server or host (IMGSTORE_VSPHERE_…)
+	@$(ENVIRONMENT) tests
+	.venv/tests/bin/pytest --config-file pyproject.toml --rootdir . tests/real/vsphere.py
 
 bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more arguments")
 	@$(ENVIRONMENT) bench

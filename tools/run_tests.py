@@ -96,7 +96,7 @@ def _provide_openstack() -> None:
 def _steps(pythons: dict[str, str]) -> list[Step]:
     make = os.environ.get("MAKE", "make")
     steps = [Step(target, (make, "--no-print-directory", target)) for target in ("lint", "docs")]
-    paths = [str(TESTS), *(f"--ignore={TESTS / name}" for name in ("functional", "typing"))]
+    paths = [str(TESTS), *(f"--ignore={TESTS / name}" for name in ("functional", "real", "typing"))]
     steps += [_tests("unit", version, python, *paths) for version, python in pythons.items()]
     return steps
 

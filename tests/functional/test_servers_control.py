@@ -182,11 +182,12 @@ def test_vsphere_takes_files(control: Control, vsphere: VSphere) -> None:
     del vsphere  # wanted: it skips where there is none
     control.run("up", "vsphere")
     described = control.state["servers"]["vsphere"]
-    login = base64.b64encode(f"{described['user']}:{described['password']}".encode()).decode()
-    query = urlencode({"dcPath": described["datacenter"], "dsName": described["datastore"]})
-    url = f"https://{described['host']}:{described['port']}/folder/file?{query}"
+    login = base64.b64encode(f"{described['username']}:{described['password']}".encode()).decode()
+    datacenter, _, datastore = described["datastores"].partition(";")[0].partition(":")
+    query = urlencode({"dcPath": datacenter, "dsName": datastore})
+    url = f"https://{described['host']}/folder/file?{query}"
     headers = {"Authorization": f"Basic {login}"}
-    assert ask("PUT", url, headers, b"data", ca=Path(described["ca"])).status == 201
+    assert ask("PUT", url, headers, b"data", ca=Path(described["ca_file"])).status == 201
     assert Path(described["directory"], "file").read_bytes() == b"data"
     assert len(control.pids) == 2
 

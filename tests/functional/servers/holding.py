@@ -100,16 +100,14 @@ class _Servers:
     def vsphere(self) -> dict[str, str]:
         server = self._stack.enter_context(vsphere(self._scratch))
         self.processes.append(server.process)
-        datastore = server.datastore()
-        return {
-            "host": "127.0.0.1",
-            "port": str(server.ports["https"]),
-            "user": server.user,
+        listed = [server.datastore("DC0"), server.datastore("F0/DC1")]
+        return {  # as `make test-vsphere` has them
+            "host": f"127.0.0.1:{server.ports['https']}",
+            "username": server.user,
             "password": server.password,
-            "ca": str(server.ca),
-            "datacenter": datastore.datacenter,
-            "datastore": datastore.name,
-            "directory": str(datastore.root),
+            "ca_file": str(server.ca),
+            "datastores": ";".join(f"{each.datacenter}:{each.name}" for each in listed),
+            "directory": str(listed[0].root),
         }
 
     @cached_property
