@@ -57,7 +57,9 @@ def version(python: Path, distribution: str) -> str:
 def measure(task: Task, python: Path) -> Figures:
     """Carry out the task in a fresh process, with its bytecode kept outside the tree."""
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(ENVIRONMENTS / "bench-bytecode")}
-    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONSAFEPATH"):
+    # requests lets bundles of the environment replace those that its caller names.
+    bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONSAFEPATH", *bundles):
         environment.pop(name, None)
     done = subprocess.run(
         [str(python), str(HERE / "worker.py"), json.dumps(dataclasses.asdict(task))],

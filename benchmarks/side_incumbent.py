@@ -25,6 +25,10 @@ class Side:
             self._conf(["--config-file", str(path)], project="bench")
         glance_store.register_store_opts(self._conf)
         glance_store.create_multi_stores(self._conf)
+        if driver == "vmware":
+            # Stores are looked for by the name of their driver, and registered by their scheme.
+            known = importlib.import_module("glance_store.location").SCHEME_TO_CLS_BACKEND_MAP
+            known["vmware"] = known["vsphere"]
         glance_store.verify_store()
 
     def add(
