@@ -1,0 +1,124 @@
+"""What errors of the VMware store mean, and which may pass."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+import pytest
+
+from imgstore import errors
+from imgstore.drivers.vmware.faults import Patience, classify, may_pass, means, name_of
+
+vim = pytest.importorskip("pyVmomi").vim
+vmodl = pytest.importorskip("pyVmomi").vmodl
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (vim.fault.FileNotFound(), errors.NotFound),
+        (vim.fault.FileAlreadyExists(), errors.AlreadyExists),
+        (vim.fault.FileLocked(), errors.InUse),
+        (vim.fault.NoDiskSpace(), errors.StorageFull),
+        (vim.fault.NoPermission(), errors.PermissionDenied),
+        (vim.fault.NotAuthenticated(), errors.PermissionDenied),
+        (vim.fault.InvalidLogin(), errors.PermissionDenied),
+        (vim.fault.Timedout(), errors.TimedOut),
+        (vim.fault.InvalidState(), errors.StoreError),
+        (vim.fault.FileFault(), errors.StoreError),
+        (vmodl.fault.NotSupported(), errors.Unsupported),
+        (vmodl.fault.SystemError(), errors.StoreError),
+    ],
+)
+def test_faults_of_the_api(fault: Exception, kind: type[Exception]) -> None:
+    found = classify(fault)
+    assert type(found) is kind
+    assert means(fault, type(found))
+
+
+def test_a_fault_is_what_it_derives_from() -> None:
+    """Servers are newer than the table."""
+    fault = vim.fault.InvalidDatastore(msg="  it is\ngone ", name="x")
+    assert name_of(fault) == "InvalidDatastore"
+    found = classify(fault)
+    assert isinstance(found, errors.Unavailable)
+    assert found.reason == "the server answers InvalidDatastore: it is gone"
+    derived = vim.fault.InaccessibleDatastore(name="x")
+    assert isinstance(classify(derived), errors.Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [
+        (http.client.HTTPException("503 Service Unavailable"), errors.Unavailable),
+        (http.client.HTTPException("403 Forbidden"), errors.PermissionDenied),
+        (http.client.RemoteDisconnected("closed"), errors.Unavailable),
+        (http.client.BadStatusLine("x"), errors.StoreError),
+        (ssl.SSLEOFError(8, "EOF occurred"), errors.Unavailable),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), errors.PermissionDenied),
+        (ssl.SSLError(1, "wrong version number"), errors.StoreError),
+        (ConnectionRefusedError(111, "Connection refused"), errors.Unavailable),
+        (socket.gaierror(-2, "Name or service not known"), errors.Unavailable),
+        (TimeoutError("timed out"), errors.TimedOut),
+        (ExpatError("not well-formed"), errors.StoreError),
+    ],
+)
+def test_connections(exc: Exception, kind: type[Exception]) -> None:
+    assert type(classify(exc)) is kind
+
+
+def test_others_are_not_ours() -> None:
+    assert classify(ValueError("x")) is None
+    assert not means(ValueError("x"), errors.StoreError)
+    assert means(errors.Throttled(), errors.Unavailable)
+
+
+def test_what_may_pass() -> None:
+    """A server that said nothing is not asked again: each time takes as long."""
+    assert may_pass(ConnectionResetError(104, "reset"))
+    assert may_pass(errors.Unavailable())
+    assert not may_pass(TimeoutError())
+    assert not may_pass(errors.TimedOut())
+    assert not may_pass(vim.fault.InvalidLogin())
+
+
+class Calls:
+    """Fails as often as it is told to."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self._failures = list(failures)
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        if self._failures:
+            raise self._failures.pop(0)
+        return "done"
+
+
+def test_patience_ends_with_success() -> None:
+    call = Calls(errors.Unavailable(), ConnectionResetError(104, "reset"))
+    assert Patience(2, 10.0).repeat(call) == "done"
+    assert call.count == 3
+
+
+@pytest.mark.parametrize(
+    ("patience", "failure", "count", "options"),
+    [
+        (Patience(1, 10.0), errors.Unavailable, 2, {}),
+        (Patience(5, 0.05), errors.Unavailable, 1, {}),
+        (Patience(5, 10.0), errors.NotFound, 1, {}),
+        (Patience(5, 10.0), errors.Unavailable, 1, {"may_pass": lambda exc: False}),
+    ],
+)
+def test_patience_ends(
+    patience: Patience, failure: type[Exception], count: int, options: dict[str, Any]
+) -> None:
+    call = Calls(*(failure() for _ in range(9)))
+    with pytest.raises(failure):
+        patience.repeat(call, **options)
+    assert call.count == count
