@@ -27,8 +27,14 @@ LIMIT = 50 * 60  # seconds for one step
 REPORT = 120  # seconds between lines that say how far it is
 GRACE = 60  # seconds from its interruption to its end
 TESTS = REPOSITORY / "tests"
-# Those of functional tests that take half of the time and have servers of their own.
-CEPH = ("test_rbd*.py", "test_s3*.py", "test_servers_ceph.py")
+# Functional tests that take half of the time: those with Ceph, and some more.
+SECOND_HALF = (
+    "test_rbd*.py",
+    "test_s3*.py",
+    "test_servers_ceph.py",
+    "test_swift_faults.py",
+    "test_swift_identity.py",
+)
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,11 @@ def _steps(pythons: dict[str, str]) -> list[Step]:
 def _functional_steps(pythons: dict[str, str]) -> list[Step]:
     version = FUNCTIONAL if FUNCTIONAL in pythons else list(pythons)[-1]
     files = sorted((TESTS / "functional").glob("test_*.py"))
-    ceph = [str(path) for path in files if any(path.match(pattern) for pattern in CEPH)]
-    others = [str(path) for path in files if str(path) not in ceph]
+    second = [path for path in files if any(path.match(pattern) for pattern in SECOND_HALF)]
+    first = [path for path in files if path not in second]
     return [
-        _tests("functional", version, pythons[version], *others),
-        _tests("Ceph's functional", version, pythons[version], *ceph),
+        _tests(f"functional {half} of 2", version, pythons[version], *map(str, paths))
+        for half, paths in (("1", first), ("2", second))
     ]
 
 
