@@ -155,6 +155,10 @@ class _Wire(io.RawIOBase):
             raise http.client.HTTPException("the answer is framing without end")
         return count
 
+    def let_through(self) -> None:
+        """Count no more: TLS hands out 16 KiB at a time, and each call costs."""
+        self.readinto = self._raw.readinto  # type: ignore[assignment,method-assign]
+
     def close(self) -> None:
         if not self.closed:
             self._raw.close()
@@ -202,6 +206,8 @@ class _Response(http.client.HTTPResponse):
         self._wire.deadline = None
         if is_early:  # the server may still wait for the body
             self.will_close = True
+        if self.length is not None:
+            self._wire.let_through()
         stated = set(self.headers.get_all("Content-Length", []))
         # urllib3 would find this out too late to close the connection.
         if len(stated) > 1 or any(not _LENGTH.fullmatch(text.strip()) for text in stated):
@@ -248,9 +254,12 @@ class _Connection(_ConnectionBase):
         super().request(method, url, body=body, headers=sent, **options)
 
     def send(self, data: Any) -> None:
+        is_connected = self.sock is not None
         try:
             super().send(data)
         except (ConnectionError, ssl.SSLError) as exc:
+            if not is_connected:
+                raise
             # The server has closed the connection, perhaps after an answer.
             raise BrokenPipeError(errno.EPIPE, "the server takes no more data") from exc
 

@@ -11,7 +11,7 @@ import http.client
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
@@ -32,11 +32,19 @@ _OLDEST: Final = "vim.version.version9"  # 5.5, for servers that do not say what
 
 @dataclass
 class Session:
-    """A login; ``datacenters`` are those that were found in it, by their paths."""
+    """A login; ``datacenters`` and their ``datastores`` are those found in it, by their paths."""
 
     stub: Any
     content: Any
     datacenters: dict[str, Any] = field(default_factory=dict)
+    datastores: dict[str, list[Any]] = field(default_factory=dict)
+
+    def forget(self) -> bool:
+        """Forget what was found; return whether there was anything."""
+        was_any = bool(self.datacenters or self.datastores)
+        self.datacenters.clear()
+        self.datastores.clear()
+        return was_any
 
     @property
     def cookie(self) -> str:
@@ -142,9 +150,8 @@ class Api:
             except self.vim.fault.NotAuthenticated:
                 session = self.session(instead_of=session)
             except self.vmodl.fault.ManagedObjectNotFound:
-                if not session.datacenters:
+                if not session.forget():
                     raise
-                session.datacenters.clear()  # one of them was made anew
             return ask(session)
 
         return (patience or self._patience).repeat(once) if again else once()
@@ -162,22 +169,37 @@ class Api:
             session.datacenters[path] = found
         return found
 
-    def datastores(self, session: Session, path: str) -> dict[str, dict[str, Any]]:
-        """Return what counts of the datastores of a datacenter, by their names."""
+    def datastores(
+        self, session: Session, path: str, names: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return what counts of the datastores of a datacenter that have these names."""
+        known = session.datastores.get(path, [])
+        found = self._describe(session, known)
+        if len(found) < len(names):  # a datacenter may have hundreds
+            center = self.datacenter(session, path)
+            found = self._describe(session, center.datastore)
+            wanted = {name: found[name] for name in names if name in found}
+            session.datastores[path] = [each["datastore"] for each in wanted.values()]
+        return {name: found[name] for name in names if name in found}
+
+    def _describe(self, session: Session, datastores: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Return name, state and free space of datastores, by their names."""
+        if not datastores:
+            return {}
         spec = self.vmodl.query.PropertyCollector
-        downwards = spec.TraversalSpec(type=self.vim.Datacenter, path="datastore", skip=False)
-        start = spec.ObjectSpec(
-            obj=self.datacenter(session, path), skip=True, selectSet=[downwards]
-        )
         names = ("name", "accessible", "maintenanceMode", "freeSpace")
         wanted = spec.PropertySpec(
-            type=self.vim.Datastore, pathSet=["browser", *(f"summary.{name}" for name in names)]
+            type=self.vim.Datastore, pathSet=[f"summary.{name}" for name in names]
         )
-        found = self._retrieve(session, spec.FilterSpec(objectSet=[start], propSet=[wanted]))
-        return {properties["summary.name"]: properties for properties in found}
+        objects = [spec.ObjectSpec(obj=each) for each in datastores]
+        found = self._retrieve(session, spec.FilterSpec(objectSet=objects, propSet=[wanted]))
+        return {
+            properties["summary.name"]: {**properties, "datastore": each}
+            for each, properties in found
+        }
 
-    def _retrieve(self, session: Session, wanted: Any) -> Iterator[dict[str, Any]]:
-        """Yield the properties of each object."""
+    def _retrieve(self, session: Session, wanted: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Yield each object and its properties."""
         collector = session.content.propertyCollector
         options = self.vmodl.query.PropertyCollector.RetrieveOptions()
         page = collector.RetrievePropertiesEx([wanted], options)
@@ -186,7 +208,7 @@ class Api:
                 # Some versions answer so in a session that is over.
                 for missing in each.missingSet or ():
                     raise missing.fault
-                yield {prop.name: prop.val for prop in each.propSet}
+                yield each.obj, {prop.name: prop.val for prop in each.propSet}
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
 
     # Tasks.
@@ -233,7 +255,8 @@ class Api:
         names = [f"info.{name}" for name in ("state", "error", "result", "progress")]
         wanted = spec.PropertySpec(type=self.vim.Task, pathSet=names)
         of_task = spec.ObjectSpec(obj=self._task(session, task))
-        (found,) = self._retrieve(session, spec.FilterSpec(objectSet=[of_task], propSet=[wanted]))
+        asked = spec.FilterSpec(objectSet=[of_task], propSet=[wanted])
+        ((_, found),) = self._retrieve(session, asked)
         return found
 
     def _watch(self, session: Session, task: str) -> None:

@@ -65,24 +65,25 @@ class Datastores:
 
     def _look(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return what the server says now of each datastore, or a "fault" where it says nothing."""
-        said: dict[str, dict[str, Any]] = {}
-        found: dict[tuple[str, str], dict[str, Any]] = {}
+        names: dict[str, list[str]] = {}
         for datastore, _ in self.settings.datastores:
-            path = datastore.key[0]
-            if path not in said:
-                said[path] = self._say(path)
-            known = said[path].get(datastore.name)
-            missing = said[path].get("", "its datacenter has no such datastore")
-            found[datastore.key] = known or {"fault": missing}
-        return found
+            names.setdefault(datastore.key[0], []).append(datastore.name)
+        return {
+            (path, name): said
+            for path, listed in names.items()
+            for name, said in self._say(path, listed).items()
+        }
 
-    def _say(self, path: str) -> dict[str, Any]:
+    def _say(self, path: str, names: list[str]) -> dict[str, dict[str, Any]]:
+        missing: dict[str, Any] = {"fault": "its datacenter has no such datastore"}
+        found: dict[str, dict[str, Any]] = {}
         try:
-            return self.api.call(lambda session: self.api.datastores(session, path))
+            found = self.api.call(lambda session: self.api.datastores(session, path, names))
         except StoreError as exc:
             if isinstance(exc, Unavailable):
                 raise
-            return {"": exc.reason}  # no datastore has that name
+            missing = {"fault": exc.reason}
+        return {name: found.get(name, missing) for name in names}
 
     # Files.
 
@@ -158,8 +159,8 @@ class Datastores:
 
     def search(self, datastore: Datastore, pattern: str) -> list[Any]:
         """Return what the directory for images has of a pattern."""
-        browser = self._look()[datastore.key].get("browser")
-        if browser is None:
+        found = self._look()[datastore.key].get("datastore")
+        if found is None:
             return []
         vim = self.api.vim.host.DatastoreBrowser
         details = vim.FileInfo.Details(
@@ -169,8 +170,8 @@ class Datastores:
         full = self.place(datastore, "").full.rstrip("/")
 
         def start(session: Session) -> Any:
-            mine = type(browser)(browser._GetMoId(), session.stub)
-            return mine.SearchDatastore_Task(full, spec)
+            mine = self.api.vim.Datastore(found._GetMoId(), session.stub)
+            return mine.browser.SearchDatastore_Task(full, spec)
 
         try:
             return list(self.api.run(start).file)
