@@ -27,8 +27,8 @@ unless a row says sha256, and it never flushes: "then fsync" adds the flush of t
 directory that a careful caller would do. On tmpfs a flush costs nothing.
 Loopback connections are read by another process on the same machine: one that copies what arrives
 takes memory bandwidth that a remote reader would not, one that discards it does not.
-In the rows of s3, rbd, swift and vmware every process has added and deleted one byte before, so that its
-SDK is loaded.
+In the rows of s3, rbd, swift and vmware every process has added and deleted one byte before, so
+that its SDK is loaded.
 """
 
 
