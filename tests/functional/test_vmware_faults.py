@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -389,6 +390,25 @@ class TestServer:
         finally:
             vsphere.process.thaw()
         assert not difference(content(store, image.location), DATA)
+
+    def test_threads_share_a_login_that_fails(self, vsphere: VSphere, make: Make) -> None:
+        """Or the last of them would wait as many times as there are threads."""
+        store = make(read_timeout=1.0, connect_timeout=1.0)
+
+        def fails(_: int) -> bool:
+            with pytest.raises(errors.TimedOut):
+                store.size(left(store))
+            return True
+
+        vsphere.process.freeze()
+        began = time.monotonic()
+        try:
+            with ThreadPoolExecutor(12) as threads:
+                assert all(threads.map(fails, range(12)))
+        finally:
+            vsphere.process.thaw()
+        assert time.monotonic() - began < 10
+        used(vsphere, store)
 
 
 class TestTasks:

@@ -17,9 +17,9 @@ from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
 from imgstore import _lazy
-from imgstore.drivers.vmware.faults import INSTALL, Patience
+from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import StoreError, TimedOut
+from imgstore.errors import ImgStoreError, StoreError, TimedOut
 
 T = TypeVar("T")
 
@@ -66,25 +66,45 @@ class Api:
         self._versions = versions
         self._lock = threading.Lock()
         self._session: Session | None = None
+        self._failures = 0  # of logins
+        self._last_failure: ImgStoreError = StoreError()
+        self._is_closed = False
         self._version = ""
 
     def close(self) -> None:
         """Log out."""
         with self._lock:
+            self._is_closed = True
             session, self._session = self._session, None
             if session is not None:
                 _end(session)
 
     def session(self, instead_of: Session | None = None) -> Session:
         """Return the session, a new one if it is one that the server knows no more."""
+        failures = self._failures
         with self._lock:
+            if self._is_closed:
+                raise StoreError("the store was closed meanwhile")
             if self._session is instead_of:
                 self._session = None
                 if instead_of is not None:
                     _end(instead_of)
             if self._session is None:
-                self._session = self._log_in()
+                if self._failures > failures:  # while this thread waited
+                    last = self._last_failure
+                    raise type(last)(last.reason, remedy=last.remedy)
+                self._session = self._log_in_or_note()
             return self._session
+
+    def _log_in_or_note(self) -> Session:
+        """Log in; who waits for a login that fails is not to try it as long again."""
+        try:
+            return self._log_in()
+        except Exception as exc:
+            error = error_of(exc)
+            self._last_failure = type(error)(error.reason, remedy=error.remedy)
+            self._failures += 1
+            raise
 
     def _log_in(self) -> Session:
         settings = self._settings

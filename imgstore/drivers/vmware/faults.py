@@ -25,6 +25,7 @@ from imgstore.errors import (
     Unavailable,
     Unsupported,
 )
+from imgstore.translation import describe
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ _MEANINGS: Final[dict[str, type[StoreError]]] = {
     "TaskInProgress": InUse,
     "RequestCanceled": Unavailable,
     "Timedout": TimedOut,
+    "ManagedObjectNotFound": Unavailable,  # it was made anew, or a restart has ended the task
     "NotSupported": Unsupported,
     "MethodNotFound": Unsupported,
 }
@@ -94,6 +96,11 @@ def _meaning(fault: Any) -> ImgStoreError:
 def name_of(exc: BaseException) -> str:
     """Return the name of a fault as vSphere has it."""
     return type(exc).__name__.rpartition(".")[2]
+
+
+def error_of(exc: Exception) -> ImgStoreError:
+    """Return an exception as one of our errors."""
+    return exc if isinstance(exc, ImgStoreError) else classify(exc) or StoreError(describe(exc))
 
 
 def means(exc: Exception, *kinds: type[ImgStoreError]) -> bool:

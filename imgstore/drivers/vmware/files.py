@@ -130,7 +130,8 @@ class Files:
 
         response = self._patience.repeat(once)
         is_page = response.headers.get("Content-Type", "").startswith("text/html")
-        if response.status_code == HTTPStatus.OK and is_page:
+        is_named_so = url.target.partition("?")[0].endswith((".html", ".htm"))
+        if response.status_code == HTTPStatus.OK and is_page and not is_named_so:
             settle(response)
             raise NotFound("the server shows a page or a directory there, no image")
         return response
