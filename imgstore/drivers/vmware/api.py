@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from imgstore import _lazy
 from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import ImgStoreError, StoreError, TimedOut
+from imgstore.errors import ImgStoreError, NotFound, StoreError, TimedOut
 
 T = TypeVar("T")
 
@@ -177,12 +177,12 @@ class Api:
         return (patience or self._patience).repeat(once) if again else once()
 
     def datacenter(self, session: Session, path: str) -> Any:
-        """Return a datacenter by its path in the inventory."""
+        """Return a datacenter by its path in the inventory; raises NotFound."""
         found = session.datacenters.get(path)
         if found is None:
             found = session.content.searchIndex.FindByInventoryPath(path)
             if not isinstance(found, self.vim.Datacenter):
-                raise StoreError(
+                raise NotFound(
                     f"the server has no datacenter {path!a}",
                     remedy="write its path, with the folders that it is in",
                 )

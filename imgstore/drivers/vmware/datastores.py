@@ -13,7 +13,7 @@ from imgstore.drivers.vmware.faults import Patience, may_pass, means, name_of
 from imgstore.drivers.vmware.files import Files
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import InUse, StoreError, Unavailable
+from imgstore.errors import InUse, NotFound, Unavailable
 from imgstore.placement import Candidate
 
 _NORMAL: Final = "normal"
@@ -79,9 +79,7 @@ class Datastores:
         found: dict[str, dict[str, Any]] = {}
         try:
             found = self.api.call(lambda session: self.api.datastores(session, path, names))
-        except StoreError as exc:
-            if isinstance(exc, Unavailable):
-                raise
+        except NotFound as exc:  # the datacenter
             missing = {"fault": exc.reason}
         return {name: found.get(name, missing) for name in names}
 

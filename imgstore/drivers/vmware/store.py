@@ -156,11 +156,9 @@ class VmwareStore(Store):
         for datastore, _ in self._settings.datastores:
             for found in datastores.search(datastore, f"{MARK}*"):
                 place = datastores.place(datastore, found.path)
-                age = now - found.modification
-                if found.path not in self._live and age >= older_than:
-                    yield Leftover(
-                        self.name, place.full, found.modification, found.fileSize, key=place
-                    )
+                modified = found.modification or now
+                if found.path not in self._live and now - modified >= older_than:
+                    yield Leftover(self.name, place.full, modified, found.fileSize, key=place)
 
     def _remove_leftover(self, leftover: Leftover) -> None:
         self._datastores.get().delete(leftover.key)
