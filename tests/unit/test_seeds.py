@@ -12,6 +12,7 @@ from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.http import HttpStore
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.swift.settings import Settings
+from imgstore.drivers.vmware import VmwareStore
 from imgstore.errors import ConfigError, DriverUnavailable
 
 DATA = Path(__file__).with_name("data")
@@ -184,3 +185,37 @@ def test_an_applications_own_options_are_left_alone() -> None:
         assert conf.database.connection == conf.database.slave_connection
         assert "s3cr%25t$x@db" in conf.database.connection
         assert conf.keystone_authtoken.password == "pa$w%rd #1; with = everything"
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "service", "datastores"),
+    [
+        (
+            "vmware-guide",
+            "vsphere",
+            "www.my-domain.com",
+            [
+                ("datacenter1:datastore1", 0),
+                ("dc_folder/datacenter2:datastore2", 100),
+                ("datacenter1:datastore3", 200),
+            ],
+        ),
+        (
+            "vmware-single",
+            "vmware",
+            "1.2.3.4",
+            [("datacenter_name:datastore_name1", 10), ("datacenter_name:datastore_name2", 0)],
+        ),
+    ],
+)
+def test_datastores_of_vmware_examples(
+    document: str, name: str, service: str, datastores: list[tuple[str, int]]
+) -> None:
+    """Each line is a datastore; a scheme names the default store of the single form."""
+    with StoreManager.from_file(DATA / "documents" / f"{document}.conf") as stores:
+        store = stores[name]
+        assert store is stores.default
+        assert store.url_prefix == f"vsphere://{service}/folder/openstack_glance"
+        assert isinstance(store, VmwareStore)
+        found = store._settings.datastores
+        assert [(str(datastore), weight) for datastore, weight in found] == datastores
