@@ -1,13 +1,15 @@
 """The contract on a vCenter Server or ESXi host that the environment names.
 
 ``IMGSTORE_VSPHERE_HOST``, ``_USERNAME``, ``_PASSWORD`` and ``_DATASTORES``
-(``<datacenter>:<datastore>``, separated by semicolons) are needed; ``_CA_FILE`` or ``_INSECURE``
-say how the server is verified. Images lie in a directory of the run's own.
+(``<datacenter>:<datastore>``, separated by semicolons or line ends) are needed; ``_CA_FILE`` or
+``_INSECURE`` say how the server is verified. Images lie in a directory of the run's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +27,8 @@ from imgstore.testing import StoreContract
 PREFIX = "IMGSTORE_VSPHERE_"
 NEEDED = ("HOST", "USERNAME", "PASSWORD", "DATASTORES")
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # as _INSECURE wants it
+
 
 def options() -> dict[str, Any]:
     given = {name: os.environ.get(PREFIX + name, "") for name in (*NEEDED, "CA_FILE", "INSECURE")}
@@ -34,7 +38,9 @@ def options() -> dict[str, Any]:
         "server_host": given["HOST"],
         "server_username": given["USERNAME"],
         "server_password": given["PASSWORD"],
-        "datastores": [text.strip() for text in given["DATASTORES"].split(";")],
+        "datastores": [
+            text for text in re.split(r"\s*[;\n]\s*", given["DATASTORES"].strip()) if text
+        ],
         "ca_file": given["CA_FILE"] or None,
         "insecure": given["INSECURE"].lower() in {"1", "true", "yes"},
     }
@@ -48,13 +54,26 @@ def settings_of(store: VmwareStore) -> Settings:
 def directory() -> Iterator[str]:
     """A directory for images, removed with all that is in it."""
     name = f"imgstore-test-{secrets.token_hex(8)}"
+    with VmwareStore("vmware", store_image_dir=name, **options()) as store:
+        problems = store.check()
+    if problems:
+        with contextlib.suppress(Exception):
+            remove(name)
+        # Hundreds of tests that try a wrong password would lock its account.
+        pytest.exit("\n".join(problems), returncode=1)
     yield name
+    remove(name)
+
+
+def remove(name: str) -> None:
     with VmwareStore("vmware", store_image_dir=name, **options()) as store:
         settings = settings_of(store)
-        datastores = Datastores(settings)
+    datastores = Datastores(settings)
+    try:
         for datastore, _ in settings.datastores:
             datastores.make_directory(datastore)
             datastores.delete(Place(settings.service, datastore, name))
+    finally:
         datastores.close()
 
 
