@@ -156,8 +156,8 @@ class Files:
             settle(response)
             raise PermissionDenied(
                 "the server does not accept its own session for files",
-                remedy="give the user the privileges Datastore.Browse and Datastore.FileManagement, "
-                "on the datacenter too",
+                remedy="give the user the privileges Datastore.Browse and "
+                "Datastore.FileManagement, on the datacenter too",
             )
         return response
 

@@ -102,21 +102,23 @@ def sent(begun: list[bool]) -> Iterator[bytes]:
     ],
     ids=["known", "chunked"],
 )
-@pytest.mark.parametrize("early", [True, False], ids=["continue", "silent"])
+@pytest.mark.parametrize("leave", ["early", "late", "never"])
 def test_a_body_is_sent(
     transport: Transport,
     serve: Callable[[Script], Server],
     headers: dict[str, str],
     framed: bytes,
-    early: bool,  # noqa: FBT001
+    leave: str,
 ) -> None:
     """At once where the server says so, and a second later where it says nothing."""
 
     def script(made: socket.socket) -> None:
         server.until(made, b"\r\n\r\n")
-        if early:
+        if leave == "early":
             made.sendall(CONTINUE)
         server.until(made, framed[-7:])
+        if leave == "late":
+            made.sendall(CONTINUE)
         made.sendall(CREATED)
         server.until(made, b"never")
 
@@ -149,6 +151,43 @@ def test_a_refusal_comes_before_the_body(
         assert (response.status_code, response.content) == (507, b"full")
         assert server.connections == number
     assert begun == []
+
+
+def test_an_answer_right_behind_the_leave_is_kept(
+    transport: Transport, serve: Callable[[Script], Server]
+) -> None:
+    """They may arrive together, before the body is sent."""
+
+    def script(made: socket.socket) -> None:
+        server.until(made, b"\r\n\r\n")
+        made.sendall(CONTINUE + REFUSED)
+        server.until(made, b"0\r\n\r\n")
+
+    server = serve(script)
+    response = transport.send("PUT", server.url, EXPECT, sent([]))
+    assert (response.status_code, response.content) == (507, b"full")
+
+
+def test_a_connection_serves_one_body_after_another(
+    transport: Transport, serve: Callable[[Script], Server]
+) -> None:
+    """Whether they wait for the server's leave or not."""
+
+    def script(made: socket.socket) -> None:
+        while server.until(made, b"\r\n\r\n"):
+            if b"Expect" in server.received[-1]:
+                made.sendall(CONTINUE)
+            if not server.received[-1].endswith(b"0\r\n\r\n"):  # what waits for no leave
+                server.until(made, b"0\r\n\r\n")
+            made.sendall(CREATED)
+
+    server = serve(script)
+    for headers in (EXPECT, {}, EXPECT):
+        response = transport.send("PUT", server.url, headers, sent([]))
+        assert response.status_code == 201
+        settle(response)
+    assert server.connections == 1
+    transport.close()
 
 
 def test_an_answer_in_the_middle_is_read(

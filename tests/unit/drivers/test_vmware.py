@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from imgstore import Location, errors
+from imgstore.drivers.vmware import VmwareStore
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.settings import Settings, read
+from imgstore.store import Ownership
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
 GIVEN: dict[str, Any] = {
@@ -123,3 +125,29 @@ def test_the_order_of_the_query_does_not_matter() -> None:
 )
 def test_what_names_no_file(url: str) -> None:
     assert Place.of(Location.parse(url)) is None
+
+
+HERE = "vsphere://vcenter.example.org/folder/openstack_glance"
+
+
+@pytest.mark.parametrize(
+    ("url", "owned"),
+    [
+        (f"{HERE}/id?dsName=one&dcPath=DC0", Ownership.YES),
+        (f"{HERE}/id?dcPath=%2FDC0%2F&dsName=one", Ownership.YES),
+        (f"{HERE.replace('.org', '.ORG:443')}/id?dsName=one&dcPath=DC0", Ownership.YES),
+        (f"{HERE}/id?dsName=one&dcPath=DC1", Ownership.MAYBE),
+        (f"{HERE}/id?dsName=two&dcPath=DC0", Ownership.MAYBE),
+        (f"{HERE}/id?dsName=one", Ownership.MAYBE),
+        (f"{HERE}/inner/id?dsName=one&dcPath=DC0", Ownership.NO),
+        (f"{HERE}/.imgstore-1?dsName=one&dcPath=DC0", Ownership.NO),
+        (f"{HERE}2/id?dsName=one&dcPath=DC0", Ownership.NO),
+        (f"{HERE}/id", Ownership.NO),
+        ("vsphere://vcenter.example.org:8443/folder/openstack_glance/id?dsName=one", Ownership.NO),
+        ("vsphere://elsewhere.example.org/folder/openstack_glance/id?dsName=one", Ownership.NO),
+    ],
+)
+def test_what_a_store_owns(url: str, owned: Ownership) -> None:
+    """Told from the location alone: images may lie in datastores that take no new ones."""
+    with VmwareStore("vmware", **GIVEN) as store:
+        assert store.owns(Location.parse(url)) is owned

@@ -30,6 +30,9 @@ vmodl = pytest.importorskip("pyVmomi").vmodl
         (vim.fault.Timedout(), errors.TimedOut),
         (vim.fault.InvalidState(), errors.StoreError),
         (vim.fault.FileFault(), errors.StoreError),
+        (vim.fault.TaskInProgress(), errors.InUse),
+        (vim.fault.InvalidDatastorePath(), errors.NotFound),
+        (vmodl.fault.ManagedObjectNotFound(), errors.Unavailable),
         (vmodl.fault.NotSupported(), errors.Unsupported),
         (vmodl.fault.SystemError(), errors.StoreError),
     ],
@@ -56,6 +59,7 @@ def test_a_fault_is_what_it_derives_from() -> None:
     [
         (http.client.HTTPException("503 Service Unavailable"), errors.Unavailable),
         (http.client.HTTPException("403 Forbidden"), errors.PermissionDenied),
+        (http.client.HTTPException("something else"), errors.StoreError),
         (http.client.RemoteDisconnected("closed"), errors.Unavailable),
         (http.client.BadStatusLine("x"), errors.StoreError),
         (ssl.SSLEOFError(8, "EOF occurred"), errors.Unavailable),
@@ -81,6 +85,8 @@ def test_what_may_pass() -> None:
     """A server that said nothing is not asked again: each time takes as long."""
     assert may_pass(ConnectionResetError(104, "reset"))
     assert may_pass(errors.Unavailable())
+    assert may_pass(http.client.HTTPException("503 Service Unavailable"))
+    assert may_pass(vmodl.fault.ManagedObjectNotFound())
     assert not may_pass(TimeoutError())
     assert not may_pass(errors.TimedOut())
     assert not may_pass(vim.fault.InvalidLogin())
