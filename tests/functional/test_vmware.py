@@ -32,6 +32,7 @@ Make = Callable[..., VmwareStore]
 @pytest.fixture
 def make(vsphere: VSphere) -> Iterator[Make]:
     """Make stores on the server, in one datastore unless told otherwise."""
+    vsphere.expire()  # of a login whose answer was lost the server keeps the session
     with contextlib.ExitStack() as stack:
         known = {**login(vsphere), "datastores": ["DC0:images"], "task_poll_interval": 1}
         yield lambda **options: stack.enter_context(VmwareStore("vmware", **known | options))

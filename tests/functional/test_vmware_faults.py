@@ -91,9 +91,10 @@ class TestSessions:
     @BOTH
     @pytest.mark.parametrize("on", ["PUT", "HEAD", "GET"])
     def test_a_401(self, vsphere: VSphere, store: VmwareStore, on: str, data: bytes) -> None:
+        """It ends no session that the server still knows: other threads use that."""
         vsphere.answer(on, 401, at_once=True)
         used(vsphere, store, data)
-        assert len(vsphere.requests.read("Login")) == 1
+        assert vsphere.requests.read("Login") == []
 
     @BOTH
     def test_401_for_ever(self, vsphere: VSphere, store: VmwareStore, data: bytes) -> None:

@@ -96,6 +96,17 @@ class Api:
                 self._session = self._log_in_or_note()
             return self._session
 
+    def living(self, session: Session) -> Session:
+        """Return a session if the server still knows it, another one otherwise.
+
+        Of files it may refuse what the user has no privilege for; others use the session then.
+        """
+        try:
+            is_known = session.content.sessionManager.currentSession is not None
+        except self.vim.fault.NotAuthenticated:
+            is_known = False
+        return session if is_known else self.session(instead_of=session)
+
     def _log_in_or_note(self) -> Session:
         """Log in; who waits for a login that fails is not to try it as long again."""
         try:

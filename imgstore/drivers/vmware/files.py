@@ -142,7 +142,7 @@ class Files:
     def _authorised(
         self, method: str, url: Url, headers: Mapping[str, str], upload: Upload | None = None
     ) -> requests.Response:
-        """Send a request in the session, in a new one if the server does not accept it."""
+        """Send a request in the session, again if the server does not accept it at first."""
         session = self.api.session()
         response = self._ask(session, method, url, headers, upload)
         if response.status_code != HTTPStatus.UNAUTHORIZED:
@@ -150,7 +150,7 @@ class Files:
         settle(response)
         if upload is not None and upload.is_begun:
             raise Unavailable("the server ended the session while the image was sent")
-        session = self.api.session(instead_of=session)
+        session = self.api.living(session)
         response = self._ask(session, method, url, headers, upload)
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             settle(response)
