@@ -340,4 +340,5 @@ def _end(session: Session) -> None:
     """Log out; where that fails, the server ends the session some time after its last use."""
     with contextlib.suppress(Exception):
         session.content.sessionManager.Logout()
+    session.stub.poolSize = 0  # for connections that other threads still use
     session.stub.DropConnections()
