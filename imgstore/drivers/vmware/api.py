@@ -267,7 +267,8 @@ class Api:
 
     def _result(self, task: str) -> Any:
         patience = _TASK_PATIENCE * self._settings.read_timeout
-        state, end, progress = self.vim.TaskInfo.State, 0.0, None
+        state, progress = self.vim.TaskInfo.State, None
+        end = time.monotonic() + patience
         while True:
             found = self.call(lambda session: self._about(session, task))
             if found["info.state"] == state.success:

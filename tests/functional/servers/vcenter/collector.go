@@ -42,6 +42,28 @@ func newCollector(self types.ManagedObjectReference) *collector {
 	return c
 }
 
+// RetrievePropertiesEx leaves out what a server does not say: the progress of a task without any.
+func (c *collector) RetrievePropertiesEx(
+	ctx *simulator.Context, req *types.RetrievePropertiesEx,
+) soap.HasFault {
+	answer := c.PropertyCollector.RetrievePropertiesEx(ctx, req)
+	body, ok := answer.(*methods.RetrievePropertiesExBody)
+	if !ok || body.Res == nil || body.Res.Returnval == nil {
+		return answer
+	}
+	for i := range body.Res.Returnval.Objects {
+		object := &body.Res.Returnval.Objects[i]
+		var said []types.DynamicProperty
+		for _, property := range object.PropSet {
+			if property.Name != "info.progress" || property.Val != int32(0) {
+				said = append(said, property)
+			}
+		}
+		object.PropSet = said
+	}
+	return answer
+}
+
 // CreatePropertyCollector makes one more for the session.
 func (c *collector) CreatePropertyCollector(
 	ctx *simulator.Context, _ *types.CreatePropertyCollector,
