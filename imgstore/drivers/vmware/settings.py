@@ -114,7 +114,15 @@ def _datastores(values: Mapping[str, Any]) -> list[tuple[Datastore, int]]:
         found = unique([parse_weighted(text, fields=2, escapes=True) for text in listed])
     except InvalidArgument as exc:
         raise ConfigError(f"vmware_datastores: {exc.reason}", remedy=_FORM) from None
-    return [(Datastore(*each.parts), each.weight) for each in found]
+    datastores = [(Datastore(*each.parts), each.weight) for each in found]
+    keys = [datastore.key for datastore, _ in datastores]
+    for datastore, _ in datastores:
+        if keys.count(datastore.key) > 1:
+            raise ConfigError(
+                f"vmware_datastores has {str(datastore)!a} more than once",
+                remedy="write it once, with or without slashes",
+            )
+    return datastores
 
 
 def _directory(text: str) -> str:

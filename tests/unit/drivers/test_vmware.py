@@ -73,6 +73,7 @@ def test_the_older_pair_is_one_datastore() -> None:
         ({"datastores": ["one"]}, "vmware_datastores"),
         ({"datastores": ["dc:one:heavy"]}, "vmware_datastores"),
         ({"datastores": ["dc:one:1", "dc:one:2"]}, "vmware_datastores"),
+        ({"datastores": ["dc:one", "/dc/:one"]}, "more than once"),
         ({"datastore_name": "two"}, "both"),
         ({"store_image_dir": "/"}, "vmware_store_image_dir"),
         ({"store_image_dir": "a/../b"}, "vmware_store_image_dir"),
