@@ -7,13 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import requests
 
 from imgstore.drivers._http import AddressGuard, Url, settle
 from imgstore.drivers._http_transport import Transport, classify
 from imgstore.errors import Unavailable
 from imgstore.location import Location
-
-requests = pytest.importorskip("requests")
 
 DATA = [b"one", b"two"]
 EXPECT = {"Expect": "100-continue"}

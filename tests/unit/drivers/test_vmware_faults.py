@@ -9,12 +9,10 @@ from typing import Any
 from xml.parsers.expat import ExpatError
 
 import pytest
+from pyVmomi import vim, vmodl
 
 from imgstore import errors
 from imgstore.drivers.vmware.faults import Patience, classify, may_pass, means, name_of
-
-vim = pytest.importorskip("pyVmomi").vim
-vmodl = pytest.importorskip("pyVmomi").vmodl
 
 
 @pytest.mark.parametrize(
