@@ -45,11 +45,11 @@ class Adding:
         """Store an image and return where; raises AlreadyExists, StorageFull."""
         upload = Upload(body)
         best = self._choose(upload.size, is_small=upload.is_small)
+
+        def fill(draft: Place) -> None:
+            self._upload(draft, upload, body)
+
         for datastore in best:
-
-            def fill(draft: Place) -> None:
-                self._upload(draft, upload, body)
-
             try:
                 return self._store(datastore, fill)
             except StorageFull:

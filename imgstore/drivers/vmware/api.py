@@ -166,9 +166,7 @@ class Api:
 
     # Calls.
 
-    def call(
-        self, ask: Callable[[Session], T], *, again: bool = True, patience: Patience | None = None
-    ) -> T:
+    def call(self, ask: Callable[[Session], T], *, again: bool = True) -> T:
         """Return what a call returns; it is made anew when the session turns out to be over.
 
         ``again`` says that it may also be made anew when it is not known whether it was made.
@@ -185,7 +183,7 @@ class Api:
                     raise
             return ask(session)
 
-        return (patience or self._patience).repeat(once) if again else once()
+        return self._patience.repeat(once) if again else once()
 
     def datacenter(self, session: Session, path: str) -> Any:
         """Return a datacenter by its path in the inventory; raises NotFound."""
@@ -244,15 +242,9 @@ class Api:
 
     # Tasks.
 
-    def run(
-        self,
-        start: Callable[[Session], Any],
-        *,
-        again: bool = True,
-        patience: Patience | None = None,
-    ) -> Any:
+    def run(self, start: Callable[[Session], Any], *, again: bool = True) -> Any:
         """Start a task, wait for its end, and return its result; raises what it failed with."""
-        task = self.call(start, again=again, patience=patience)._GetMoId()
+        task = self.call(start, again=again)._GetMoId()
         try:
             return self._result(task)
         except Exception:
