@@ -196,6 +196,22 @@ class TestStatuses:
         vsphere.heal()
         used(vsphere, store)
 
+    @pytest.mark.parametrize(
+        ("data", "moment"),
+        [(SMALL, {}), (SMALL, {"at_once": True}), (DATA, {"at_once": True})],
+        ids=["small", "small, at once", "large, at once"],
+    )
+    def test_the_next_datastore_takes_what_one_refuses(
+        self, vsphere: VSphere, make: Make, data: bytes, moment: dict[str, bool]
+    ) -> None:
+        """As long as the data are there."""
+        store = make(datastores=["DC0:images:1", "F0/DC1:images"])
+        vsphere.answer("PUT", 507, **moment)
+        image = store.add(new_id(), data)
+        assert image.location.url.endswith("dcPath=F0%2FDC1")
+        assert not difference(content(store, image.location), data)
+        assert len(files(vsphere)) == 1
+
 
 class TestRedirects:
     def test_a_get_is_followed_with_a_ticket(self, vsphere: VSphere, store: VmwareStore) -> None:

@@ -44,7 +44,7 @@ _MEANINGS: Final[dict[str, type[StoreError]]] = {
     "FileTooLarge": StorageFull,
     "NoPermission": PermissionDenied,
     "NotAuthenticated": PermissionDenied,
-    "InvalidDatastore": Unavailable,
+    "InvalidDatastore": NotFound,
     "InvalidDatastorePath": NotFound,
     "InaccessibleDatastore": Unavailable,
     "DatastoreNotWritableOnHost": PermissionDenied,

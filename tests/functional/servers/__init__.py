@@ -136,6 +136,12 @@ servers.datacenters                                 pyVmomi
     session_cookie(service) ticket_cookie(service, method, url)     -> the header Cookie
     datacenter_of(service, datastore) managed(service, datastore)   managed objects
     finished(task, *, seconds=20.0)                 its info
+servers.vmware_stores                               imgstore
+    login(server, *, host="127.0.0.1", port="https")    options of a store
+    files(server) -> list[str]                      all that is on the datastores
+    used(server, store, data=DATA)                  add, read and delete
+servers.kept                                        imgstore
+    Kept: .get(make) -> Store .close_readers() .close()   one store for many tests
 servers.golang
     build(sources, *, what, needs, package) -> Path
 servers.hostile                                     paths: the module's docstring

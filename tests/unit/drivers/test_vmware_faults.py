@@ -46,7 +46,7 @@ def test_a_fault_is_what_it_derives_from() -> None:
     fault = vim.fault.InvalidDatastore(msg="  it is\ngone ", name="x")
     assert name_of(fault) == "InvalidDatastore"
     found = classify(fault)
-    assert isinstance(found, errors.Unavailable)
+    assert isinstance(found, errors.NotFound)
     assert found.reason == "the server answers InvalidDatastore: it is gone"
     derived = vim.fault.InaccessibleDatastore(name="x")
     assert isinstance(classify(derived), errors.Unavailable)
