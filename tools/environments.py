@@ -42,7 +42,7 @@ RECIPES = {
     "bench": Recipe(extras="http,s3,swift,vmware", ceph=True),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
-    "openstack": Recipe("tools/requirements-servers.txt", package=False),
+    "openstack": Recipe("tools/requirements-servers.txt", package=False, ceph=True),
     "tests": Recipe("tools/requirements-test.txt", extras="all,testing", ceph=True),
 }
 

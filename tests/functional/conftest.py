@@ -12,6 +12,9 @@ from servers.buckets import Bucket, raw_client
 from servers.buckets import bucket as make_bucket
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
+from servers.cinder import Cinder
+from servers.cinder import cinder as run_cinder
+from servers.cinder_stores import as_client
 from servers.containers import Container, raw_swift
 from servers.containers import container as make_container
 from servers.filesystems import Filesystems
@@ -207,6 +210,26 @@ def vsphere(_vsphere: VSphere) -> Iterator[VSphere]:
     _vsphere.requests.forget()
     yield _vsphere
     _vsphere.heal()
+
+
+@pytest.fixture(scope="session")
+def _cinder(scratch: Scratch, _keystone: Keystone) -> Iterator[Cinder]:
+    # A cluster of its own: Cinder needs a manager, and what its tests kill is theirs.
+    with (
+        run_ceph(scratch, store="bluestore", mgr=True) as cluster,
+        run_cinder(scratch, _keystone, cluster) as server,
+        as_client(server),
+    ):
+        yield server
+
+
+@pytest.fixture
+def cinder(_cinder: Cinder, keystone: Keystone) -> Iterator[Cinder]:
+    """A Cinder in health before and after the test, whose log of requests starts with it."""
+    _cinder.heal()
+    _cinder.requests.forget()
+    yield _cinder
+    _cinder.heal()
 
 
 @pytest.fixture(scope="class")

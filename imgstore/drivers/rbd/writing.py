@@ -23,7 +23,7 @@ _GROWTH: Final = 4
 class _Request:
     """A write under way. It keeps the bytes, which librbd may read without copying them."""
 
-    def __init__(self, writer: Writer, data: bytes) -> None:
+    def __init__(self, writer: Window, data: bytes) -> None:
         self._writer = writer
         self.data = data
 
@@ -32,69 +32,26 @@ class _Request:
         self._writer.landed(self, completion.get_return_value())
 
 
-class Writer:
-    """Writes one body to a new image; one thread uses it.
+class Window:
+    """Writes to an image, of which at most ``size`` bytes are under way; one thread uses it."""
 
-    ``size`` is the size of the image. With ``grows`` it is enlarged in the background, ahead of
-    what is written. At most ``window`` bytes are under way.
-    """
-
-    def __init__(
-        self, opened: OpenImage, *, size: int, window: int, thin: bool, grows: bool
-    ) -> None:
+    def __init__(self, opened: OpenImage, size: int) -> None:
+        """Write to an image that stays open until ``close`` was called here."""
         self._requests = opened.requests
         self._image = opened.sdk
-        self._piece = min(PIECE, window)
         self._size = size
-        self._window = window
-        self._thin = thin
-        self._grows = grows
-        self._step = size
-        self._pool: ThreadPoolExecutor | None = None
-        self._growth: Future[int] | None = None
+        self.piece = min(PIECE, size)
         self._change = threading.Condition(threading.Lock())
         self._flying: set[_Request] = set()
         self._bytes = 0
         self._error: RequestFailed | None = None
 
-    def write(self, body: Body) -> None:
-        """Write the whole of ``body`` and give the image its size; raises OSError."""
-        position = 0
-        while True:
-            hole = body.hole()
-            if hole:
-                body.skip(hole)
-                position += hole
-                continue
-            block = body.read(body.before_hole(self._piece - position % self._piece))
-            if not block:
-                break
-            if self._thin:
-                for start, end in stretches_of_data(block, position):
-                    self._send(block[start:end], position + start)
-            else:
-                self._send(block, position)
-            position += len(block)
-        self._wait_for(0)
-        if self._growth is not None:
-            self._size = self._growth.result()
-        if position != self._size:
-            self._image.resize(position)
-        self._image.flush()
+    def send(self, data: bytes, position: int) -> None:
+        """Begin to write, once there is room; raises OSError for what was begun before.
 
-    def close(self) -> None:
-        """Wait for what is under way, however it ends."""
-        with self._change:
-            while self._flying:
-                self._change.wait()
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def _send(self, data: bytes, position: int) -> None:
-        end = position + len(data)
-        if self._grows:
-            self._grow(end)
-        self._wait_for(max(0, self._window - len(data)))
+        Beyond the end of the image librbd writes nothing, and raises nothing.
+        """
+        self._wait_for(max(0, self._size - len(data)))
         request = _Request(self, data)
         try:
             with self._change:
@@ -105,6 +62,16 @@ class Writer:
         except BaseException:  # an interrupt may come before the request is sent, or after
             self.landed(request, 0)
             raise
+
+    def drain(self) -> None:
+        """Wait until all is written; raises OSError."""
+        self._wait_for(0)
+
+    def close(self) -> None:
+        """Wait for what is under way, however it ends."""
+        with self._change:
+            while self._flying:
+                self._change.wait()
 
     def landed(self, request: _Request, status: int) -> None:
         """Count a request as done, once; called from librbd's threads, too."""
@@ -125,6 +92,62 @@ class Writer:
                 self._change.wait()
             if self._error is not None:
                 raise self._error
+
+
+class Writer:
+    """Writes one body to a new image; one thread uses it.
+
+    ``size`` is the size of the image. With ``grows`` it is enlarged in the background, ahead of
+    what is written. At most ``window`` bytes are under way.
+    """
+
+    def __init__(
+        self, opened: OpenImage, *, size: int, window: int, thin: bool, grows: bool
+    ) -> None:
+        self._window = Window(opened, window)
+        self._image = opened.sdk
+        self._size = size
+        self._thin = thin
+        self._grows = grows
+        self._step = size
+        self._pool: ThreadPoolExecutor | None = None
+        self._growth: Future[int] | None = None
+
+    def write(self, body: Body) -> None:
+        """Write the whole of ``body`` and give the image its size; raises OSError."""
+        position, piece = 0, self._window.piece
+        while True:
+            hole = body.hole()
+            if hole:
+                body.skip(hole)
+                position += hole
+                continue
+            block = body.read(body.before_hole(piece - position % piece))
+            if not block:
+                break
+            if self._thin:
+                for start, end in stretches_of_data(block, position):
+                    self._send(block[start:end], position + start)
+            else:
+                self._send(block, position)
+            position += len(block)
+        self._window.drain()
+        if self._growth is not None:
+            self._size = self._growth.result()
+        if position != self._size:
+            self._image.resize(position)
+        self._image.flush()
+
+    def close(self) -> None:
+        """Wait for what is under way, however it ends."""
+        self._window.close()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _send(self, data: bytes, position: int) -> None:
+        if self._grows:
+            self._grow(position + len(data))
+        self._window.send(data, position)
 
     def _grow(self, end: int) -> None:
         """Let the image become larger before ``end`` reaches its size: beyond it data is lost.

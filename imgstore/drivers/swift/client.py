@@ -17,8 +17,9 @@ from urllib.parse import quote, urlsplit
 
 from imgstore import _lazy
 from imgstore.arguments import check_ca_file
+from imgstore.drivers import _keystone
 from imgstore.drivers._http_transport import classify as classify_transport
-from imgstore.drivers.swift.identity import INSTALL, Access, Identity, no_keystone
+from imgstore.drivers.swift.identity import INSTALL, NO_KEYSTONE, Access, Identity
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.errors import (
     ImgStoreError,
@@ -41,8 +42,6 @@ _FORGETTING: Final = 60.0  # seconds until a cluster that said nothing is asked 
 _TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
 _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
 _TAG: Final = re.compile(r"<[^>]*>")
-# 498 is Swift's rate limit.
-_PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
 
 
 class Answer:
@@ -174,7 +173,7 @@ class Client:
     def may_pass(self, exc: Exception) -> bool:
         """Return whether the same request may succeed later."""
         if isinstance(exc, self._failure):
-            return status_of(exc) in _PASSING
+            return status_of(exc) in _keystone.PASSING
         if isinstance(exc, self._keystone.ClientException):
             return isinstance(classify(exc), Unavailable)
         if isinstance(exc, self._requests.RequestException):
@@ -288,7 +287,7 @@ class Caller:
 
     def _ask_about(self, root: str) -> dict[str, Any]:
         answer = self.client.send("GET", f"{root}/info", {})
-        if answer.status in _PASSING:
+        if answer.status in _keystone.PASSING:
             raise self.client.failure(answer)
         try:
             found = json.loads(answer.text())
@@ -395,7 +394,9 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if _is_of(exc, "swiftclient"):
         return _answered(status_of(exc), getattr(exc, "msg", ""))
     if _is_of(exc, "keystoneauth1"):
-        return _of_keystone(exc)
+        return _keystone.explain(
+            exc, ca_option="swift_store_cacert", remedy=NO_KEYSTONE, install=INSTALL
+        )
     return classify_transport(exc, ca_option="swift_store_cacert")
 
 
@@ -431,34 +432,3 @@ def _answered(status: int, text: str) -> ImgStoreError:
     if text and text not in phrase:
         reason += f": {text}"
     return _KINDS.get(status, Unavailable if status >= 500 else StoreError)(reason)
-
-
-def _of_keystone(exc: Exception) -> ImgStoreError:
-    exceptions = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
-    status = int(getattr(exc, "http_status", 0) or 0)
-    if isinstance(exc, exceptions.ConnectionError):
-        found: Iterator[ImgStoreError | None] = (
-            classify_transport(cause, ca_option="swift_store_cacert") for cause in _causes(exc)
-        )
-        unknown = Unavailable("Keystone cannot be connected to")
-        return next((error for error in found if error is not None), unknown)
-    # It says of an application credential that was deleted that it "could not find" it.
-    is_unknown = status == HTTPStatus.NOT_FOUND and "could not find" in str(exc).lower()
-    if is_unknown or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return PermissionDenied(
-            f"Keystone answers {status} {HTTPStatus(status).phrase}",
-            remedy="check the user, its key or application credential, and its project",
-        )
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:
-        return Unavailable(f"Keystone answers {status}")
-    if status >= HTTPStatus.BAD_REQUEST:
-        return no_keystone(f"answers {status}")
-    if isinstance(exc, exceptions.DiscoveryFailure | exceptions.InvalidResponse):
-        return no_keystone("answers something else")
-    return StoreError(f"Keystone: {type(exc).__name__}")
-
-
-def _causes(exc: BaseException | None) -> Iterator[Exception]:
-    while isinstance(exc, Exception):
-        yield exc
-        exc = exc.__cause__ or exc.__context__

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Protocol
 
 from imgstore import _lazy
+from imgstore.drivers import _keystone
+from imgstore.drivers._keystone import no_keystone
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied, Unavailable
@@ -234,7 +236,8 @@ class Keystone:
         try:
             found: dict[str, Any] = answer.json()
         except ValueError:
-            raise no_keystone(f"answers {answer.status_code} without JSON") from None
+            what = f"answers {answer.status_code} without JSON"
+            raise no_keystone(what, remedy=NO_KEYSTONE) from None
         return found
 
     def _request(
@@ -262,13 +265,10 @@ def no_tempauth(what: str) -> ConfigError:
     )
 
 
-def no_keystone(what: str) -> ConfigError:
-    """Return the error for an auth_address that is another one's, or redirects."""
-    return ConfigError(
-        f"the auth_address {what}: there is no Keystone with API v3",
-        remedy="correct the auth_address, by the URL that it redirects to if it does; set "
-        "auth_version to 1 for tempauth",
-    )
+NO_KEYSTONE: Final = (
+    "correct the auth_address, by the URL that it redirects to if it does; set auth_version to 1 "
+    "for tempauth"
+)
 
 
 def check_sendable(*values: str) -> None:
@@ -282,20 +282,11 @@ def check_sendable(*values: str) -> None:
 
 def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> str:
     """Return Swift's endpoint in a catalogue of Keystone's form v3 or v2; raises ConfigError."""
-    for service in catalogue:
-        if service.get("type") != settings.service_type:
-            continue
-        for endpoint in service.get("endpoints") or ():
-            if settings.region not in {
-                None,
-                endpoint.get("region"),
-                endpoint.get("region_id"),
-            }:
-                continue
-            if endpoint.get("interface") in {settings.interface, f"{settings.interface}URL"}:
-                return str(endpoint["url"]).rstrip("/")
-            if endpoint.get(f"{settings.interface}URL"):
-                return str(endpoint[f"{settings.interface}URL"]).rstrip("/")
+    found = _keystone.endpoint_in(
+        catalogue, settings.service_type, settings.interface, region=settings.region
+    )
+    if found is not None:
+        return found
     place = f" in region {settings.region}" if settings.region else ""
     raise ConfigError(
         f"the catalogue has no {settings.interface} endpoint of {settings.service_type}{place}",

@@ -1,0 +1,71 @@
+"""What the drivers that log in to Keystone have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore import _lazy
+from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
+
+# 498 is the rate limit of Swift.
+PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
+
+
+def no_keystone(what: str, *, remedy: str) -> ConfigError:
+    """Return the error for an address that is another one's, or redirects."""
+    return ConfigError(f"the auth_address {what}: there is no Keystone with API v3", remedy=remedy)
+
+
+def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> ImgStoreError:
+    """Return what an error of keystoneauth1 means; ``remedy`` is for an address that is wrong."""
+    exceptions = _lazy.load("keystoneauth1.exceptions", install=install)
+    status = int(getattr(exc, "http_status", 0) or 0)
+    if isinstance(exc, exceptions.ConnectionError):
+        found = (classify_transport(cause, ca_option=ca_option) for cause in _causes(exc))
+        unknown = Unavailable("the server cannot be connected to")
+        return next((error for error in found if error is not None), unknown)
+    # It says of an application credential that was deleted that it "could not find" it.
+    is_unknown = status == HTTPStatus.NOT_FOUND and "could not find" in str(exc).lower()
+    if is_unknown or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return PermissionDenied(
+            f"Keystone answers {status} {HTTPStatus(status).phrase}",
+            remedy="check the user, its key or application credential, and its project",
+        )
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+        return Unavailable(f"Keystone answers {status}")
+    if status >= HTTPStatus.BAD_REQUEST:
+        return no_keystone(f"answers {status}", remedy=remedy)
+    if isinstance(exc, exceptions.DiscoveryFailure | exceptions.InvalidResponse):
+        return no_keystone("answers something else", remedy=remedy)
+    return StoreError(f"Keystone: {type(exc).__name__}")
+
+
+def endpoint_in(
+    catalogue: Iterable[Mapping[str, Any]],
+    service_type: str,
+    interface: str,
+    *,
+    region: str | None = None,
+    name: str | None = None,
+) -> str | None:
+    """Return an endpoint in a catalogue of Keystone's form v3 or v2, None if it is not there."""
+    for service in catalogue:
+        if service.get("type") != service_type or name not in {None, service.get("name")}:
+            continue
+        for endpoint in service.get("endpoints") or ():
+            if region not in {None, endpoint.get("region"), endpoint.get("region_id")}:
+                continue
+            if endpoint.get("interface") in {interface, f"{interface}URL"}:
+                return str(endpoint["url"]).rstrip("/")
+            if endpoint.get(f"{interface}URL"):
+                return str(endpoint[f"{interface}URL"]).rstrip("/")
+    return None
+
+
+def _causes(exc: BaseException | None) -> Iterator[Exception]:
+    while isinstance(exc, Exception):
+        yield exc
+        exc = exc.__cause__ or exc.__context__

@@ -1,0 +1,415 @@
+"""Adding an image: a volume that is made, filled while attached, and then said to be complete."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from imgstore._interrupts import uninterrupted
+from imgstore.drivers.cinder.attaching import Attached, Attachments, host, is_of_dead
+from imgstore.drivers.cinder.client import (
+    IMAGE,
+    MARK,
+    OWNER,
+    SIZE,
+    Api,
+    Volume,
+    is_refusal,
+    status_of,
+)
+from imgstore.drivers.cinder.devices import Writing
+from imgstore.drivers.cinder.settings import Settings
+from imgstore.errors import (
+    AlreadyExists,
+    ConfigError,
+    NotFound,
+    StorageFull,
+    StoreError,
+    TimedOut,
+    Unavailable,
+)
+from imgstore.hashing import MIB
+from imgstore.streams import Body
+from imgstore.translation import describe
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GIB: Final = 1 << 30
+_ZEROS: Final = bytes(MIB)
+_FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
+_UNDO: Final = 60.0  # seconds that a failed add waits until its volume may be deleted
+# States from which a volume goes on by itself.
+_PASSING: Final = frozenset(
+    {"creating", "extending", "attaching", "detaching", "reserved", "deleting", "downloading"}
+)
+
+
+class Adding:
+    """One add of one image, as ``api``'s asker."""
+
+    def __init__(
+        self, api: Api, settings: Settings, attachments: Attachments, image_id: str, owner: str
+    ) -> None:
+        self._api = api
+        self._settings = settings
+        self._attachments = attachments
+        self._image_id = image_id
+        self._life = attachments.life.name
+        self._metadata = {IMAGE: image_id, OWNER: owner, MARK: f"{host()} imgstore-{self._life}"}
+        # Known wherever an interrupt comes.
+        self._volume: Volume | None = None
+        self._asked = False
+
+    def add(self, body: Body) -> str:
+        """Store ``body`` and return the volume's id; undoes everything on any failure."""
+        self._refuse_existing(self._others())
+        size = self._settings.initial_size if body.size is None else whole_gib(body.size)
+        try:
+            self._create(size, body.size)
+            volume = self.volume
+            self._refuse_existing(self._others(), instead_of=volume)
+            self._wait(volume.id, "available", "creating")
+            total = self._fill(body, size)
+            self._finish(total)
+            return volume.id
+        except BaseException as exc:
+            if not getattr(exc, "indeterminate", False):
+                self._undo()
+            raise
+
+    @property
+    def volume(self) -> Volume:
+        """Return the volume that was made."""
+        assert self._volume is not None  # noqa: S101  # its callers made it
+        return self._volume
+
+    def _others(self) -> list[Volume]:
+        own = self._volume.id if self._volume else None
+        found = self._api.volumes_of(self._image_id)
+        return [
+            each
+            for each in found
+            if each.id != own
+            and each.metadata.get(IMAGE) == self._image_id
+            and not (each.status.startswith("error") and each.mark)
+            and not (each.status == "deleting" and each.mark)
+        ]
+
+    def _refuse_existing(
+        self, others: Iterable[Volume], *, instead_of: Volume | None = None
+    ) -> None:
+        """Raise AlreadyExists for a complete image, and for one that began to be added earlier.
+
+        Cinder makes as many volumes of one name as are asked for. So everybody makes one first and
+        looks then: whoever comes later sees the earlier ones.
+        """
+        for other in others:
+            if other.mark is None:
+                raise AlreadyExists(f"the volume {other.id} is an image of this id")
+            if is_of_dead(*_split(other.mark)):
+                discard(self._api, other, self._settings, seconds=0.0)
+                continue
+            if instead_of is None or _order(other) < _order(instead_of):
+                raise AlreadyExists(
+                    "an add of this id is under way, or its process died",
+                    remedy="try again later, call remove_leftovers(), or use another id",
+                    retryable=True,
+                )
+
+    def _create(self, size: int, known: int | None) -> None:
+        metadata = dict(self._metadata)
+        if known is not None:
+            metadata[SIZE] = str(known)
+
+        def create() -> None:
+            self._asked = True
+            self._volume = self._api.create(
+                size,
+                name=f"image-{self._image_id}",
+                kind=self._settings.volume_type,
+                metadata=metadata,
+            )
+
+        try:
+            uninterrupted(create)
+        except Exception as exc:
+            kind = self._settings.volume_type
+            if kind and status_of(exc) in {400, 404} and "type" in describe(exc).lower():
+                raise ConfigError(
+                    f"Cinder has no volume type {kind!r} for this user",
+                    remedy="create it, or correct cinder_volume_type",
+                ) from exc
+            if is_refusal(exc):
+                self._asked = False
+            raise
+
+    def _fill(self, body: Body, size: int) -> int:
+        """Write the whole of ``body``; return its length. The volume is detached afterwards."""
+        with contextlib.ExitStack() as closing:
+            target = _Target(self, size, closing)
+            position = 0
+            while True:
+                hole = body.hole()
+                if hole:
+                    body.skip(hole)
+                    target.reserve(position + hole)
+                    target.clear(position, hole)
+                    position += hole
+                    continue
+                piece = target.piece
+                block = body.read(body.before_hole(piece - position % piece))
+                if not block:
+                    target.writing.finish()
+                    return position
+                target.reserve(position + len(block))
+                target.writing.write(block, position)
+                position += len(block)
+
+    def attach(self) -> Attached:
+        """Attach the volume for writing."""
+        return self._attachments.attach(self._api, self.volume, "rw")
+
+    def detach(self, attached: Attached) -> None:
+        """Detach it."""
+        self._attachments.detach(attached)
+
+    def wait_detached(self) -> None:
+        """Wait until the volume is available again."""
+        self._wait(self.volume.id, "available", "in-use", "detaching", "attaching", "reserved")
+
+    @property
+    def extends_attached(self) -> bool:
+        """Return whether the volume may be extended while it is attached."""
+        return self._settings.extends_attached
+
+    def next_size(self, size: int, needed: int) -> int:
+        """Return the GiB to extend ``size`` to, so that ``needed`` bytes fit in."""
+        while size * GIB < needed:
+            size = self._settings.next_size(size)
+        return size
+
+    def extend(self, size: int, state: str) -> None:
+        """Extend the volume to ``size`` GiB, and wait until it is in ``state`` again."""
+        try:
+            self._api.extend(self.volume.id, size)
+        except Exception as exc:
+            if is_refusal(exc) and status_of(exc) != 413:
+                raise StorageFull(
+                    f"Cinder refuses to extend the volume to {size} GiB: {describe(exc)}"
+                ) from exc
+            raise
+        found = self._wait(self.volume.id, state, "extending", "available", "in-use", size=size)
+        if found.size < size:
+            raise StorageFull(f"Cinder did not extend the volume to {size} GiB")
+
+    def _wait(self, volume_id: str, wanted: str, *passing: str, size: int = 0) -> Volume:
+        """Wait until the volume is in a state; raises TimedOut, or what the state means."""
+        deadline = time.monotonic() + self._settings.patience
+        pause = min(_FIRST_LOOK, self._settings.poll_interval)
+        while True:
+            volume = self._api.volume(volume_id)
+            if volume.status == wanted and volume.size >= size:
+                return volume
+            if volume.status not in {wanted, *passing}:
+                raise _failed(volume)
+            if time.monotonic() > deadline:
+                raise TimedOut(
+                    f"the volume is still {volume.status} after {self._settings.patience:g} s",
+                    remedy="look at Cinder's services, or raise cinder_state_transition_timeout",
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, self._settings.poll_interval)
+
+    def _finish(self, total: int) -> None:
+        """Say that the image is complete, unless another one of this id is."""
+        volume = self.volume
+        self._refuse_existing(self._others(), instead_of=volume)
+        self._api.set_read_only(volume.id)
+        described = {**self._api.volume(volume.id).metadata, **self._metadata, SIZE: str(total)}
+        del described[MARK]
+        described.pop("readonly", None)
+        try:
+            uninterrupted(lambda: self._api.describe(volume.id, described))
+        except Exception as exc:
+            if is_refusal(exc) or not self._is_described(exc):
+                raise
+        if any(other.mark is None for other in self._others()):
+            raise AlreadyExists("another add of this id was completed at the same time")
+
+    def _is_described(self, exc: Exception) -> bool:
+        try:
+            return self._api.volume(self.volume.id).mark is None
+        except Exception:
+            raise Unavailable(
+                "it cannot be told whether the image was completed",
+                remedy="look for the image later",
+                indeterminate=True,
+            ) from exc
+
+    def _undo(self) -> None:
+        """Delete the volume; also one whose creation was not answered."""
+        if not self._asked:
+            return
+        try:
+            found = [self._volume] if self._volume else self._lost()
+            for volume in found:
+                discard(self._api, volume, self._settings, seconds=_UNDO)
+        except Exception as exc:  # what is left is for leftovers() to find
+            LOG.warning("the volume of an add that failed stays: %s", describe(exc))
+
+    def _lost(self) -> list[Volume]:
+        mark = self._metadata[MARK]
+        return [each for each in self._api.volumes_of(self._image_id) if each.mark == mark]
+
+
+class _Target:
+    """The volume while it is written: attached, and made larger where that is needed."""
+
+    def __init__(self, adding: Adding, size: int, closing: contextlib.ExitStack) -> None:
+        self._adding = adding
+        self._size = size
+        closing.callback(self._close)
+        self._attached: Attached | None = None
+        self._opened: Writing | None = None
+        self._open()
+
+    @property
+    def writing(self) -> Writing:
+        """Return the volume, open for writing."""
+        assert self._opened is not None  # noqa: S101  # between _open and _close
+        return self._opened
+
+    @property
+    def piece(self) -> int:
+        """Return how many bytes to write at once."""
+        return self.writing.piece
+
+    def reserve(self, end: int) -> None:
+        """Let ``end`` bytes fit in; raises StorageFull."""
+        if end <= self._size * GIB:
+            return
+        size = self._adding.next_size(self._size, end)
+        if not (self._adding.extends_attached and self._extend_attached(size)):
+            self.writing.finish()
+            self._close()
+            self._adding.wait_detached()
+            self._adding.extend(size, "available")
+            self._open()
+        self._size = size
+        if self.writing.size() < end:
+            raise StorageFull(f"the device has {self.writing.size()} bytes, not {size} GiB")
+
+    def _extend_attached(self, size: int) -> bool:
+        """Extend the volume while it is attached; return whether its backend can do that."""
+        attached = self._attached
+        assert attached is not None and attached.device is not None  # noqa: S101, PT018
+        if not attached.device.can_grow:
+            return False
+        self._adding.extend(size, "in-use")
+        attached.device.grow()
+        return True
+
+    def clear(self, position: int, length: int) -> None:
+        """Write zeros, unless they are there."""
+        if self.writing.reads_zero:
+            return
+        while length:
+            part = min(length, len(_ZEROS))
+            self.writing.write(_ZEROS[:part], position)
+            position, length = position + part, length - part
+
+    def _open(self) -> None:
+        self._attached = self._adding.attach()
+        assert self._attached.device is not None  # noqa: S101  # attach has seen to it
+        self._opened = self._attached.device.writing()
+
+    def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        try:
+            if opened is not None:
+                opened.close()
+        finally:
+            attached, self._attached = self._attached, None
+            if attached is not None:
+                self._adding.detach(attached)
+
+
+def whole_gib(size: int) -> int:
+    """Return the GiB that hold ``size`` bytes; there is no volume without any."""
+    return max(1, -(-size // GIB))
+
+
+def _order(volume: Volume) -> tuple[object, str]:
+    return volume.created, volume.id
+
+
+def _split(mark: str) -> tuple[str, str]:
+    at, _, name = mark.partition(" ")
+    return at, name
+
+
+def is_of_dead_add(volume: Volume) -> bool:
+    """Return whether a volume is one whose adding process, on this host, died."""
+    return volume.mark is not None and is_of_dead(*_split(volume.mark))
+
+
+def is_elsewhere(volume: Volume) -> bool:
+    """Return whether a volume is being added on another host, or was."""
+    return volume.mark is not None and _split(volume.mark)[0] != host()
+
+
+def _failed(volume: Volume) -> StoreError:
+    if volume.status == "error_extending":
+        return StorageFull("Cinder could not extend the volume")
+    if volume.status.startswith("error"):
+        return StorageFull(
+            f"the volume is in the state {volume.status!r}",
+            remedy="look at its messages in Cinder: most often no backend has room for its type",
+        )
+    return Unavailable(f"the volume is in the state {volume.status!r}")
+
+
+def discard(api: Api, volume: Volume, settings: Settings, *, seconds: float) -> None:
+    """Delete a volume that is no image; raises NotFound if it is gone, or became one.
+
+    One that Cinder still works at is waited for. A state that only an administrator may leave is
+    left, if the store's user is one.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = _present(lambda: api.volume(volume.id))
+        if found.mark is None or found.mark != volume.mark:
+            raise NotFound("the volume has become an image")
+        for use in found.uses:
+            if use.id:
+                with contextlib.suppress(Exception):
+                    api.detach(use.id)
+        if found.status == "deleting":
+            return
+        if found.status not in _PASSING or time.monotonic() > deadline:
+            break
+        time.sleep(settings.poll_interval)
+    try:
+        _present(lambda: api.delete(volume.id))
+    except NotFound:
+        raise
+    except Exception as exc:
+        if not is_refusal(exc):
+            raise
+        api.reset(volume.id)
+        _present(lambda: api.delete(volume.id))
+
+
+def _present(call: Callable[[], T]) -> T:
+    """Call; raises NotFound where Cinder says so."""
+    try:
+        return call()
+    except Exception as exc:
+        if status_of(exc) == 404:
+            raise NotFound("the volume is gone") from exc
+        raise

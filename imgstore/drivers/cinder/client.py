@@ -1,0 +1,334 @@
+"""Cinder's API as one asker sees it, and what its answers mean."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore import _lazy
+from imgstore.arguments import check_ca_file
+from imgstore.context import RequestContext
+from imgstore.drivers import _keystone
+from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers.cinder.settings import Settings
+from imgstore.errors import (
+    ConfigError,
+    ImgStoreError,
+    NotFound,
+    PermissionDenied,
+    StorageFull,
+    StoreError,
+    Throttled,
+    Unavailable,
+)
+
+INSTALL: Final = "imgstore[cinder]"
+# Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
+_VERSION: Final = "3.54"
+# Seconds to connect, and to wait for an answer. Cinder's API waits for its services for 60 s
+# (rpc_response_timeout), where nothing else is configured.
+_PATIENCE: Final = (20.0, 150.0)
+_CA: Final = "cinder_ca_certificates_file"
+_ADDRESS: Final = "correct cinder_store_auth_address"
+
+# Keys of the metadata of volumes: those that Glance and Cinder know, and what marks an image that
+# is being added, with the host and the name of the lock of whoever does that.
+IMAGE: Final = "glance_image_id"
+SIZE: Final = "image_size"
+OWNER: Final = "image_owner"
+MARK: Final = "imgstore_unfinished"
+
+
+@dataclass(frozen=True)
+class Use:
+    """An attachment of a volume: ``host`` and ``device`` are those of whoever made it."""
+
+    id: str
+    host: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume as Cinder describes it; ``size`` is in GiB."""
+
+    id: str
+    size: int
+    status: str
+    kind: str | None
+    metadata: Mapping[str, str]
+    uses: tuple[Use, ...]
+    multiattach: bool
+    encrypted: bool
+    created: datetime
+    updated: datetime
+
+    @property
+    def mark(self) -> str | None:
+        """Return what marks the image as being added, None for one that is complete."""
+        return self.metadata.get(MARK)
+
+
+class Api:
+    """The requests of one asker. They raise what python-cinderclient and keystoneauth1 raise.
+
+    What changes something is sent once: an answer that was lost is asked after, not the request
+    repeated. What only asks is repeated as configured.
+    """
+
+    def __init__(self, asking: Any, changing: Any, project: str | None) -> None:
+        self._asking = asking
+        self._changing = changing
+        self._project = project
+
+    @property
+    def project(self) -> str | None:
+        """Return the project that volumes belong to."""
+        return self._project or self._changing.client.get_project_id()
+
+    def volume(self, volume_id: str) -> Volume:
+        """Return a volume; raises the SDK's NotFound."""
+        return _volume(self._asking.volumes.get(volume_id))
+
+    def volumes_of(self, image_id: str) -> list[Volume]:
+        """Return the volumes that say that they are an image, complete or not."""
+        asked = {"metadata": {IMAGE: image_id}}
+        found = self._asking.volumes.list(detailed=True, search_opts=asked)
+        return [_volume(each) for each in found]
+
+    def volumes(self) -> Iterator[Volume]:
+        """Yield all volumes of the project."""
+        for each in self._asking.volumes.list(detailed=True):
+            yield _volume(each)
+
+    def create(
+        self, size: int, *, name: str, kind: str | None, metadata: Mapping[str, str]
+    ) -> Volume:
+        """Begin to make a volume."""
+        made = self._changing.volumes.create(
+            size, name=name, volume_type=kind, metadata=dict(metadata)
+        )
+        return _volume(made)
+
+    def extend(self, volume_id: str, size: int) -> None:
+        """Begin to extend a volume."""
+        self._changing.volumes.extend(volume_id, size)
+
+    def delete(self, volume_id: str) -> None:
+        """Begin to delete a volume."""
+        self._changing.volumes.delete(volume_id)
+
+    def reset(self, volume_id: str) -> None:
+        """Say of a volume that it failed and is not attached; for administrators."""
+        self._changing.volumes.reset_state(volume_id, "error", "detached")
+
+    def describe(self, volume_id: str, metadata: Mapping[str, str]) -> None:
+        """Replace the metadata."""
+        self._changing.volumes.update_all_metadata(volume_id, dict(metadata))
+
+    def set_read_only(self, volume_id: str) -> None:
+        """Let nobody attach the volume for writing any more."""
+        self._changing.volumes.update_readonly_flag(volume_id, True)
+
+    def attach(self, volume_id: str, mode: str) -> str:
+        """Reserve a volume; return the attachment's id."""
+        made = self._changing.attachments.create(volume_id, None, None, mode)
+        return str(made["id"])
+
+    def connect(self, attachment_id: str, connector: Mapping[str, Any]) -> dict[str, Any]:
+        """Let a host connect to a reserved volume; return how."""
+        made = self._changing.attachments.update(attachment_id, dict(connector))
+        found = made if isinstance(made, dict) else made.to_dict()
+        return dict(found["connection_info"])
+
+    def complete(self, attachment_id: str) -> None:
+        """Say that the host is connected."""
+        self._changing.attachments.complete(attachment_id)
+
+    def detach(self, attachment_id: str) -> None:
+        """End an attachment."""
+        self._changing.attachments.delete(attachment_id)
+
+    def kinds(self) -> list[str]:
+        """Return the names of the volume types."""
+        return [str(each.name) for each in self._asking.volume_types.list()]
+
+    def default_kind(self) -> str | None:
+        """Return the name of the type that volumes have where none is asked for."""
+        return str(self._asking.volume_types.default().name)
+
+
+class Clients:
+    """What one process has of Cinder: connections, and the token of the store's own user."""
+
+    def __init__(self, settings: Settings) -> None:
+        if isinstance(settings.verify, str):
+            check_ca_file(_CA, settings.verify)
+        self._settings = settings
+        self._client = _lazy.load("cinderclient.v3.client", install=INSTALL).Client
+        self._version = _lazy.load("cinderclient.api_versions", install=INSTALL).APIVersion
+        sessions = _lazy.load("keystoneauth1.session", install=INSTALL)
+        # A redirect would take the password, or the token, to another host.
+        self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
+        self._session.timeout = _PATIENCE
+        self._lock = threading.Lock()
+        self._own: Api | None = None
+
+    def of(self, context: RequestContext | None) -> Api:
+        """Return the API for the store's own user if it has one, else for whoever asks."""
+        if self._settings.credentials is None:
+            return self._of_caller(context)
+        with self._lock:
+            if self._own is None:
+                self._own = self._of_service()
+            return self._own
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.session.close()
+
+    def _of_service(self) -> Api:
+        credentials, catalog = self._settings.credentials, self._settings.catalog
+        assert credentials is not None  # noqa: S101  # its caller looked
+        identity = _lazy.load("keystoneauth1.identity.generic", install=INSTALL)
+        kind = identity.ApplicationCredential if credentials.is_application else identity.Password
+        named = {key: _plain(value) for key, value in credentials.options.items()}
+        return self._api(
+            kind(credentials.auth_address, **named),
+            None,
+            service_type=catalog.service_type,
+            service_name=catalog.name,
+            interface=catalog.interface,
+            region_name=catalog.region,
+        )
+
+    def _of_caller(self, context: RequestContext | None) -> Api:
+        if context is None or context.token is None:
+            raise PermissionDenied(
+                "the store has no credentials of its own, and there is no context with a token",
+                remedy="set cinder_store_auth_address and its fellows, or pass context=…",
+            )
+        endpoint = _endpoint(self._settings, context)
+        fixed = _lazy.load("keystoneauth1.token_endpoint", install=INSTALL)
+        token = context.auth_token
+        assert token is not None  # noqa: S101  # as looked at above
+        return self._api(fixed.Token(endpoint, token.reveal()), context.project_id)
+
+    def _api(self, auth: Any, project: str | None, **catalog: Any) -> Api:
+        version = self._version(_VERSION)
+
+        def client(retries: int) -> Any:
+            return self._client(
+                session=self._session,
+                auth=auth,
+                api_version=version,
+                connect_retries=retries,
+                status_code_retries=retries,
+                retriable_status_codes=sorted(_keystone.PASSING),
+                **catalog,
+            )
+
+        return Api(client(self._settings.retries), client(0), project)
+
+
+def _plain(value: Any) -> str:
+    return value.reveal() if hasattr(value, "reveal") else str(value)
+
+
+def _endpoint(settings: Settings, context: RequestContext) -> str:
+    if settings.endpoint_template is not None:
+        project = context.project_id or ""
+        names = {"tenant": project, "tenant_id": project, "project_id": project}
+        return settings.endpoint_template % (names | {"user_id": context.user_id or ""})
+    catalog = settings.catalog
+    found = _keystone.endpoint_in(
+        context.service_catalog or (),
+        catalog.service_type,
+        catalog.interface,
+        region=catalog.region,
+        name=catalog.name,
+    )
+    if found is None:
+        raise ConfigError(
+            f"the context's catalog has no {catalog.interface} endpoint of {catalog.service_type}",
+            remedy="pass the service catalog in the context, correct cinder_catalog_info and "
+            "cinder_os_region_name, or set cinder_endpoint_template",
+        )
+    return found
+
+
+def _volume(found: Any) -> Volume:
+    uses = [
+        Use(each.get("attachment_id") or "", each.get("host_name") or "", each.get("device") or "")
+        for each in getattr(found, "attachments", ())
+    ]
+    return Volume(
+        id=str(found.id),
+        size=int(found.size),
+        status=str(found.status),
+        kind=getattr(found, "volume_type", None),
+        metadata=dict(getattr(found, "metadata", None) or {}),
+        uses=tuple(uses),
+        multiattach=bool(getattr(found, "multiattach", False)),
+        encrypted=bool(getattr(found, "encrypted", False)),
+        created=_time(found.created_at),
+        updated=_time(getattr(found, "updated_at", None) or found.created_at),
+    )
+
+
+def _time(text: str) -> datetime:
+    """Read a time of Cinder's, which are in UTC and do not say so."""
+    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc)
+
+
+def status_of(exc: BaseException) -> int:
+    """Return the HTTP status of an answer of Cinder, 0 for other exceptions."""
+    return int(getattr(exc, "code", 0) or 0) if is_of(exc, "cinderclient") else 0
+
+
+def is_refusal(exc: BaseException) -> bool:
+    """Return whether Cinder said no, so that nothing was done."""
+    return HTTPStatus.BAD_REQUEST <= status_of(exc) < HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def is_of(exc: BaseException, package: str) -> bool:
+    """Return whether an exception is one of a package."""
+    return type(exc).__module__.partition(".")[0] == package
+
+
+def classify(exc: Exception) -> ImgStoreError | None:
+    """Map what Cinder and Keystone answer, and their SDKs raise; None for all else."""
+    if is_of(exc, "cinderclient"):
+        return _answered(exc)
+    if is_of(exc, "keystoneauth1"):
+        exceptions = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+        if isinstance(exc, exceptions.CatalogException):
+            return ConfigError(
+                "the service catalog has no such endpoint of Cinder",
+                remedy="correct cinder_catalog_info and cinder_os_region_name",
+            )
+        return _keystone.explain(exc, ca_option=_CA, remedy=_ADDRESS, install=INSTALL)
+    return classify_transport(exc, ca_option=_CA)
+
+
+def _answered(exc: Exception) -> ImgStoreError:
+    status = status_of(exc)
+    # The text is Cinder's own and tells what is wrong; a token is in no answer.
+    said = str(getattr(exc, "message", "") or "").strip()
+    reason = f"Cinder answers {status}" + (f": {said}" if said else "")
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        is_quota = "quota" in said.lower() or "exceed" in said.lower()
+        return StorageFull(reason) if is_quota else Throttled(reason)
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return PermissionDenied(reason)
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFound(reason)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Throttled(reason)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Unavailable(reason)
+    return StoreError(reason if status else f"python-cinderclient: {type(exc).__name__}")

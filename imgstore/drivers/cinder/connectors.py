@@ -1,0 +1,196 @@
+"""How this host connects to an attached volume: os-brick, and what needs no device."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from imgstore import _lazy
+from imgstore.drivers.cinder import privileged
+from imgstore.drivers.cinder.client import INSTALL, Volume
+from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice
+from imgstore.drivers.cinder.locks import HostLock
+from imgstore.drivers.cinder.mounts import Mount
+from imgstore.drivers.cinder.settings import Settings
+from imgstore.errors import ConfigError, Unavailable, Unsupported
+
+LOG = logging.getLogger(__name__)
+
+_SECONDS: Final = 600.0  # that another process may take to connect or disconnect the same volume
+_GIB: Final = 1 << 30
+# PowerFlex shows a volume before it has its size: 20 s in all.
+_SIZE_ATTEMPTS: Final = 6
+_SIZE_PAUSE: Final = 0.32
+# Seen from the host, all of these are files of a mounted file system.
+FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "scality"})
+
+
+class Connectors:
+    """What one process needs to connect to volumes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clusters = Clusters()
+        self._lock = threading.Lock()
+        self._properties: Mapping[str, Any] | None = None
+
+    def properties(self) -> Mapping[str, Any]:
+        """Return what Cinder has to know of this host, as os-brick finds it; asked for once."""
+        with self._lock:
+            if self._properties is None:
+                self._properties = self._find_properties()
+            return self._properties
+
+    def _find_properties(self) -> Mapping[str, Any]:
+        brick = _brick()
+        settings = self._settings
+        try:
+            found: dict[str, Any] = brick.get_connector_properties(
+                "sudo",
+                _own_address(),
+                settings.multipath,
+                settings.enforces_multipath,
+                host=socket.gethostname(),
+            )
+        except Exception as exc:
+            if settings.multipath and settings.enforces_multipath:
+                raise ConfigError(
+                    f"os-brick cannot tell about this host: {type(exc).__name__}",
+                    remedy="start multipathd, or set cinder_enforce_multipath to false",
+                ) from exc
+            raise
+        return found
+
+    def connect(self, volume: Volume, connection: Mapping[str, Any]) -> Device:
+        """Connect to a reserved volume, as Cinder's answer says; raises Unsupported."""
+        # Older versions of the API have the data beside the protocol.
+        data = dict(connection.get("data") or connection)
+        protocol = str(connection.get("driver_volume_type") or data.get("driver_volume_type"))
+        if protocol == "rbd" and not data.get("do_local_attach"):
+            return self._clusters.device(data)
+        if protocol == "nfs":
+            return self._file(volume, data)
+        return self._by_brick(volume, protocol, data)
+
+    def _file(self, volume: Volume, data: Mapping[str, Any]) -> Device:
+        how = str(data.get("format") or "raw")
+        if how != "raw":
+            raise Unsupported(
+                f"the volume is a {how} file, of which a reader would get the {how} format",
+                remedy="set nfs_qcow2_volumes to false at Cinder's backend",
+            )
+        if volume.encrypted or data.get("encrypted"):
+            raise Unsupported(
+                "the volume is encrypted, which cannot be undone on nfs",
+                remedy="use a volume type without encryption",
+            )
+        options = str(data.get("options") or "").split()
+        mount = Mount(self._settings.mounts, "nfs", str(data["export"]), options)
+        return FileDevice(str(mount.point / str(data["name"])), mount.leave)
+
+    def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
+        """Connect a device, or a mount of another kind, of which os-brick knows how."""
+        brick = _brick()
+        more: dict[str, Any] = {}
+        if protocol in FILE_SYSTEMS:
+            more[f"{protocol}_mount_point_base"] = os.path.join(self._settings.mounts, protocol)
+        connector = brick.InitiatorConnector.factory(
+            protocol.upper(),
+            "sudo",
+            use_multipath=self._settings.multipath,
+            conn={"data": data, **data},
+            **more,
+        )
+        turn = HostLock(f"turn-{volume.id}")
+        use = HostLock(f"use-{volume.id}", shared=True)
+        turn.take(seconds=_SECONDS)
+        try:
+            use.take(seconds=_SECONDS)
+            try:
+                found = connector.connect_volume(data)
+                path = found["path"]
+            except BaseException:
+                with use.leaving() as is_last:
+                    if is_last:
+                        _disconnect(connector, data, None)
+                raise
+        finally:
+            turn.leave()
+        let_go = functools.partial(_let_go, turn, use, lambda: _disconnect(connector, data, found))
+        if not isinstance(path, str | bytes):
+            let_go()
+            raise Unsupported(f"os-brick connects {protocol} without a device")
+        grow = None if protocol in FILE_SYSTEMS else lambda: connector.extend_volume(data)
+        device = FileDevice(os.fsdecode(path), let_go, grow)
+        if protocol == "scaleio":
+            _await_size(device, volume)
+        return device
+
+    def close(self) -> None:
+        """Disconnect from Ceph."""
+        self._clusters.close()
+
+
+def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> None:
+    """Disconnect where no other process of this host uses the device any more.
+
+    It would lose it, for the same path leads to it.
+    """
+    turn.take(seconds=_SECONDS)
+    try:
+        with use.leaving() as is_last:
+            if is_last:
+                disconnect()
+    finally:
+        turn.leave()
+
+
+def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
+    # With force, a device that lingers cannot come to name another volume (CVE-2023-2088).
+    connector.disconnect_volume(data, found, force=True, ignore_errors=found is None)
+
+
+def _await_size(device: FileDevice, volume: Volume) -> None:
+    for attempt in range(_SIZE_ATTEMPTS):
+        opened = device.writing()
+        try:
+            if opened.size() >= volume.size * _GIB:
+                return
+        finally:
+            opened.close()
+        time.sleep(_SIZE_PAUSE * 2**attempt)
+    device.disconnect()
+    raise Unavailable(f"the device has not the volume's {volume.size} GiB")
+
+
+def _own_address() -> str:
+    """Return this host's address, of IPv4 if it has one."""
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
+    except OSError:
+        return "127.0.0.1"
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+@functools.cache
+def _brick() -> Any:
+    """Return os-brick's connectors, which as root do without a helper."""
+    brick = _lazy.load("os_brick.initiator.connector", install=INSTALL)
+    own = _lazy.load("os_brick.privileged", install=INSTALL)
+    conf = _lazy.load("oslo_config.cfg", install=INSTALL).CONF
+    try:
+        _lazy.load("os_brick", install=INSTALL).setup(conf)
+    except Exception as exc:  # its options are the service's business
+        LOG.debug("os_brick.setup: %s", type(exc).__name__)
+    if privileged.is_capable():
+        for context in (own.default, own.brick_privsep_hide_output):
+            if context.channel is None:
+                context.set_client_mode(False)
+    return brick

@@ -1,0 +1,355 @@
+"""Volumes as this host sees them once it is connected: an RBD image, a device, or a file."""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, Final, Protocol
+
+from imgstore.drivers.cinder import privileged
+from imgstore.drivers.rbd.cluster import Cluster, Connection, quietly
+from imgstore.drivers.rbd.images import OpenImage, confirm, version_of
+from imgstore.drivers.rbd.reading import Ahead
+from imgstore.drivers.rbd.settings import Settings as RbdSettings
+from imgstore.drivers.rbd.writing import Window
+from imgstore.errors import IntegrityError, StoreError
+from imgstore.hashing import MIB
+
+_WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image
+_PIECE: Final = 2 * MIB  # bytes of one write to a device or a file
+_BLOCK: Final = MIB  # bytes of one read of them
+_TIME_LIMIT: Final = 120  # seconds for a request to Ceph, where its configuration has none
+
+
+class Writing(Protocol):
+    """A volume that is open for writing. ``reads_zero`` says that a new one holds zeros."""
+
+    piece: int
+    reads_zero: bool
+
+    def size(self) -> int:
+        """Return the bytes that fit in."""
+
+    def write(self, data: bytes, position: int) -> None:
+        """Write, maybe later; raises OSError, also for earlier writes."""
+
+    def finish(self) -> None:
+        """Return once everything is on the storage; raises OSError."""
+
+    def close(self) -> None:
+        """End what is under way, however it ends. Idempotent."""
+
+
+class Reading(Protocol):
+    """A volume that is open for reading, iterated once."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate the bytes asked for; raises OSError."""
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+
+
+class Device(Protocol):
+    """What a volume is on this host while it is connected.
+
+    ``can_grow`` says that Cinder can extend such a volume while it is attached.
+    """
+
+    can_grow: bool
+
+    def writing(self) -> Writing:
+        """Open the volume for writing."""
+
+    def reading(self, offset: int, length: int) -> Reading:
+        """Open the volume for reading; what lies beyond its end is missed by an error."""
+
+    def grow(self) -> None:
+        """See the new size of a volume that Cinder has extended."""
+
+    def disconnect(self) -> None:
+        """Let go of the volume, which nobody has open any more."""
+
+
+class FileDevice:
+    """A block device, or a file on a mounted export; ``let_go`` ends the connection."""
+
+    def __init__(
+        self, path: str, let_go: Callable[[], None], grow: Callable[[], object] | None = None
+    ) -> None:
+        self._path = path
+        self._let_go = let_go
+        self._grow = grow
+        self.can_grow = grow is not None
+
+    def writing(self) -> Writing:
+        """Open the volume for writing."""
+        return _FileWriting(_opened(self._path, writable=True))
+
+    def reading(self, offset: int, length: int) -> Reading:
+        """Open the volume for reading."""
+        return _FileReading(_opened(self._path, writable=False), offset, length)
+
+    def grow(self) -> None:
+        """See the new size of the volume."""
+        if self._grow is not None:
+            self._grow()
+
+    def disconnect(self) -> None:
+        """Let go of the volume."""
+        self._let_go()
+
+
+def _opened(path: str, *, writable: bool) -> int:
+    """Open by what this process may do, else with the helper's rights."""
+    try:
+        return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    except PermissionError:
+        return privileged.open_device(path, writable=writable)
+
+
+class _Descriptor:
+    """An open file, which a forked child has of its own."""
+
+    def __init__(self, fd: int) -> None:
+        self._fds = [fd]
+
+    @property
+    def fd(self) -> int:
+        """Return the descriptor; raises ValueError after ``close``."""
+        try:
+            return self._fds[0]
+        except IndexError:
+            raise ValueError("the volume is closed") from None
+
+    def close(self) -> None:
+        """Close it, once."""
+        try:
+            fd = self._fds.pop()
+        except IndexError:
+            return
+        os.close(fd)
+
+
+class _FileWriting(_Descriptor):
+    """A device or file that is written in order, from the caller's thread."""
+
+    piece = _PIECE
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        # A device may hold what another volume left on it.
+        self.reads_zero = stat.S_ISREG(os.fstat(fd).st_mode)
+
+    def size(self) -> int:
+        """Return the bytes that fit in: where seeking to the end leads."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
+
+    def write(self, data: bytes, position: int) -> None:
+        """Write all of ``data``."""
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(self.fd, rest, position)
+            rest, position = rest[written:], position + written
+
+    def finish(self) -> None:
+        """Return once everything is on the storage."""
+        os.fsync(self.fd)
+
+
+class _FileReading(_Descriptor):
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        super().__init__(fd)
+        self._offset, self._length = offset, length
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_SEQUENTIAL)
+
+    def __iter__(self) -> Iterator[bytes]:
+        at, end = self._offset, self._offset + self._length
+        while at < end:
+            block = os.pread(self.fd, min(_BLOCK, end - at), at)
+            if not block:
+                raise IntegrityError(f"the volume ends after {at} of {end} bytes", retryable=True)
+            yield block
+            at += len(block)
+
+
+class Clusters:
+    """The Ceph clusters that volumes of one store lie in, each connected to once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], tuple[Cluster, int]] = {}
+
+    def device(self, data: Mapping[str, Any]) -> Device:
+        """Connect to the image that a connection's data name."""
+        pool, _, name = str(data["name"]).partition("/")
+        return RbdDevice(self._of(data, pool), pool, name)
+
+    def _of(self, data: Mapping[str, Any], pool: str) -> Cluster:
+        text = _configuration(data)
+        key = (pool, str(data.get("auth_username") or ""), text)
+        found = self._known.get(key)
+        if found is None:
+            # In memory: a secret is in it.
+            fd = os.memfd_create("imgstore-ceph-conf", os.MFD_CLOEXEC)
+            os.write(fd, text.encode())
+            settings = RbdSettings(
+                pool=pool,
+                user=key[1] or None,
+                conf=f"/proc/{os.getpid()}/fd/{fd}",
+                order=22,
+                features=None,
+                data_pool=None,
+                namespace="",
+                thin=False,
+                window=_WINDOW,
+                connect_timeout=-1,
+                op_timeout=_TIME_LIMIT,
+                trash_delay=0,
+            )
+            found = self._known[key] = Cluster(settings), fd
+        return found[0]
+
+    def close(self) -> None:
+        """Disconnect."""
+        while self._known:
+            _, (cluster, fd) = self._known.popitem()
+            cluster.close()
+            os.close(fd)
+
+
+def _configuration(data: Mapping[str, Any]) -> str:
+    """Return a ceph.conf as os-brick makes it; raises StoreError without a key."""
+    hosts = [f"[{host.strip('[]')}]" if ":" in host else host for host in data["hosts"]]
+    monitors = ",".join(f"{host}:{port}" for host, port in zip(hosts, data["ports"], strict=False))
+    user, keyring = data.get("auth_username"), data.get("keyring")
+    if keyring is None and user:
+        path = f"/etc/ceph/{data.get('cluster_name') or 'ceph'}.client.{user}.keyring"
+        try:
+            with open(path, encoding="utf-8") as file:
+                keyring = file.read()
+        except OSError as exc:
+            raise StoreError(
+                f"the key of Ceph's user {user}, {path}, cannot be read: {exc.strerror}",
+                remedy="copy it there from Cinder's host, readable for the service",
+            ) from exc
+    return f"[global]\nmon_host = {monitors}\n{keyring or ''}\n"
+
+
+class RbdDevice:
+    """An RBD image, by librbd; no kernel device."""
+
+    can_grow = True
+
+    def __init__(self, cluster: Cluster, pool: str, name: str) -> None:
+        self._cluster, self._pool, self._name = cluster, pool, name
+
+    def writing(self) -> Writing:
+        """Open the image for writing."""
+        with ExitStack() as closing:
+            connection, opened = self._open(closing, read_only=False)
+            return _RbdWriting(self._cluster, connection, opened, closing.pop_all())
+
+    def reading(self, offset: int, length: int) -> Reading:
+        """Open the image for reading."""
+        with ExitStack() as closing:
+            connection, opened = self._open(closing, read_only=True)
+            try:
+                if opened.sdk.size() < offset + length:
+                    raise IntegrityError(f"the volume has {opened.sdk.size()} bytes, too few")
+                version = version_of(opened.sdk, None)
+                pool = connection.pool(self._pool)
+                ahead = Ahead(
+                    opened,
+                    offset,
+                    length,
+                    window=_WINDOW,
+                    confirm=functools.partial(confirm, connection, pool, self._name, None, version),
+                )
+            except Exception as exc:
+                self._cluster.judge(connection, exc)
+                raise
+            return _RbdReading(self._cluster, connection, ahead, closing.pop_all())
+
+    def _open(self, closing: ExitStack, *, read_only: bool) -> tuple[Connection, OpenImage]:
+        connection = self._cluster.take()
+        closing.callback(self._cluster.give_back, connection)
+        try:
+            pool = connection.pool(self._pool)
+            opened = OpenImage(connection, pool, self._name, read_only=read_only)
+        except Exception as exc:
+            self._cluster.judge(connection, exc)
+            raise
+        closing.callback(_close, opened)
+        return connection, opened
+
+    def grow(self) -> None:
+        """Do nothing: librbd hears of it."""
+
+    def disconnect(self) -> None:
+        """Do nothing: the connection is to the cluster, and stays."""
+
+
+def _close(opened: OpenImage) -> None:
+    with quietly("closing an image"):
+        opened.close()
+
+
+class _RbdWriting:
+    reads_zero = True
+
+    def __init__(
+        self, cluster: Cluster, connection: Connection, opened: OpenImage, closing: ExitStack
+    ) -> None:
+        self._cluster, self._connection = cluster, connection
+        self._image = opened.sdk
+        self._window = Window(opened, _WINDOW)
+        self._closing = closing
+        self._closing.callback(self._window.close)
+        self.piece = self._window.piece
+
+    def size(self) -> int:
+        """Return the size of the image, as librbd knows it."""
+        return int(self._image.size())
+
+    def write(self, data: bytes, position: int) -> None:
+        """Begin to write."""
+        self._judged(self._window.send, data, position)
+
+    def finish(self) -> None:
+        """Return once everything is on the storage."""
+        self._judged(self._window.drain)
+        self._judged(self._image.flush)
+
+    def _judged(self, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except Exception as exc:
+            self._cluster.judge(self._connection, exc)
+            raise
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._closing.close()
+
+
+class _RbdReading:
+    def __init__(
+        self, cluster: Cluster, connection: Connection, ahead: Ahead, closing: ExitStack
+    ) -> None:
+        self._cluster, self._connection = cluster, connection
+        self._ahead = ahead
+        self._closing = closing
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._ahead
+        except Exception as exc:
+            self._cluster.judge(self._connection, exc)
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        self._closing.close()

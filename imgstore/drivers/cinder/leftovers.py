@@ -1,0 +1,52 @@
+"""What adds and reads of dead processes left: volumes without an image, and attachments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Final
+
+from imgstore.drivers.cinder.adding import GIB, discard, is_elsewhere, is_of_dead_add
+from imgstore.drivers.cinder.attaching import Attachments, is_of_dead
+from imgstore.drivers.cinder.client import IMAGE, Api, Volume
+from imgstore.drivers.cinder.settings import Settings
+from imgstore.errors import NotFound
+from imgstore.store import Leftover
+
+_SECONDS: Final = 10.0  # for Cinder to end what it does with a volume
+
+
+def find(api: Api, settings: Settings, store: str, older_than: timedelta) -> Iterator[Leftover]:
+    """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
+    limit = datetime.now(timezone.utc) - older_than
+    for volume in api.volumes():
+        if not _is_of_store(volume, settings) or volume.updated > limit:
+            continue
+        if volume.mark is not None:
+            if is_of_dead_add(volume) or is_elsewhere(volume):
+                yield _leftover(store, volume)
+        elif any(is_of_dead(use.host, use.device) for use in volume.uses):
+            yield _leftover(store, volume)
+
+
+def _is_of_store(volume: Volume, settings: Settings) -> bool:
+    """Return whether a volume is an image, of the store's volume type if it has one.
+
+    Stores of one project keep theirs apart by their types.
+    """
+    return IMAGE in volume.metadata and settings.volume_type in {None, volume.kind}
+
+
+def _leftover(store: str, volume: Volume) -> Leftover:
+    state = "" if volume.mark is not None else ", attached by a process that died"
+    name = f"volume {volume.id} ({volume.status}{state}) of {volume.metadata[IMAGE]}"
+    return Leftover(store, name, volume.updated, volume.size * GIB, key=volume)
+
+
+def remove(api: Api, settings: Settings, attachments: Attachments, leftover: Leftover) -> None:
+    """Remove one; raises NotFound if it is gone."""
+    volume: Volume = leftover.key
+    if volume.mark is not None:
+        discard(api, volume, settings, seconds=_SECONDS)
+    elif not attachments.end_dead(api, api.volume(volume.id)):
+        raise NotFound("the attachment is gone")

@@ -1,0 +1,279 @@
+"""The Cinder store: how the hooks use the other modules here."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any, Final
+
+from imgstore import _lazy
+from imgstore._process import PerProcess
+from imgstore.context import RequestContext
+from imgstore.drivers.cinder import leftovers
+from imgstore.drivers.cinder.adding import GIB, Adding
+from imgstore.drivers.cinder.attaching import Attachments
+from imgstore.drivers.cinder.client import (
+    INSTALL,
+    SIZE,
+    Api,
+    Clients,
+    Volume,
+    classify,
+    is_of,
+    status_of,
+)
+from imgstore.drivers.cinder.locks import directory
+from imgstore.drivers.cinder.options import OPTIONS
+from imgstore.drivers.cinder.places import SCHEME, Place
+from imgstore.drivers.cinder.settings import read
+from imgstore.drivers.rbd.cluster import classify as classify_rbd
+from imgstore.errors import (
+    ConfigError,
+    ImgStoreError,
+    IntegrityError,
+    InUse,
+    InvalidLocation,
+    NotFound,
+    PermissionDenied,
+    StoreError,
+    TimedOut,
+    Unavailable,
+)
+from imgstore.location import Location
+from imgstore.store import Added, Capability, Leftover, Ownership, Store
+from imgstore.streams import Body, Opened
+
+_IN_USE: Final = ("in-use", "attached", "snapshot", "depend", "backing-up", "status must be")
+
+
+class CinderStore(Store):
+    """Images as volumes of Cinder, one each, in the store's project or in that of whoever asks.
+
+    Keywords are those of ``OPTIONS``; see there for meaning, units and defaults. Raises
+    ConfigError for what cannot be used and DriverUnavailable without the SDKs.
+    """
+
+    driver = "cinder"
+    OPTIONS = OPTIONS
+    schemes = (SCHEME,)
+    read_retries = 1
+    capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        catalog_info: str = "volumev3::publicURL",
+        endpoint_template: str | None = None,
+        os_region_name: str | None = None,
+        ca_certificates_file: str | None = None,
+        http_retries: int = 3,
+        state_transition_timeout: int = 300,
+        api_insecure: bool = False,
+        auth_address: str | None = None,
+        user_name: str | None = None,
+        password: Any = None,
+        project_name: str | None = None,
+        user_domain_name: str = "Default",
+        project_domain_name: str = "Default",
+        application_credential_id: Any = None,
+        application_credential_secret: Any = None,
+        rootwrap_config: str = "/etc/glance/rootwrap.conf",
+        volume_type: str | None = None,
+        enforce_multipath: bool = False,
+        use_multipath: bool = False,
+        mount_point_base: str = "/var/lib/glance/mnt",
+        do_extend_attached: bool = False,
+        attachment_retry_attempts: int = 5,
+        initial_size: int = 1,
+        extend_step: int = 50,
+        poll_interval: float = 0.5,
+        wait_for_delete: bool = False,
+        **common: Any,
+    ) -> None:
+        """Check the options; ``common`` are the keywords of Store."""
+        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        super().__init__(name, **common)
+        _lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
+        self._settings = read(given)
+        self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)
+        self._attachments = PerProcess(
+            functools.partial(Attachments, self._settings), Attachments.close
+        )
+
+    @property
+    def has_credentials(self) -> bool:
+        """Return whether the store has a user of its own."""
+        return self._settings.credentials is not None
+
+    @property
+    def url_prefix(self) -> str | None:
+        """Return ``cinder://<name>``, or ``cinder://`` for a single store."""
+        return f"{SCHEME}://" if self.single else f"{SCHEME}://{self.name}"
+
+    def owns(self, location: Location) -> Ownership:
+        """Own what names the store; volumes that no store's name stands before may lie here."""
+        place = Place.of(location)
+        if place is None:
+            return Ownership.NO
+        if place.store == ("" if self.single else self.name):
+            return Ownership.YES
+        return Ownership.MAYBE if self.single or not place.store else Ownership.NO
+
+    def _get(
+        self,
+        location: Location,
+        offset: int,
+        length: int | None,
+        *,
+        if_version: str | None,
+        context: RequestContext | None,
+    ) -> Opened:
+        api = self._clients.get().of(context)
+        volume = self._image(api, location)
+        size = _size_of(volume)
+        if if_version not in (None, volume.id):
+            raise IntegrityError("the image changed while it was read")
+        stop = size if length is None else min(size, offset + length)
+        if offset >= stop:
+            return Opened(iter(()), size, volume.id)
+        with ExitStack() as closing:
+            device, leave = self._attachments.get().share(api, volume)
+            closing.callback(leave)
+            reading = device.reading(offset, stop - offset)
+            closing.callback(reading.close)
+            return Opened(iter(reading), size, volume.id, closing.pop_all().close)
+
+    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+        return _size_of(self._image(self._clients.get().of(context), location))
+
+    def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
+        api = self._clients.get().of(context)
+        owner = (context.project_id if context else None) or api.project or ""
+        adding = Adding(api, self._settings, self._attachments.get(), image_id, owner)
+        volume = adding.add(body)
+        return Added(Place(volume, "" if self.single else self.name).location)
+
+    def _delete(self, location: Location, *, context: RequestContext | None) -> None:
+        api = self._clients.get().of(context)
+        volume = self._image(api, location)
+        if volume.status == "deleting":
+            raise NotFound("the volume is being deleted")
+        if volume.uses:
+            self._attachments.get().end_dead(api, volume)
+        try:
+            api.delete(volume.id)
+        except Exception as exc:
+            if status_of(exc) == 400 and any(word in _said(exc) for word in _IN_USE):
+                raise InUse(
+                    f"Cinder does not delete the volume: {_said(exc)}", retryable=True
+                ) from exc
+            raise
+        if self._settings.waits_for_delete:
+            self._wait_until_gone(api, volume)
+
+    def _wait_until_gone(self, api: Api, volume: Volume) -> None:
+        deadline = time.monotonic() + self._settings.patience
+        while time.monotonic() < deadline:
+            try:
+                found = api.volume(volume.id)
+            except Exception as exc:
+                if status_of(exc) == 404:
+                    return
+                raise
+            if found.status == "error_deleting":
+                raise StoreError(
+                    "Cinder could not delete the volume", remedy="look into Cinder's log"
+                )
+            time.sleep(self._settings.poll_interval)
+        raise TimedOut(f"the volume is still there after {self._settings.patience:g} s")
+
+    def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
+        """Return whether a volume has the store's type, or Cinder's default if it has none."""
+        api = self._clients.get().of(context)
+        try:
+            volume = self._image(api, location)
+        except NotFound:
+            return False
+        kind = self._settings.volume_type or api.default_kind()
+        return volume.kind == kind
+
+    def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
+        api = self._clients.get().of(None)
+        return leftovers.find(api, self._settings, self.name, older_than)
+
+    def _remove_leftover(self, leftover: Leftover) -> None:
+        api = self._clients.get().of(None)
+        leftovers.remove(api, self._settings, self._attachments.get(), leftover)
+
+    def _classify(self, exc: Exception) -> ImgStoreError | None:
+        if is_of(exc, "oslo_privsep"):
+            return PermissionDenied(
+                f"the helper for privileged steps did not start: {type(exc).__name__}",
+                remedy="let the service's user run privsep-helper with sudo, as the page about "
+                "this driver shows",
+            )
+        if is_of(exc, "os_brick") or is_of(exc, "oslo_concurrency"):
+            return Unavailable(f"os-brick: {type(exc).__name__}: {_said(exc)}")
+        return classify(exc) or classify_rbd(exc)
+
+    def _check(self) -> Iterable[str]:
+        settings = self._settings
+        if settings.incomplete:
+            yield (
+                f"{', '.join(settings.incomplete)} is missing, so the other credentials have no "
+                "effect; set all of them, or none"
+            )
+        yield from _faults_of(directory)
+        if settings.credentials is None:
+            return
+        api = self._clients.get().of(None)
+        kinds = api.kinds()
+        if settings.volume_type is not None and settings.volume_type not in kinds:
+            yield (
+                f"Cinder has no volume type {settings.volume_type!r}; create it, or correct "
+                "cinder_volume_type"
+            )
+
+    def _close(self) -> None:
+        self._attachments.close()
+        self._clients.close()
+
+    def _image(self, api: Api, location: Location) -> Volume:
+        """Return an image's volume; raises NotFound, also for one that is being added."""
+        place = Place.of(location)
+        if place is None:
+            raise InvalidLocation(f"{location} names no volume by its id")
+        try:
+            volume = api.volume(place.volume)
+        except Exception as exc:
+            if status_of(exc) == 404:
+                raise NotFound(
+                    f"there is no volume {place.volume}",
+                    remedy="check the location; a volume of another project has to be "
+                    "transferred to the store's",
+                ) from exc
+            raise
+        if volume.mark is not None:
+            raise NotFound("the image is not complete")
+        return volume
+
+
+def _size_of(volume: Volume) -> int:
+    """Return what the volume says of the image, else all that it holds: Cinder's own images."""
+    said = volume.metadata.get(SIZE, "")
+    return int(said) if said.isdecimal() else volume.size * GIB
+
+
+def _said(exc: Exception) -> str:
+    return str(getattr(exc, "message", "") or exc).strip().lower()
+
+
+def _faults_of(call: Callable[[], object]) -> Iterator[str]:
+    try:
+        call()
+    except ConfigError as exc:
+        yield str(exc)

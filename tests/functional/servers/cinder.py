@@ -1,0 +1,459 @@
+"""Cinder from PyPI: API, scheduler, and a volume service for each of two backends.
+
+"rbd" keeps volumes in a pool of a Ceph cluster, "nfs" as files in a directory that stands for an
+export: without a kernel that can mount NFS, a `mount` on `path` binds it. The services are
+processes of their own and talk over RabbitMQ, so each may be killed while the others go on.
+
+=========  =======  ===========
+type       backend  multiattach
+=========  =======  ===========
+fast       rbd      no
+slow       nfs      no
+multi      rbd      yes
+=========  =======  ===========
+
+Without a type volumes are "fast". os-brick reads the key of a Ceph cluster only from /etc/ceph, so
+a file of its own is there while this runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from servers.ceph import Ceph, User
+from servers.keystone import REGION, Keystone, KeystoneUser
+from servers.missing import Missing, root, tool
+from servers.openstack import (
+    ENVIRONMENT,
+    Requests,
+    ask,
+    command,
+    environment,
+)
+from servers.process import Process, ServerFailed, accepts, free_port, until
+from servers.scratch import Scratch
+
+Backend = Literal["rbd", "nfs"]
+
+_PROGRAM = Path(__file__).with_name("cinder_program.py")
+_POOL = "volumes"
+_HOST = "127.0.0.1"
+_TYPES: tuple[tuple[str, Backend, bool], ...] = (
+    ("fast", "rbd", False),
+    ("slow", "nfs", False),
+    ("multi", "rbd", True),
+)
+
+# report_interval, service_down_time: how soon the others know that a service is gone.
+# rpc_response_timeout: how long the API waits for a service that is gone.
+_CONFIGURATION = """\
+[DEFAULT]
+transport_url = rabbit://guest:guest@127.0.0.1:{broker}/
+rpc_response_timeout = {rpc_seconds}
+host = tests
+my_ip = 127.0.0.1
+state_path = {home}/state
+api_paste_config = {share}/api-paste.ini
+resource_query_filters_file = {share}/resource_filters.json
+rootwrap_config = {share}/rootwrap.conf
+auth_strategy = keystone
+enabled_backends = rbd,nfs
+default_volume_type = fast
+glance_api_servers = http://127.0.0.1:9
+target_helper = fake
+use_stderr = true
+default_log_levels = sqlalchemy=WARNING,keystonemiddleware=WARNING,oslo.messaging=WARNING,\
+amqp=WARNING,oslo_messaging=WARNING,werkzeug=WARNING
+scheduler_driver_init_wait_time = 1
+report_interval = 1
+service_down_time = 8
+periodic_interval = 2
+periodic_fuzzy_delay = 0
+backend_stats_polling_interval = 5
+[database]
+connection = sqlite:///{home}/cinder.db?timeout=30
+sqlite_synchronous = false
+[oslo_concurrency]
+lock_path = {home}/locks
+[oslo_messaging_rabbit]
+heartbeat_timeout_threshold = 0
+kombu_reconnect_delay = 0.2
+rabbit_quorum_queue = false
+[coordination]
+backend_url = file://{home}/state
+[privsep_osbrick]
+helper_command = {environment}/bin/privsep-helper --config-file {home}/cinder.conf
+[cinder_sys_admin]
+helper_command = {environment}/bin/privsep-helper --config-file {home}/cinder.conf
+[keystone_authtoken]
+www_authenticate_uri = {keystone}
+auth_url = {keystone}
+auth_type = password
+username = {user}
+password = {password}
+project_name = service
+user_domain_id = default
+project_domain_id = default
+token_cache_time = -1
+service_token_roles_required = false
+[rbd]
+volume_driver = cinder.volume.drivers.rbd.RBDDriver
+volume_backend_name = rbd
+rbd_pool = {pool}
+rbd_user = {ceph_user}
+rbd_ceph_conf = {ceph_conf}
+rbd_cluster_name = {cluster}
+rbd_secret_uuid = 00000000-0000-0000-0000-000000000001
+rbd_exclusive_cinder_pool = true
+rados_connect_timeout = 10
+[nfs]
+volume_driver = cinder.volume.drivers.nfs.NfsDriver
+volume_backend_name = nfs
+nfs_shares_config = {home}/shares
+nfs_mount_point_base = {home}/mounts
+nas_secure_file_permissions = false
+nas_secure_file_operations = false
+nfs_sparsed_volumes = true
+"""
+
+_BROKER = """\
+listeners.tcp.local = 127.0.0.1:{port}
+vm_memory_high_watermark.absolute = 512MB
+disk_free_limit.absolute = 50MB
+log.console = true
+log.console.level = warning
+log.file = false
+"""
+
+# What stands for programs that need a kernel with NFS, or rights that root has anyway. The real
+# one stands behind it.
+_PROGRAMS = {
+    "mount": """\
+#!/bin/sh
+case " $* " in *" -t nfs "*)
+    for word; do share=$point; point=$word; done
+    exec {mount} --bind "${{share#*:}}" "$point"
+esac
+exec {mount} "$@"
+""",
+    # Cinder asks whether it is there.
+    "mount.nfs": "#!/bin/sh\n",
+    "sudo": '#!/bin/sh\nexec "$@"\n',
+    "cinder-rootwrap": '#!/bin/sh\nshift\nexec "$@"\n',
+}
+
+
+class Cinder:
+    """A running Cinder; its `services` may be killed and come back.
+
+    `user` owns all volumes that `call` deals with, in a project of its own, and may administer
+    Cinder. Clients need `path`, a PATH with a `mount`, and may mount in `mounts` and lock in `locks`.
+    `requests` are those to the API.
+    """
+
+    def __init__(
+        self, scratch: Scratch, keystone: Keystone, cluster: Ceph, *, rpc_seconds: int = 5
+    ) -> None:
+        root("cinder")
+        if not (ENVIRONMENT / "etc" / "cinder").exists():
+            command("cinder", "", {})  # says how to install it
+            raise Missing("cinder", "Cinder is not installed: it needs Python 3.11 or later")
+        self.keystone = keystone
+        self.cluster = cluster
+        self._broker_program = tool("rabbitmq-server", what="cinder", package="rabbitmq-server")
+        tool("qemu-img", what="cinder", package="qemu-utils")
+        self._scratch = scratch
+        self._home = scratch.directory("cinder-data")
+        self.requests = Requests(self._home / "access.log")
+        for name in ("state", "locks", "mounts", "export", "bin", "client-locks", "client-mounts"):
+            (self._home / name).mkdir()
+        self.mounts, self.locks = self._home / "client-mounts", self._home / "client-locks"
+        self.export = self._home / "export"
+        self.path = f"{self._programs()}:{os.environ.get('PATH', os.defpath)}"
+        self._port = free_port()
+        self.url = f"http://{_HOST}:{self._port}/v3"
+        self._cluster_name = f"tests{secrets.token_hex(4)}"
+        self._rpc_seconds = rpc_seconds
+        self._key_file = Path()
+        self._token = ""
+        self.services: dict[str, Process] = {}
+
+    def start(self) -> None:
+        """Start everything and wait until volumes can be made; raises ServerFailed."""
+        service = self.keystone.user("cinder", project="service", roles=("admin", "service"))
+        self.user = self.keystone.user("glance", project="images", roles=("admin", "service"))
+        for interface in ("public", "internal", "admin"):
+            url = f"{self.url}/%(project_id)s"
+            self.keystone.endpoint("volumev3", REGION, interface, url)
+            self.keystone.endpoint("block-storage", REGION, interface, url)
+        self.cluster.pool(_POOL)
+        rights = f"profile rbd pool={_POOL}"
+        key = self.cluster.user("cinder", mon="profile rbd", osd=rights)
+        self._key_file = Path(f"/etc/ceph/{self._cluster_name}.client.{key.name}.keyring")
+        self._key_file.parent.mkdir(exist_ok=True)
+        self._key_file.touch(mode=0o600)
+        self._key_file.write_text(key.keyring.read_text())
+        broker = self._broker()
+        self.services["broker"] = broker
+        conf = self._configure(service, key, self._broker_port)
+        database = subprocess.Popen(
+            _command("database", {"conf": conf, "database": self._home / "cinder.db"}),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        broker.start()
+        said = database.communicate(timeout=120)[1]
+        if database.returncode != 0:
+            raise ServerFailed(f"Cinder's database: {said[-2000:]}")
+        self._start_services(conf)
+
+    def _start_services(self, conf: Path) -> None:
+        self.services["api"] = self._service(
+            "api", {"conf": conf, "port": self._port, "log": self.requests.path}
+        )
+        self.services["scheduler"] = self._service("scheduler", {"conf": conf})
+        for backend in ("rbd", "nfs"):
+            self.services[backend] = self._service("volume", {"conf": conf, "backend": backend})
+        started = [self.services[name] for name in ("api", "scheduler", "rbd", "nfs")]
+        with ThreadPoolExecutor(len(started)) as pool:
+            for done in [pool.submit(process.start) for process in started]:
+                done.result()
+        until(self._is_up, seconds=60, what="Cinder's services are up")
+        for name, backend, is_multi in _TYPES:
+            made = self.call("POST", "types", {"volume_type": {"name": name}})["volume_type"]
+            specs = {"volume_backend_name": backend}
+            if is_multi:
+                specs["multiattach"] = "<is> True"
+            self.call("POST", f"types/{made['id']}/extra_specs", {"extra_specs": specs})
+
+    def kill(self) -> None:
+        """End everything at once, and take back what it left on this machine. Idempotent."""
+        for process in reversed(self.services.values()):
+            process.kill()
+        if self._key_file.name:
+            self._key_file.unlink(missing_ok=True)
+        self.unmount(self._home)
+
+    def heal(self) -> None:
+        """Bring back every service, whatever a test did to it."""
+        for process in self.services.values():
+            process.revive()
+        until(self._is_up, seconds=60, what="Cinder's services are up")
+
+    @staticmethod
+    def unmount(directory: Path) -> None:
+        """Unmount all below a directory: neither os-brick nor Cinder does."""
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
+        for point in reversed(points):
+            if point.startswith(f"{directory}/"):
+                subprocess.run(["umount", "--lazy", point], check=False)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        version: str = "3.70",
+        user: KeystoneUser | None = None,
+    ) -> Any:
+        """Send a request and return what it answers, None where there is nothing of that name.
+
+        Raises ServerFailed. It is sent as `user`, or as the one who owns the volumes.
+        """
+        owner = user or self.user
+        url = f"{self.url}/{owner.project_id}/{path}"
+        headers = {
+            "Content-Type": "application/json",
+            "OpenStack-API-Version": f"volume {version}",
+        }
+        data = None if body is None else json.dumps(body).encode()
+        for _ in range(2):
+            token = self._token = self._token or self.keystone.token(self.user)
+            if user is not None:
+                token = self.keystone.token(user)
+            answer = ask(method, url, headers | {"X-Auth-Token": token}, data)
+            if answer.status != 401:
+                break
+            self._token = ""
+        if answer.status == 404:
+            return None
+        if answer.status >= 300:
+            raise ServerFailed(f"{method} {path}: {answer.status} {answer.body!r}")
+        return json.loads(answer.body) if answer.body else None
+
+    def volumes(self, *, user: KeystoneUser | None = None) -> list[dict[str, Any]]:
+        """Return the volumes of a user's project."""
+        found: list[dict[str, Any]] = self.call("GET", "volumes/detail", user=user)["volumes"]
+        return found
+
+    def volume(self, volume_id: str) -> dict[str, Any] | None:
+        """Return a volume, None where there is none."""
+        found = self.call("GET", f"volumes/{volume_id}")
+        return None if found is None else found["volume"]
+
+    def make(self, *, kind: str = "fast", size: int = 1, **about: Any) -> str:
+        """Make a volume and return its id once it is available."""
+        asked = {"size": size, "volume_type": kind, **about}
+        made = self.call("POST", "volumes", {"volume": asked})["volume"]["id"]
+        self.wait(made, "available")
+        return str(made)
+
+    def wait(self, volume_id: str, *states: str, seconds: float = 60.0) -> str:
+        """Wait until a volume is in one of some states, "" for gone, and return which."""
+        found = ""
+
+        def is_there() -> bool:
+            nonlocal found
+            volume = self.volume(volume_id)
+            found = "" if volume is None else volume["status"]
+            return found in states
+
+        until(is_there, seconds=seconds, what=f"{volume_id} is {' or '.join(states)}")
+        return found
+
+    def empty(self) -> None:
+        """Remove every volume and attachment of the user, whatever state it is in."""
+        for attachment in self.call("GET", "attachments")["attachments"]:
+            self.call("DELETE", f"attachments/{attachment['id']}")
+        for volume in self.volumes():
+            if volume["status"] not in ("available", "error", "deleting"):
+                status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
+                self.call("POST", f"volumes/{volume['id']}/action", status)
+            if volume["status"] != "deleting":
+                self.call("DELETE", f"volumes/{volume['id']}")
+        until(lambda: not self.volumes(), seconds=60, what="all volumes are gone")
+
+    def quota(self, **limits: int) -> None:
+        """Limit the user's project: `volumes`, `gigabytes`; -1 is no limit."""
+        path = f"os-quota-sets/{self.user.project_id}"
+        self.call("PUT", path, {"quota_set": limits})
+
+    def _is_up(self) -> bool:
+        try:
+            services = self.call("GET", "os-services")["services"]
+            pools = self.call("GET", "scheduler-stats/get_pools")["pools"]
+        except ServerFailed:
+            return False
+        return sum(each["state"] == "up" for each in services) >= 3 and len(pools) >= 2
+
+    def _configure(self, service: KeystoneUser, key: User, broker: int) -> Path:
+        (self._home / "shares").write_text(f"{_HOST}:{self.export}\n")
+        conf = self._home / "cinder.conf"
+        conf.touch(mode=0o600)
+        conf.write_text(
+            _CONFIGURATION.format(
+                home=self._home,
+                share=ENVIRONMENT / "etc" / "cinder",
+                environment=ENVIRONMENT,
+                broker=broker,
+                rpc_seconds=self._rpc_seconds,
+                keystone=self.keystone.url,
+                user=service.name,
+                password=service.password,
+                pool=_POOL,
+                ceph_user=key.name,
+                ceph_conf=key.conf,
+                cluster=self._cluster_name,
+            )
+        )
+        return conf
+
+    def _broker(self) -> Process:
+        home = self._scratch.directory("rabbitmq")
+        self._broker_port, between, mapper = free_port(), free_port(), free_port()
+        (home / "rabbitmq.conf").write_text(_BROKER.format(port=self._broker_port))
+        (home / "enabled_plugins").write_text("[].\n")
+        (home / "none").touch()
+        local = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none"
+        where = {
+            "HOME": home,
+            "RABBITMQ_NODENAME": f"tests{self._broker_port}@localhost",
+            "RABBITMQ_BASE": home,
+            "RABBITMQ_MNESIA_BASE": home / "mnesia",
+            "RABBITMQ_LOG_BASE": home / "log",
+            "RABBITMQ_CONFIG_FILE": home / "rabbitmq.conf",
+            "RABBITMQ_CONF_ENV_FILE": home / "none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": home / "enabled_plugins",
+            "RABBITMQ_PID_FILE": home / "pid",
+            "RABBITMQ_DIST_PORT": between,
+            "ERL_EPMD_PORT": mapper,
+            "ERL_EPMD_ADDRESS": _HOST,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": local,
+        }
+        return Process(
+            "rabbitmq",
+            [_unwrapped(self._broker_program)],
+            directory=home,
+            ready=lambda: accepts((_HOST, self._broker_port)),
+            environment=environment() | {name: str(value) for name, value in where.items()},
+            start_seconds=60.0,
+        )
+
+    def _service(self, verb: str, options: dict[str, Any]) -> Process:
+        name = options.get("backend", verb)
+        directory = self._scratch.directory(f"cinder-{name}")
+        ready = directory / "ready"
+        return Process(
+            f"cinder-{name}",
+            _command(verb, options | {"ready": ready}),
+            directory=directory,
+            ready=ready.exists if verb != "api" else lambda: accepts((_HOST, self._port)),
+            environment=self._environment(),
+            start_seconds=60.0,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        path = f"{self._home / 'bin'}:{ENVIRONMENT / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+        return environment() | {"PATH": path}
+
+    def _programs(self) -> Path:
+        """Write the programs, and return the directory of those that clients need."""
+        for_clients = self._home / "client-bin"
+        for_clients.mkdir()
+        mount = tool("mount", what="cinder", package="mount")
+        for directory, names in ((self._home / "bin", tuple(_PROGRAMS)), (for_clients, ("mount",))):
+            for name in names:
+                program = directory / name
+                program.write_text(_PROGRAMS[name].format(mount=mount))
+                program.chmod(0o755)
+        return for_clients
+
+
+@contextlib.contextmanager
+def cinder(
+    scratch: Scratch, keystone: Keystone, cluster: Ceph, *, rpc_seconds: int = 5
+) -> Iterator[Cinder]:
+    """Run Cinder on a Keystone and a Ceph cluster with a manager; raises Missing.
+
+    The API waits `rpc_seconds` for a service that does not answer.
+    """
+    servers = Cinder(scratch, keystone, cluster, rpc_seconds=rpc_seconds)
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.kill()
+
+
+def _command(verb: str, options: Mapping[str, Any]) -> list[str]:
+    python = [os.fspath(ENVIRONMENT / "bin" / "python"), "-I", "-W", "ignore"]
+    return [*python, os.fspath(_PROGRAM), verb, json.dumps(options, default=os.fspath)]
+
+
+def _unwrapped(program: str) -> Path:
+    """Return the server behind Debian's wrapper, which changes to another user."""
+    behind = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    return behind[-1] if behind else Path(program)

@@ -1,0 +1,68 @@
+"""The contract on Cinder, for each kind of backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+from servers.cinder import Cinder
+from servers.cinder_stores import cinder_store
+from servers.kept import Kept
+
+from imgstore import Capability, Store
+from imgstore.testing import StoreContract
+from imgstore.testing.harness import Harness
+from imgstore.testing.ranges import Ranges
+from imgstore.testing.reading import Reading
+from imgstore.testing.sources import Sources
+
+ID = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
+
+
+class Volumes(Harness):
+    """A store in a project without volumes."""
+
+    capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
+    memory_limit = 100 * 1024 * 1024
+    foreign_locations = (
+        f"cinder://elsewhere/{ID}",
+        "cinder://image",
+        f"cinder://{ID.upper()}",
+        f"cinder://fast/{ID}/",
+    )
+    kind: ClassVar[str] = "fast"
+    options: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture
+    def store(self, cinder: Cinder, kept: Kept) -> Iterator[Store]:
+        yield kept.get(lambda: cinder_store(cinder, self.kind, **self.options))
+        kept.close_readers()
+        cinder.empty()
+
+    @pytest.fixture
+    def leaves(self, cinder: Cinder) -> Callable[[], list[str]]:
+        return lambda: [
+            f"{volume['id']} {volume['status']} {volume['attachments']}"
+            for volume in cinder.volumes()
+        ]
+
+    @pytest.fixture(autouse=True)
+    def _secrets(self, cinder: Cinder) -> None:
+        type(self).secrets = (cinder.user.password,)
+
+
+class TestRbd(Volumes, StoreContract):
+    """Volumes in a Ceph pool."""
+
+
+class TestNfs(Volumes, Sources, Reading, Ranges):
+    """Volumes as files of an export."""
+
+    kind = "slow"
+
+
+class TestMultiattach(Volumes, Reading):
+    """Volumes that may be attached more than once."""
+
+    kind = "multi"
