@@ -1,8 +1,8 @@
 """Configuration files: from oslo.config options to stores.
 
-Every store has a group of its own, named like the store; ``[backend_defaults]`` holds what all of
-them fall back to. This module is the only place that reads such groups. It changes nothing in a
-``ConfigOpts`` but registers the options that it reads, and reads each value once.
+Every store has a group of its own, named like it; ``[backend_defaults]`` holds what all of them
+fall back to. Only this module reads such groups. It changes nothing in a ``ConfigOpts`` but
+registers the options that it reads, and reads each value once.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from oslo_config import cfg, types
 
 from imgstore.arguments import FileOpt
 from imgstore.errors import ConfigError, DriverUnavailable, ImgStoreError
+from imgstore.loading import faults_together, installed_drivers
 from imgstore.model import Capability
 from imgstore.secret import Secret
 from imgstore.store import Store
 from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
-
 RESERVED_PREFIX: Final = "os_glance_"
 LIBRARY_GROUP: Final = "glance_store"
 DEFAULTS_GROUP: Final = "backend_defaults"
@@ -115,18 +115,14 @@ _DEFAULTS_HELP: Final = (
 
 def list_opts() -> list[tuple[cfg.OptGroup | None, list[cfg.Opt]]]:
     """Return all options, for oslo-config-generator."""
-    from imgstore.manager import installed_drivers  # noqa: PLC0415 - it imports this module
-
     opts = {opt.dest: opt for opt in _COMMON.values()}
     for driver in installed_drivers():
         for opt in driver.OPTIONS.values():
             opts.setdefault(opt.dest, opt)
-    groups: list[tuple[cfg.OptGroup | None, Iterable[cfg.Opt]]] = [
-        (None, (_BACKENDS,)),
-        (cfg.OptGroup(LIBRARY_GROUP, help="Which store is the default."), _GLANCE_STORE),
-        (cfg.OptGroup(DEFAULTS_GROUP, help=_DEFAULTS_HELP), opts.values()),
-    ]
-    return [(group, copy.deepcopy(list(opts))) for group, opts in groups]
+    glance_store = cfg.OptGroup(LIBRARY_GROUP, help="Which store is the default.")
+    defaults = cfg.OptGroup(DEFAULTS_GROUP, help=_DEFAULTS_HELP)
+    groups = [(None, (_BACKENDS,)), (glance_store, _GLANCE_STORE), (defaults, opts.values())]
+    return [(group, copy.deepcopy(list(each))) for group, each in groups]
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
@@ -164,8 +160,8 @@ def read_files(paths: Iterable[str | PathLike[str]]) -> cfg.ConfigOpts:
     except cfg.ConfigFileParseError as exc:
         # Only its position: the line itself may hold a password.
         at = exc.__context__
-        where = f"{exc.config_file}, line {getattr(at, 'lineno', '?')}"
-        raise ConfigError(f"{where}: {getattr(at, 'msg', 'not understood')}") from None
+        line, said = getattr(at, "lineno", "?"), getattr(at, "msg", "not understood")
+        raise ConfigError(f"{exc.config_file}, line {line}: {said}") from None
     except (cfg.Error, OSError, ValueError) as exc:
         reason = str(exc) if isinstance(exc, cfg.Error) else describe(exc)
         raise ConfigError(f"{', '.join(files)}: {reason}") from exc
@@ -213,6 +209,9 @@ class Configuration:
             unfinished.callback(self.close)
             for each in [*wanted, *self._apart(reserved or {})]:
                 self._build(each, load)
+            for name, fault in list(faults_together(self.stores)):
+                self.stores.pop(name).close()
+                self.failures[name] = [_passed_on(fault, f"[{name}]")]
             self.default = (
                 self._default_by_scheme() if backends is None else self._default_by_name(backends)
             )
@@ -357,6 +356,7 @@ class Configuration:
         try:
             values = self._values(wanted, driver, faults)
             if _required(driver) <= values.keys():  # it may find more faults
+                values |= driver.settings_elsewhere(self._conf)
                 store = driver(name, single=wanted.single, **values)
                 if faults:
                     store.close()

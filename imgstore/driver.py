@@ -70,6 +70,14 @@ class Driver(ABC):
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         """Return the image's size in bytes; raise when it cannot be told, never guess."""
 
+    def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
+        """Tell whether an image lies here, where ``owns`` says that it may; by default by its size.
+
+        NotFound is no as well.
+        """
+        self._size(location, context=context)
+        return True
+
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         """Store ``body`` under ``image_id``, all or nothing, never over an existing image.
 
@@ -143,3 +151,13 @@ class Driver(ABC):
             f"the driver {cls.driver!r} cannot hold a reserved store",
             remedy="use the driver 'file'",
         )
+
+    @classmethod
+    def settings_elsewhere(cls, conf: cfg.ConfigOpts) -> Mapping[str, Any]:
+        """Return keywords that an application's configuration has in groups of other libraries."""
+        return {}
+
+    @classmethod
+    def faults_together(cls, stores: Sequence[Store]) -> Iterable[tuple[Store, errors.ConfigError]]:
+        """Yield which of the stores of this driver cannot be beside the others, and why not."""
+        return ()

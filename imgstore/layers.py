@@ -68,6 +68,9 @@ class Layer(Store):
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         return self.inner._size(location, context=context)
 
+    def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
+        return self.inner._holds(location, context=context)
+
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         return self.inner._add(image_id, body, context=context)
 

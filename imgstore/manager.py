@@ -6,14 +6,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from importlib.metadata import EntryPoint
 from itertools import chain
 from os import PathLike
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from oslo_config import cfg
-from stevedore.named import NamedExtensionManager
 
 from imgstore import config
 from imgstore.errors import (
@@ -22,9 +20,11 @@ from imgstore.errors import (
     ImgStoreError,
     InvalidArgument,
     InvalidLocation,
+    NotFound,
     UnknownScheme,
     UnknownStore,
 )
+from imgstore.loading import load_driver
 from imgstore.location import Location
 from imgstore.model import StoreInfo
 from imgstore.store import (
@@ -37,14 +37,8 @@ from imgstore.store import (
     StoredImage,
 )
 from imgstore.streams import ImageReader, Progress, Sink, Source
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
-
-_NAMESPACE: Final = "imgstore.drivers"
-_KNOWN: Final = frozenset(
-    {"cinder", "file", "filesystem", "http", "memory", "rbd", "s3", "swift", "vmware"}
-)
 
 T = TypeVar("T")
 
@@ -400,12 +394,7 @@ class StoreManager(Mapping[str, Store]):
 
     def _owner(self, at: Location) -> Store:
         """Return the only store that owns a location, else the only one that may."""
-        answers: dict[Ownership, list[Store]] = {ownership: [] for ownership in Ownership}
-        for store in self._stores.values():
-            if at.scheme in store.schemes:
-                answers[store.ownership(at)].append(store)
-        if not any(answers.values()):
-            raise self._unknown_scheme(at.scheme)
+        answers = self._ownerships(at)
         candidates = answers[Ownership.YES] or answers[Ownership.MAYBE]
         if len(candidates) == 1:
             return candidates[0]
@@ -420,6 +409,39 @@ class StoreManager(Mapping[str, Store]):
             remedy=self._perhaps(at.scheme)
             or "if it is a former place of one, name it in store_also_owns",
         )
+
+    def _ownerships(self, at: Location) -> dict[Ownership, list[Store]]:
+        """Return the stores by what they say of a location; raises UnknownScheme."""
+        answers: dict[Ownership, list[Store]] = {ownership: [] for ownership in Ownership}
+        for store in self._stores.values():
+            if at.scheme in store.schemes:
+                answers[store.ownership(at)].append(store)
+        if not any(answers.values()):
+            raise self._unknown_scheme(at.scheme)
+        return answers
+
+    def owner_of(self, location: Location | str, *, context: Context = None) -> str:
+        """Return the name of the store that an image lies in; its backend is asked where needed.
+
+        For locations that may lie in several stores, such as ``cinder://<uuid>`` of a time when
+        there was one: a service can then write ``cinder://<store>/<uuid>`` into its records.
+        Raises NotFound where it lies in none, InvalidLocation in more than one, and what a backend
+        that cannot be asked raises.
+        """
+        with self._verb("owner_of"):
+            at = Location.parse(location)
+        with self._verb("owner_of", at):
+            answers = self._ownerships(at)
+            found = answers[Ownership.YES]
+            if len(found) != 1:
+                candidates = found or answers[Ownership.MAYBE]
+                found = [store for store in candidates if store.holds(at, context=context)]
+            if len(found) == 1:
+                return found[0].name
+            if found:
+                names = ", ".join(repr(store.name) for store in found)
+                raise InvalidLocation(f"it lies in each of the stores {names}")
+            raise NotFound("it lies in none of the stores")
 
     def _unknown_scheme(self, scheme: str) -> UnknownScheme:
         known = dict.fromkeys(name for store in self._stores.values() for name in store.schemes)
@@ -447,49 +469,3 @@ def _merged(faults: Sequence[ConfigError]) -> ConfigError:
     return (DriverUnavailable if unavailable else ConfigError)(
         f"{len(faults)} faults in the configuration:{lines}"
     )
-
-
-def load_driver(name: str) -> type[Store]:
-    """Import and return the driver registered as ``name``; raises DriverUnavailable."""
-    found = _entry_points()
-    if name not in found:
-        reason = f"there is no driver {name!r}"
-        if name in _KNOWN:
-            reason = f"the driver {name!r} is not part of this installation of imgstore"
-        raise DriverUnavailable(reason, remedy=f"installed are: {', '.join(sorted(found))}")
-    values = sorted({entry_point.value for entry_point in found[name]})
-    if len(values) > 1:
-        raise DriverUnavailable(
-            f"the driver {name!r} is registered more than once, as {', '.join(values)}",
-            remedy="uninstall all but one of these packages",
-        )
-    try:
-        driver: type[Store] = found[name][0].load()
-    except Exception as exc:
-        raise DriverUnavailable(
-            f"the driver {name!r} ({values[0]}) cannot be imported: {describe(exc)}",
-            remedy="repair or reinstall the package that it comes from",
-        ) from exc
-    if not (isinstance(driver, type) and issubclass(driver, Store)):
-        raise DriverUnavailable(f"the driver {name!r} ({values[0]}) is not a subclass of Store")
-    return driver
-
-
-def installed_drivers() -> list[type[Store]]:
-    """Import and return all drivers, each once, in the order of their names."""
-    drivers: dict[type[Store], None] = {}
-    for name in sorted(_entry_points()):
-        try:
-            drivers[load_driver(name)] = None
-        except DriverUnavailable as exc:
-            LOG.warning("left out: %s", exc)
-    return list(drivers)
-
-
-def _entry_points() -> dict[str, list[EntryPoint]]:
-    """Return what is registered, by name; nothing of it is imported."""
-    found: dict[str, list[EntryPoint]] = {}
-    manager: Any = NamedExtensionManager(_NAMESPACE, names=[])
-    for entry_point in manager.list_entry_points():
-        found.setdefault(entry_point.name, []).append(entry_point)
-    return found

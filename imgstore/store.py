@@ -149,6 +149,19 @@ class Store(Driver):
         except Exception as exc:
             self._raise(exc, "size", location=at)
 
+    def holds(self, location: Location | str, *, context: Context = None) -> bool:
+        """Ask the backend whether an image lies in this store, where its URL does not tell."""
+        at: Location | None = None
+        try:
+            self._require(Capability.READ)
+            at = self._contained(location)
+            return self._holds(at, context=RequestContext.of(context))
+        except Exception as exc:
+            error = self._translate(exc, "holds", location=at)
+            if isinstance(error, errors.NotFound | errors.InvalidLocation):
+                return False
+            self._raise(exc, "holds", location=at)
+
     def delete(self, location: Location | str, *, context: Context = None) -> None:
         """Delete an image; raises NotFound, InUse, InvalidLocation, PermissionDenied."""
         at: Location | None = None

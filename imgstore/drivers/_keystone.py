@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,7 +12,18 @@ from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
 
 # 498 is the rate limit of Swift.
+_OLD_PATH: Final = re.compile(r"/v2\.0$")
+_V3: Final = re.compile(r"/v3$")
 PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
+
+
+def v3_of(address: str) -> str:
+    """Return the URL of version 3 of Keystone's API, whichever version an address names, or none.
+
+    The others are gone; what is configured for them has v3 beside it.
+    """
+    url = _OLD_PATH.sub("", address.rstrip("/"))
+    return url if _V3.search(url) else f"{url}/v3"
 
 
 def no_keystone(what: str, *, remedy: str) -> ConfigError:

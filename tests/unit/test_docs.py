@@ -18,7 +18,7 @@ import pytest
 
 from imgstore import StoreManager, errors
 from imgstore.drivers.filesystem import FilesystemStore
-from imgstore.manager import installed_drivers
+from imgstore.loading import installed_drivers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from imgstore._interrupts import uninterrupted
-from imgstore.drivers.cinder.attaching import Attached, Attachments, host, is_of_dead
+from imgstore.drivers.cinder.attaching import Attached, Attachments, host
 from imgstore.drivers.cinder.client import (
     IMAGE,
     MARK,
@@ -25,6 +25,7 @@ from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (
     AlreadyExists,
     ConfigError,
+    InUse,
     NotFound,
     StorageFull,
     StoreError,
@@ -111,7 +112,7 @@ class Adding:
         for other in others:
             if other.mark is None:
                 raise AlreadyExists(f"the volume {other.id} is an image of this id")
-            if is_of_dead(*_split(other.mark)):
+            if is_of_dead_add(self._attachments, other):
                 discard(self._api, other, self._settings, seconds=0.0)
                 continue
             if instead_of is None or _order(other) < _order(instead_of):
@@ -256,9 +257,10 @@ class Adding:
         if not self._asked:
             return
         try:
+            patience = self._settings.patience
             found = [self._volume] if self._volume else self._lost()
             for volume in found:
-                discard(self._api, volume, self._settings, seconds=_UNDO)
+                discard(self._api, volume, self._settings, seconds=min(_UNDO, patience))
         except Exception as exc:  # what is left is for leftovers() to find
             LOG.warning("the volume of an add that failed stays: %s", describe(exc))
 
@@ -353,9 +355,9 @@ def _split(mark: str) -> tuple[str, str]:
     return at, name
 
 
-def is_of_dead_add(volume: Volume) -> bool:
+def is_of_dead_add(attachments: Attachments, volume: Volume) -> bool:
     """Return whether a volume is one whose adding process, on this host, died."""
-    return volume.mark is not None and is_of_dead(*_split(volume.mark))
+    return volume.mark is not None and attachments.is_of_dead(*_split(volume.mark))
 
 
 def is_elsewhere(volume: Volume) -> bool:
@@ -385,24 +387,51 @@ def discard(api: Api, volume: Volume, settings: Settings, *, seconds: float) -> 
         found = _present(lambda: api.volume(volume.id))
         if found.mark is None or found.mark != volume.mark:
             raise NotFound("the volume has become an image")
-        for use in found.uses:
-            if use.id:
-                with contextlib.suppress(Exception):
-                    api.detach(use.id)
+        for attachment in api.attachments_of(volume.id):
+            with contextlib.suppress(Exception):
+                api.detach(attachment)
+                found = api.volume(volume.id)
         if found.status == "deleting":
-            return
+            break
         if found.status not in _PASSING or time.monotonic() > deadline:
             break
         time.sleep(settings.poll_interval)
+    if found.status != "deleting":
+        _delete(api, volume.id)
+    if settings.waits_for_delete:
+        wait_until_gone(api, volume.id, settings)
+
+
+def _delete(api: Api, volume_id: str) -> None:
     try:
-        _present(lambda: api.delete(volume.id))
+        _present(lambda: api.delete(volume_id))
     except NotFound:
         raise
     except Exception as exc:
         if not is_refusal(exc):
             raise
-        api.reset(volume.id)
-        _present(lambda: api.delete(volume.id))
+        api.reset(volume_id)
+        _present(lambda: api.delete(volume_id))
+
+
+def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:
+    """Wait until a volume that is being deleted is gone; raises TimedOut, StoreError."""
+    deadline = time.monotonic() + settings.patience
+    pause = min(_FIRST_LOOK, settings.poll_interval)
+    while time.monotonic() < deadline:
+        try:
+            found = _present(lambda: api.volume(volume_id))
+        except NotFound:
+            return
+        if found.status != "deleting":
+            raise InUse(
+                f"Cinder did not delete the volume, which is {found.status} now",
+                remedy="try again later; Cinder's log says what is in the way",
+                retryable=True,
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, settings.poll_interval)
+    raise TimedOut(f"the volume is still there after {settings.patience:g} s")
 
 
 def _present(call: Callable[[], T]) -> T:

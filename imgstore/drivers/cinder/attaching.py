@@ -15,7 +15,7 @@ from imgstore._interrupts import uninterrupted
 from imgstore.drivers.cinder.client import Api, Volume, is_of, status_of
 from imgstore.drivers.cinder.connectors import Connectors
 from imgstore.drivers.cinder.devices import Device
-from imgstore.drivers.cinder.locks import Life, is_dead
+from imgstore.drivers.cinder.locks import Life, Locks
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import InUse
 from imgstore.translation import describe
@@ -52,7 +52,8 @@ class Attachments:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._connectors = Connectors(settings)
+        self._locks = Locks(settings.lock_path)
+        self._connectors = Connectors(settings, self._locks)
         self._life: Life | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -137,7 +138,7 @@ class Attachments:
         """Return what tells others that this process works; raises ConfigError without locks."""
         with self._lock:
             if self._life is None:
-                self._life = Life()
+                self._life = Life(self._locks)
             return self._life
 
     def _connector(self) -> Mapping[str, Any]:
@@ -169,9 +170,15 @@ class Attachments:
             retryable=True,
         )
 
+    def is_of_dead(self, at: str, device: str) -> bool:
+        """Return whether an attachment, or a mark, is one of this host's processes that died."""
+        if at != host() or not device.startswith(_DEVICE):
+            return False
+        return self._locks.is_dead(device.removeprefix(_DEVICE))
+
     def end_dead(self, api: Api, volume: Volume) -> bool:
         """End the attachments of this host's processes that died; return whether there were any."""
-        dead = [use for use in volume.uses if is_of_dead(use.host, use.device)]
+        dead = [use for use in volume.uses if self.is_of_dead(use.host, use.device)]
         for use in dead:
             LOG.info("ending an attachment of %s, whose process died", volume.id)
             api.detach(use.id)
@@ -186,11 +193,6 @@ class _Shared:
         self.lock = threading.RLock()
         self.users = 0
         self.attached: Attached | None = None
-
-
-def is_of_dead(at: str, device: str) -> bool:
-    """Return whether an attachment, or a mark, is one of a process of this host that died."""
-    return at == host() and device.startswith(_DEVICE) and is_dead(device.removeprefix(_DEVICE))
 
 
 def _is_busy(exc: Exception) -> bool:

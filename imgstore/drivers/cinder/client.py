@@ -149,6 +149,11 @@ class Api:
         """Say that the host is connected."""
         self._changing.attachments.complete(attachment_id)
 
+    def attachments_of(self, volume_id: str) -> list[str]:
+        """Return the ids of all attachments of a volume, also of those that only reserve it."""
+        asked = {"volume_id": volume_id}
+        return [str(each.id) for each in self._asking.attachments.list(search_opts=asked)]
+
     def detach(self, attachment_id: str) -> None:
         """End an attachment."""
         self._changing.attachments.delete(attachment_id)
@@ -194,11 +199,11 @@ class Clients:
     def _of_service(self) -> Api:
         credentials, catalog = self._settings.credentials, self._settings.catalog
         assert credentials is not None  # noqa: S101  # its caller looked
-        identity = _lazy.load("keystoneauth1.identity.generic", install=INSTALL)
+        identity = _lazy.load("keystoneauth1.identity.v3", install=INSTALL)
         kind = identity.ApplicationCredential if credentials.is_application else identity.Password
         named = {key: _plain(value) for key, value in credentials.options.items()}
         return self._api(
-            kind(credentials.auth_address, **named),
+            kind(_keystone.v3_of(credentials.auth_address), **named),
             None,
             service_type=catalog.service_type,
             service_name=catalog.name,

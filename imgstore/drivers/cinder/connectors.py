@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore import _lazy
-from imgstore.drivers.cinder import privileged
+from imgstore.drivers.cinder import rights
 from imgstore.drivers.cinder.client import INSTALL, Volume
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice
-from imgstore.drivers.cinder.locks import HostLock
+from imgstore.drivers.cinder.locks import HostLock, Locks
 from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import ConfigError, Unavailable, Unsupported
@@ -34,8 +34,9 @@ FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "sc
 class Connectors:
     """What one process needs to connect to volumes."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, locks: Locks) -> None:
         self._settings = settings
+        self._locks = locks
         self._clusters = Clusters()
         self._lock = threading.Lock()
         self._properties: Mapping[str, Any] | None = None
@@ -91,7 +92,7 @@ class Connectors:
                 remedy="use a volume type without encryption",
             )
         options = str(data.get("options") or "").split()
-        mount = Mount(self._settings.mounts, "nfs", str(data["export"]), options)
+        mount = Mount(self._locks, self._settings.mounts, "nfs", str(data["export"]), options)
         return FileDevice(str(mount.point / str(data["name"])), mount.leave)
 
     def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
@@ -107,8 +108,8 @@ class Connectors:
             conn={"data": data, **data},
             **more,
         )
-        turn = HostLock(f"turn-{volume.id}")
-        use = HostLock(f"use-{volume.id}", shared=True)
+        turn = self._locks.lock(f"turn-{volume.id}")
+        use = self._locks.lock(f"use-{volume.id}", shared=True)
         turn.take(seconds=_SECONDS)
         try:
             use.take(seconds=_SECONDS)
@@ -189,7 +190,7 @@ def _brick() -> Any:
         _lazy.load("os_brick", install=INSTALL).setup(conf)
     except Exception as exc:  # its options are the service's business
         LOG.debug("os_brick.setup: %s", type(exc).__name__)
-    if privileged.is_capable():
+    if rights.is_capable():
         for context in (own.default, own.brick_privsep_hide_output):
             if context.channel is None:
                 context.set_client_mode(False)

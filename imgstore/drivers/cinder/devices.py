@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import stat
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final, Protocol
 
-from imgstore.drivers.cinder import privileged
-from imgstore.drivers.rbd.cluster import Cluster, Connection, quietly
-from imgstore.drivers.rbd.images import OpenImage, confirm, version_of
-from imgstore.drivers.rbd.reading import Ahead
-from imgstore.drivers.rbd.settings import Settings as RbdSettings
-from imgstore.drivers.rbd.writing import Window
+from imgstore.drivers._librbd.access import Access
+from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
+from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
+from imgstore.drivers._librbd.reading import Ahead
+from imgstore.drivers._librbd.writing import Window
+from imgstore.drivers.cinder import rights
 from imgstore.errors import IntegrityError, StoreError
 from imgstore.hashing import MIB
 
@@ -84,14 +85,19 @@ class FileDevice:
         self._let_go = let_go
         self._grow = grow
         self.can_grow = grow is not None
+        self._open: weakref.WeakSet[_Descriptor] = weakref.WeakSet()
 
     def writing(self) -> Writing:
         """Open the volume for writing."""
-        return _FileWriting(_opened(self._path, writable=True))
+        opened = _FileWriting(_opened(self._path, writable=True))
+        self._open.add(opened)
+        return opened
 
     def reading(self, offset: int, length: int) -> Reading:
         """Open the volume for reading."""
-        return _FileReading(_opened(self._path, writable=False), offset, length)
+        opened = _FileReading(_opened(self._path, writable=False), offset, length)
+        self._open.add(opened)
+        return opened
 
     def grow(self) -> None:
         """See the new size of the volume."""
@@ -99,7 +105,9 @@ class FileDevice:
             self._grow()
 
     def disconnect(self) -> None:
-        """Let go of the volume."""
+        """Let go of the volume, which at exit somebody may still have open."""
+        for opened in list(self._open):
+            opened.close()
         self._let_go()
 
 
@@ -108,7 +116,7 @@ def _opened(path: str, *, writable: bool) -> int:
     try:
         return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     except PermissionError:
-        return privileged.open_device(path, writable=writable)
+        return rights.open_device(path, writable=writable)
 
 
 class _Descriptor:
@@ -195,21 +203,14 @@ class Clusters:
             # In memory: a secret is in it.
             fd = os.memfd_create("imgstore-ceph-conf", os.MFD_CLOEXEC)
             os.write(fd, text.encode())
-            settings = RbdSettings(
+            access = Access(
                 pool=pool,
                 user=key[1] or None,
                 conf=f"/proc/{os.getpid()}/fd/{fd}",
-                order=22,
-                features=None,
-                data_pool=None,
-                namespace="",
-                thin=False,
-                window=_WINDOW,
                 connect_timeout=-1,
                 op_timeout=_TIME_LIMIT,
-                trash_delay=0,
             )
-            found = self._known[key] = Cluster(settings), fd
+            found = self._known[key] = Cluster(access), fd
         return found[0]
 
     def close(self) -> None:

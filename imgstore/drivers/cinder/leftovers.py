@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from imgstore.drivers.cinder.adding import GIB, discard, is_elsewhere, is_of_dead_add
-from imgstore.drivers.cinder.attaching import Attachments, is_of_dead
+from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import IMAGE, Api, Volume
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import NotFound
@@ -16,16 +16,18 @@ from imgstore.store import Leftover
 _SECONDS: Final = 10.0  # for Cinder to end what it does with a volume
 
 
-def find(api: Api, settings: Settings, store: str, older_than: timedelta) -> Iterator[Leftover]:
+def find(
+    api: Api, settings: Settings, attachments: Attachments, store: str, older_than: timedelta
+) -> Iterator[Leftover]:
     """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
     limit = datetime.now(timezone.utc) - older_than
     for volume in api.volumes():
         if not _is_of_store(volume, settings) or volume.updated > limit:
             continue
         if volume.mark is not None:
-            if is_of_dead_add(volume) or is_elsewhere(volume):
+            if is_of_dead_add(attachments, volume) or is_elsewhere(volume):
                 yield _leftover(store, volume)
-        elif any(is_of_dead(use.host, use.device) for use in volume.uses):
+        elif any(attachments.is_of_dead(use.host, use.device) for use in volume.uses):
             yield _leftover(store, volume)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from oslo_config import cfg
+
 from imgstore import _lazy
 from imgstore.drivers.cinder.client import INSTALL
 from imgstore.errors import ConfigError, TimedOut
@@ -21,28 +23,11 @@ _PAUSE: Final = 0.02  # seconds between attempts to get a lock
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
 
 
-def directory() -> Path:
-    """Return where the locks are; raises ConfigError where nobody says so.
-
-    It is what oslo.concurrency's locks use, those of os-brick among them.
-    """
-    lockutils = _lazy.load("oslo_concurrency.lockutils", install=INSTALL)
-    conf = _lazy.load("oslo_config.cfg", install=INSTALL).CONF
-    path = lockutils.get_lock_path(conf) or os.environ.get("OSLO_LOCK_PATH")
-    if not path:
-        raise ConfigError(
-            "there is no directory for the locks that processes of this host share",
-            remedy="set lock_path in the group [oslo_concurrency], or the environment variable "
-            "OSLO_LOCK_PATH",
-        )
-    return Path(path)
-
-
 class HostLock:
     """A lock with a name, held by one process, or shared by several; its file goes with it."""
 
-    def __init__(self, name: str, *, shared: bool = False) -> None:
-        self.path = directory() / f"{_PREFIX}{name}"
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self.path = path
         self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._pid = os.getpid()
         self._file: int | None = None
@@ -127,9 +112,9 @@ def _try_alone(file: int) -> bool:
 class Life:
     """A name that tells other processes of this host whether this one still works at something."""
 
-    def __init__(self) -> None:
+    def __init__(self, locks: Locks) -> None:
         self.name = secrets.token_hex(8)
-        self._lock = HostLock(f"life-{self.name}")
+        self._lock = locks.lock(f"life-{self.name}")
         self._lock.take(seconds=None)
 
     def end(self) -> None:
@@ -137,12 +122,42 @@ class Life:
         self._lock.leave()
 
 
-def is_dead(name: str) -> bool:
-    """Return whether a name of this host is one of a process that ended."""
-    lock = HostLock(f"life-{name}")
-    if not lock.path.exists():
-        return True
-    if lock.try_take():
-        lock.leave()
-        return True
-    return False
+class Locks:
+    """The locks in a directory, by their names: the one given, else that of oslo.concurrency."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+
+    @property
+    def directory(self) -> Path:
+        """Return where the locks are; raises ConfigError where nobody says so."""
+        path = self._path or lock_path_in(cfg.CONF) or os.environ.get("OSLO_LOCK_PATH")
+        if not path:
+            raise ConfigError(
+                "there is no directory for the locks that processes of this host share",
+                remedy="set lock_path in the group [oslo_concurrency], or the environment "
+                "variable OSLO_LOCK_PATH",
+            )
+        return Path(path)
+
+    def lock(self, name: str, *, shared: bool = False) -> HostLock:
+        """Return a lock, which is not taken yet."""
+        return HostLock(self.directory / f"{_PREFIX}{name}", shared=shared)
+
+    def is_dead(self, life: str) -> bool:
+        """Return whether a name of this host is one of a process that ended."""
+        if not life.isalnum():
+            return False
+        lock = self.lock(f"life-{life}")
+        if not lock.path.exists():
+            return True
+        if lock.try_take():
+            lock.leave()
+            return True
+        return False
+
+
+def lock_path_in(conf: cfg.ConfigOpts) -> str | None:
+    """Return what a configuration says under ``[oslo_concurrency] lock_path``."""
+    found = _lazy.load("oslo_concurrency.lockutils", install=INSTALL).get_lock_path(conf)
+    return str(found) if found else None

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from imgstore.drivers.cinder import privileged
-from imgstore.drivers.cinder.locks import HostLock
+from imgstore.drivers.cinder import rights
+from imgstore.drivers.cinder.locks import Locks
 from imgstore.errors import ConfigError, Unavailable
 
 LOG = logging.getLogger(__name__)
@@ -25,12 +25,14 @@ class Mount:
     whose users died is unmounted by the next one who leaves.
     """
 
-    def __init__(self, base: str, kind: str, share: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, locks: Locks, base: str, kind: str, share: str, options: Sequence[str]
+    ) -> None:
         """Mount the export unless it is; raises Unavailable, ConfigError and PermissionDenied."""
         digest = hashlib.sha256(share.encode()).hexdigest()
         self.point = Path(base) / kind / digest
-        self._turn = HostLock(f"mount-turn-{digest}")
-        self._use = HostLock(f"mount-{digest}", shared=True)
+        self._turn = locks.lock(f"mount-turn-{digest}")
+        self._use = locks.lock(f"mount-{digest}", shared=True)
         self._turn.take(seconds=_SECONDS)
         try:
             self._use.take(seconds=_SECONDS)
@@ -53,7 +55,7 @@ class Mount:
         if os.path.ismount(self.point):
             return
         try:
-            privileged.mount(kind, share, str(self.point), options)
+            rights.mount(kind, share, str(self.point), options)
         except OSError as exc:
             raise Unavailable(f"the export {share} cannot be mounted: {exc.strerror}") from exc
 
@@ -65,7 +67,7 @@ class Mount:
                 if not is_last:
                     return
                 try:
-                    privileged.unmount(str(self.point))
+                    rights.unmount(str(self.point))
                     self.point.rmdir()
                 except OSError as exc:
                     LOG.warning("%s stays mounted: %s", self.point, exc.strerror)

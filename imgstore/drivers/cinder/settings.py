@@ -61,13 +61,14 @@ class Settings:
     initial_size: int
     extend_step: int
     waits_for_delete: bool
+    lock_path: str | None = None
 
     def next_size(self, size: int) -> int:
         """Return what a volume of ``size`` is extended to."""
         return size + max(1, size * self.extend_step // 100)
 
 
-def read(given: Mapping[str, Any]) -> Settings:
+def read(given: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
     """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
     checks = (lambda k=k, v=v: typed(OPTIONS[k], v) for k, v in given.items())
     values: dict[str, Any] = dict(zip(given, all_checked(*checks), strict=True))
@@ -94,6 +95,7 @@ def read(given: Mapping[str, Any]) -> Settings:
         initial_size=values["initial_size"],
         extend_step=values["extend_step"],
         waits_for_delete=values["wait_for_delete"],
+        lock_path=lock_path,
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, Final
 
+from oslo_config import cfg
+
 from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
+from imgstore.drivers._librbd.cluster import classify as classify_rbd
 from imgstore.drivers.cinder import leftovers
-from imgstore.drivers.cinder.adding import GIB, Adding
+from imgstore.drivers.cinder.adding import GIB, Adding, wait_until_gone
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
     INSTALL,
@@ -25,11 +27,10 @@ from imgstore.drivers.cinder.client import (
     is_of,
     status_of,
 )
-from imgstore.drivers.cinder.locks import directory
+from imgstore.drivers.cinder.locks import Locks, lock_path_in
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import SCHEME, Place
 from imgstore.drivers.cinder.settings import read
-from imgstore.drivers.rbd.cluster import classify as classify_rbd
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -38,15 +39,18 @@ from imgstore.errors import (
     InvalidLocation,
     NotFound,
     PermissionDenied,
-    StoreError,
-    TimedOut,
     Unavailable,
 )
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
 
-_IN_USE: Final = ("in-use", "attached", "snapshot", "depend", "backing-up", "status must be")
+_MANDATORY: Final = (
+    "cinder_store_auth_address",
+    "cinder_store_user_name",
+    "cinder_store_password",
+    "cinder_store_project_name",
+)
 
 
 class CinderStore(Store):
@@ -92,22 +96,49 @@ class CinderStore(Store):
         extend_step: int = 50,
         poll_interval: float = 0.5,
         wait_for_delete: bool = False,
+        lock_path: str | None = None,
         **common: Any,
     ) -> None:
-        """Check the options; ``common`` are the keywords of Store."""
+        """Check the options; ``common`` are the keywords of Store.
+
+        ``lock_path`` is a directory for locks between the processes of this host. By default it is
+        what oslo.config's global configuration says under ``[oslo_concurrency]``, else the
+        environment variable ``OSLO_LOCK_PATH``.
+        """
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
-        self._settings = read(given)
+        self._settings = read(given, lock_path=lock_path)
         self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)
         self._attachments = PerProcess(
             functools.partial(Attachments, self._settings), Attachments.close
         )
 
-    @property
-    def has_credentials(self) -> bool:
-        """Return whether the store has a user of its own."""
-        return self._settings.credentials is not None
+    @classmethod
+    def settings_elsewhere(cls, conf: cfg.ConfigOpts) -> Mapping[str, Any]:
+        """Return the directory for locks as the application has it."""
+        return {"lock_path": lock_path_in(conf)}
+
+    @classmethod
+    def faults_together(cls, stores: Sequence[Store]) -> Iterator[tuple[Store, ConfigError]]:
+        """Refuse stores without credentials beside others.
+
+        Volumes in the projects of users say by no location which store they belong to, and their
+        types can be compared with nobody's token.
+        """
+        for store in stores if len(stores) > 1 else ():
+            inner = store.unwrapped
+            assert isinstance(inner, CinderStore)  # noqa: S101  # they are grouped by class
+            if inner._settings.credentials is None:
+                missing = ", ".join(inner._settings.incomplete or _MANDATORY)
+                yield (
+                    store,
+                    ConfigError(
+                        "several cinder stores need credentials of their own",
+                        remedy=f"set {missing}; all of them need the same project as before, "
+                        "where the volumes are",
+                    ),
+                )
 
     @property
     def url_prefix(self) -> str | None:
@@ -160,36 +191,17 @@ class CinderStore(Store):
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         api = self._clients.get().of(context)
         volume = self._image(api, location)
-        if volume.status == "deleting":
-            raise NotFound("the volume is being deleted")
         if volume.uses:
             self._attachments.get().end_dead(api, volume)
         try:
             api.delete(volume.id)
         except Exception as exc:
-            if status_of(exc) == 400 and any(word in _said(exc) for word in _IN_USE):
-                raise InUse(
-                    f"Cinder does not delete the volume: {_said(exc)}", retryable=True
-                ) from exc
-            raise
-        if self._settings.waits_for_delete:
-            self._wait_until_gone(api, volume)
-
-    def _wait_until_gone(self, api: Api, volume: Volume) -> None:
-        deadline = time.monotonic() + self._settings.patience
-        while time.monotonic() < deadline:
-            try:
-                found = api.volume(volume.id)
-            except Exception as exc:
-                if status_of(exc) == 404:
-                    return
+            if status_of(exc) != 400:
                 raise
-            if found.status == "error_deleting":
-                raise StoreError(
-                    "Cinder could not delete the volume", remedy="look into Cinder's log"
-                )
-            time.sleep(self._settings.poll_interval)
-        raise TimedOut(f"the volume is still there after {self._settings.patience:g} s")
+            self._image(api, location)  # it may be somebody else's deletion that is in the way
+            raise InUse(f"Cinder does not delete the volume: {_said(exc)}", retryable=True) from exc
+        if self._settings.waits_for_delete:
+            wait_until_gone(api, volume.id, self._settings)
 
     def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
         """Return whether a volume has the store's type, or Cinder's default if it has none."""
@@ -203,7 +215,7 @@ class CinderStore(Store):
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         api = self._clients.get().of(None)
-        return leftovers.find(api, self._settings, self.name, older_than)
+        return leftovers.find(api, self._settings, self._attachments.get(), self.name, older_than)
 
     def _remove_leftover(self, leftover: Leftover) -> None:
         api = self._clients.get().of(None)
@@ -227,7 +239,7 @@ class CinderStore(Store):
                 f"{', '.join(settings.incomplete)} is missing, so the other credentials have no "
                 "effect; set all of them, or none"
             )
-        yield from _faults_of(directory)
+        yield from _faults_of(lambda: Locks(settings.lock_path).directory)
         if settings.credentials is None:
             return
         api = self._clients.get().of(None)
@@ -259,6 +271,8 @@ class CinderStore(Store):
             raise
         if volume.mark is not None:
             raise NotFound("the image is not complete")
+        if volume.status == "deleting":
+            raise NotFound("the volume is being deleted")
         return volume
 
 

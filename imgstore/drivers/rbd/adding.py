@@ -10,9 +10,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from imgstore._interrupts import uninterrupted
-from imgstore.drivers.rbd.cluster import Cluster, Connection, classify, quietly
+from imgstore.drivers._librbd.cluster import Cluster, Connection, classify, quietly
+from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import MARK, OpenImage, State, is_untouched, look_at, mark_of_add
+from imgstore.drivers.rbd.images import MARK, State, is_untouched, look_at, mark_of_add
 from imgstore.drivers.rbd.settings import SNAPSHOT, Settings
 from imgstore.drivers.rbd.writing import FIRST_OBJECTS, Writer
 from imgstore.errors import AlreadyExists, ConfigError, NotFound, TimedOut, Unavailable

@@ -5,17 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from imgstore.drivers._librbd.cluster import classify, quietly
+from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers.rbd.adding import Adding, discard_private
-from imgstore.drivers.rbd.cluster import classify, quietly
-from imgstore.drivers.rbd.images import (
-    MARK,
-    OpenImage,
-    confirm,
-    look_at,
-    mark_of_copy,
-    open_at,
-    version_of,
-)
+from imgstore.drivers.rbd.images import MARK, look_at, mark_of_copy, open_at
 from imgstore.drivers.rbd.settings import COPY, SNAPSHOT
 from imgstore.errors import AlreadyExists, NotFound, PermissionDenied
 

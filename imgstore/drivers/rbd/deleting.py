@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imgstore.drivers.rbd.cluster import Connection, quietly
-from imgstore.drivers.rbd.images import MARK, OpenImage, is_locked, is_watched, mark_of_deletion
+from imgstore.drivers._librbd.cluster import Connection, quietly
+from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers.rbd.images import MARK, is_locked, is_watched, mark_of_deletion
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.errors import InUse, NotFound
 from imgstore.translation import describe

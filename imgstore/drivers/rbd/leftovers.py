@@ -9,18 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
+from imgstore.drivers._librbd.cluster import Connection, classify
+from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd.adding import discard, discard_private
-from imgstore.drivers.rbd.cluster import Connection, classify
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import (
-    MARK,
-    OpenImage,
-    State,
-    deleted_at,
-    in_utc,
-    look_at,
-    renamed_to,
-)
+from imgstore.drivers.rbd.images import MARK, State, deleted_at, in_utc, look_at, renamed_to
 from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
 from imgstore.errors import NotFound, Unavailable
 from imgstore.model import Leftover

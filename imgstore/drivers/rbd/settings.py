@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from imgstore.arguments import all_checked, typed
+from imgstore.drivers._librbd.access import FEATURES, LAYERING, Access
 from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
@@ -19,44 +20,23 @@ RESERVED: Final = "imgstore-"
 COPY: Final = RESERVED + "copy-"
 PROBE: Final = RESERVED + "check-"
 
-# https://docs.ceph.com/en/latest/man/8/rbd/#cmdoption-rbd-image-feature
-FEATURES: Final = {
-    "layering": 1,
-    "exclusive-lock": 4,
-    "object-map": 8,
-    "fast-diff": 16,
-    "deep-flatten": 32,
-}
-LAYERING: Final = FEATURES["layering"]
 _NEEDS: Final = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
 # librbd takes objects of up to 32 MiB (rbd_default_order's limits).
 _LARGEST_ORDER: Final = 25
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Access):
     """Options in the units that the driver computes with; sizes are in bytes.
 
-    ``features`` is None where the cluster's configuration decides. ``window`` is how many bytes
-    may be under way for one image.
+    ``window`` is how many bytes may be under way for one image.
     """
 
-    pool: str
-    user: str | None
-    conf: str
     order: int
-    features: int | None
     data_pool: str | None
-    namespace: str
     thin: bool
     window: int
-    connect_timeout: int
-    op_timeout: int
     trash_delay: int
-
-    def namespace_of(self, pool: str) -> str:
-        """Return the namespace in which this store looks for images of a pool."""
-        return self.namespace if pool == self.pool else ""
 
 
 def read(given: Mapping[str, Any]) -> Settings:

@@ -15,12 +15,13 @@ from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.arguments import is_below
 from imgstore.context import RequestContext
+from imgstore.drivers._librbd.cluster import INSTALL, Cluster, Connection, classify, quietly
+from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
+from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers.rbd import copying, deleting, leftovers
 from imgstore.drivers.rbd.adding import Adding, own_pool
-from imgstore.drivers.rbd.cluster import INSTALL, Cluster, Connection, classify, quietly
-from imgstore.drivers.rbd.images import OpenImage, confirm, open_at, version_of
+from imgstore.drivers.rbd.images import open_at
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.reading import Ahead
 from imgstore.drivers.rbd.settings import PROBE, RESERVED, SNAPSHOT, read
 from imgstore.errors import (
     ImgStoreError,

@@ -1,97 +1,19 @@
-"""Writing to an image: many requests under way, bounded in memory."""
+"""Filling a new image: ahead of what is written it becomes larger, where its size is unknown."""
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
-from imgstore.drivers.rbd.cluster import RequestFailed
-from imgstore.drivers.rbd.images import OpenImage
+from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers._librbd.writing import Window
 from imgstore.extents import stretches_of_data
-from imgstore.hashing import MIB
 from imgstore.streams import Body
 
-# Bytes of one request. Larger ones are slower here, because their memory is not used again.
-PIECE: Final = 2 * MIB
 # What an image of unknown size begins with, in objects; it takes no space.
 FIRST_OBJECTS: Final = 128
 # How much larger it becomes at a time: by a quarter, so few requests, and little to cut off.
 _GROWTH: Final = 4
-
-
-class _Request:
-    """A write under way. It keeps the bytes, which librbd may read without copying them."""
-
-    def __init__(self, writer: Window, data: bytes) -> None:
-        self._writer = writer
-        self.data = data
-
-    def landed(self, completion: Any) -> None:
-        """Tell the writer how it ended."""
-        self._writer.landed(self, completion.get_return_value())
-
-
-class Window:
-    """Writes to an image, of which at most ``size`` bytes are under way; one thread uses it."""
-
-    def __init__(self, opened: OpenImage, size: int) -> None:
-        """Write to an image that stays open until ``close`` was called here."""
-        self._requests = opened.requests
-        self._image = opened.sdk
-        self._size = size
-        self.piece = min(PIECE, size)
-        self._change = threading.Condition(threading.Lock())
-        self._flying: set[_Request] = set()
-        self._bytes = 0
-        self._error: RequestFailed | None = None
-
-    def send(self, data: bytes, position: int) -> None:
-        """Begin to write, once there is room; raises OSError for what was begun before.
-
-        Beyond the end of the image librbd writes nothing, and raises nothing.
-        """
-        self._wait_for(max(0, self._size - len(data)))
-        request = _Request(self, data)
-        try:
-            with self._change:
-                self._requests.begin()
-                self._flying.add(request)
-                self._bytes += len(data)
-            self._image.aio_write(data, position, request.landed)
-        except BaseException:  # an interrupt may come before the request is sent, or after
-            self.landed(request, 0)
-            raise
-
-    def drain(self) -> None:
-        """Wait until all is written; raises OSError."""
-        self._wait_for(0)
-
-    def close(self) -> None:
-        """Wait for what is under way, however it ends."""
-        with self._change:
-            while self._flying:
-                self._change.wait()
-
-    def landed(self, request: _Request, status: int) -> None:
-        """Count a request as done, once; called from librbd's threads, too."""
-        with self._change:
-            if request not in self._flying:
-                return
-            self._flying.discard(request)
-            self._bytes -= len(request.data)
-            if status < 0 and self._error is None:
-                self._error = RequestFailed(status)
-            self._change.notify_all()
-        self._requests.done()
-
-    def _wait_for(self, limit: int) -> None:
-        """Wait until at most ``limit`` bytes are under way; raises what a request ended with."""
-        with self._change:
-            while self._bytes > limit and self._error is None:
-                self._change.wait()
-            if self._error is not None:
-                raise self._error
 
 
 class Writer:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from imgstore.drivers._keystone import v3_of
 from imgstore.errors import ConfigError
 from imgstore.location import Location, same_service
 from imgstore.secret import Secret
@@ -23,8 +23,6 @@ _REMEDY: Final = (
     "application_credential_secret"
 )
 # Keystone's API v2 is gone; what is configured for it has v3 beside it.
-_OLD_PATH: Final = re.compile(r"/v2\.0$")
-_V3: Final = re.compile(r"/v3$")
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,7 @@ class Account:
         url = f"{'http' if self.is_plain else 'https'}://{self.service}"
         if self.version == "1":
             return url
-        url = _OLD_PATH.sub("", url)
-        return url if _V3.search(url) else f"{url}/v3"
+        return v3_of(url)
 
     @property
     def has_credentials(self) -> bool:
@@ -222,9 +219,7 @@ def account_named(location: Location, own: Sequence[Account]) -> Account:
 
 def _is_at(account: Account, service: str) -> bool:
     """Return whether an account's tokens are got at a service, whatever the version of its API."""
-    one, other = (
-        _V3.sub("", _OLD_PATH.sub("", each.rstrip("/"))) for each in (account.service, service)
-    )
+    one, other = (v3_of(each) for each in (account.service, service))
     return same_service(one, other)
 
 

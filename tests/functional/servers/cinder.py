@@ -155,8 +155,9 @@ class Cinder:
     """A running Cinder; its `services` may be killed and come back.
 
     `user` owns all volumes that `call` deals with, in a project of its own, and may administer
-    Cinder. Clients need `path`, a PATH with a `mount`, and may mount in `mounts` and lock in `locks`.
-    `requests` are those to the API.
+    Cinder. Clients need `path`, a PATH with a `mount`; they may mount in `mounts` and lock in
+    `locks`; `key_file` has the key of Cinder's user of Ceph. `requests` are those to the API, at
+    `port`.
     """
 
     def __init__(
@@ -178,11 +179,11 @@ class Cinder:
         self.mounts, self.locks = self._home / "client-mounts", self._home / "client-locks"
         self.export = self._home / "export"
         self.path = f"{self._programs()}:{os.environ.get('PATH', os.defpath)}"
-        self._port = free_port()
-        self.url = f"http://{_HOST}:{self._port}/v3"
+        self.port = free_port()
+        self.url = f"http://{_HOST}:{self.port}/v3"
         self._cluster_name = f"tests{secrets.token_hex(4)}"
         self._rpc_seconds = rpc_seconds
-        self._key_file = Path()
+        self.key_file = Path()
         self._token = ""
         self.services: dict[str, Process] = {}
 
@@ -197,10 +198,10 @@ class Cinder:
         self.cluster.pool(_POOL)
         rights = f"profile rbd pool={_POOL}"
         key = self.cluster.user("cinder", mon="profile rbd", osd=rights)
-        self._key_file = Path(f"/etc/ceph/{self._cluster_name}.client.{key.name}.keyring")
-        self._key_file.parent.mkdir(exist_ok=True)
-        self._key_file.touch(mode=0o600)
-        self._key_file.write_text(key.keyring.read_text())
+        self.key_file = Path(f"/etc/ceph/{self._cluster_name}.client.{key.name}.keyring")
+        self.key_file.parent.mkdir(exist_ok=True)
+        self.key_file.touch(mode=0o600)
+        self.key_file.write_text(key.keyring.read_text())
         broker = self._broker()
         self.services["broker"] = broker
         conf = self._configure(service, key, self._broker_port)
@@ -220,7 +221,7 @@ class Cinder:
 
     def _start_services(self, conf: Path) -> None:
         self.services["api"] = self._service(
-            "api", {"conf": conf, "port": self._port, "log": self.requests.path}
+            "api", {"conf": conf, "port": self.port, "log": self.requests.path}
         )
         self.services["scheduler"] = self._service("scheduler", {"conf": conf})
         for backend in ("rbd", "nfs"):
@@ -241,8 +242,8 @@ class Cinder:
         """End everything at once, and take back what it left on this machine. Idempotent."""
         for process in reversed(self.services.values()):
             process.kill()
-        if self._key_file.name:
-            self._key_file.unlink(missing_ok=True)
+        if self.key_file.name:
+            self.key_file.unlink(missing_ok=True)
         self.unmount(self._home)
 
     def heal(self) -> None:
@@ -324,17 +325,37 @@ class Cinder:
         until(is_there, seconds=seconds, what=f"{volume_id} is {' or '.join(states)}")
         return found
 
+    def wait_snapshot_gone(self, snapshot: str) -> None:
+        """Delete a snapshot as soon as it is there, and wait until it is not."""
+        path = f"snapshots/{snapshot}"
+        until(
+            lambda: self.call("GET", path)["snapshot"]["status"] == "available",
+            seconds=30,
+            what="the snapshot is there",
+        )
+        self.call("DELETE", path)
+        until(lambda: self.call("GET", path) is None, seconds=30, what="the snapshot is gone")
+
     def empty(self) -> None:
-        """Remove every volume and attachment of the user, whatever state it is in."""
+        """Remove every volume and attachment of the user, whatever state it is in.
+
+        Ceph keeps what a killed client has open for half a minute.
+        """
         for attachment in self.call("GET", "attachments")["attachments"]:
             self.call("DELETE", f"attachments/{attachment['id']}")
-        for volume in self.volumes():
-            if volume["status"] not in ("available", "error", "deleting"):
-                status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
-                self.call("POST", f"volumes/{volume['id']}/action", status)
-            if volume["status"] != "deleting":
-                self.call("DELETE", f"volumes/{volume['id']}")
-        until(lambda: not self.volumes(), seconds=60, what="all volumes are gone")
+
+        def is_empty() -> bool:
+            found = self.volumes()
+            for volume in found:
+                path = f"volumes/{volume['id']}"
+                if volume["status"] not in ("available", "error", "deleting"):
+                    status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
+                    self.call("POST", f"{path}/action", status)
+                if volume["status"] != "deleting":
+                    self.call("DELETE", path)
+            return not found
+
+        until(is_empty, seconds=90, what="all volumes are gone")
 
     def quota(self, **limits: int) -> None:
         """Limit the user's project: `volumes`, `gigabytes`; -1 is no limit."""
@@ -410,7 +431,7 @@ class Cinder:
             f"cinder-{name}",
             _command(verb, options | {"ready": ready}),
             directory=directory,
-            ready=ready.exists if verb != "api" else lambda: accepts((_HOST, self._port)),
+            ready=ready.exists if verb != "api" else lambda: accepts((_HOST, self.port)),
             environment=self._environment(),
             start_seconds=60.0,
         )

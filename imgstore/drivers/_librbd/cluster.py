@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from imgstore import _lazy
-from imgstore.drivers.rbd.settings import LAYERING, Settings
+from imgstore.drivers._librbd.access import LAYERING, Access
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -110,7 +110,7 @@ class Connection:
     ``requests`` counts the asynchronous ones, of all images.
     """
 
-    def __init__(self, client: Any, settings: Settings) -> None:
+    def __init__(self, client: Any, settings: Access) -> None:
         self.rbd = _lazy.load("rbd", install=INSTALL)
         self.verbs = self.rbd.RBD()
         self.fsid: str = client.get_fsid()
@@ -214,7 +214,7 @@ class Connection:
 class Cluster:
     """What one process has of a cluster: a connection, made when needed, and anew if it broke."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Access) -> None:
         self._settings = settings
         self._pid = os.getpid()
         # The garbage collector may close a reader, which gives back, inside any of the methods.

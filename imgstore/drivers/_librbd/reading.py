@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
-from imgstore.drivers.rbd.cluster import RequestFailed
-from imgstore.drivers.rbd.images import OpenImage
-from imgstore.drivers.rbd.settings import FEATURES
-from imgstore.drivers.rbd.writing import PIECE
+from imgstore.drivers._librbd.access import FEATURES
+from imgstore.drivers._librbd.cluster import RequestFailed
+from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers._librbd.writing import PIECE
 from imgstore.errors import IntegrityError
 from imgstore.hashing import MIB
 

@@ -1,0 +1,371 @@
+"""The Cinder store while its servers fail, and while its own processes die."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from servers.cinder import Cinder
+from servers.cinder_stores import cinder_store, login
+from servers.keystone import Keystone
+from servers.losing import Losing, losing
+from servers.process import until
+
+from imgstore import RequestContext, Store, errors
+from imgstore.testing.harness import content, difference, new_id, pattern
+
+MIB = 1 << 20
+DATA = pattern(40 * MIB + 3)
+# What a process does that is killed, or ends, with an image open. The line says how far it is.
+CHILD = """
+import json, sys, time
+from imgstore.drivers.cinder import CinderStore
+options, verb, name = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+store = CinderStore("child", **options)
+def source():
+    yield bytes(1 << 20)
+    print("begun", flush=True)
+    time.sleep(120)
+if verb == "add":
+    store.add(name, source())
+reader = store.get(name)
+reader.read(1)
+print("begun", flush=True)
+if verb == "get":
+    time.sleep(120)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _emptied(cinder: Cinder) -> Iterator[None]:
+    yield
+    cinder.cluster.heal()
+    cinder.heal()
+    cinder.empty()
+
+
+@pytest.fixture
+def make(cinder: Cinder) -> Iterator[Callable[..., Any]]:
+    """Make stores that end with the test."""
+    made: list[Store] = []
+
+    def one(kind: str = "fast", **options: Any) -> Any:
+        made.append(cinder_store(cinder, kind, **options))
+        return made[-1]
+
+    yield one
+    for store in made:
+        store.close()
+
+
+class Source:
+    """Delivers `data` in pieces; `at` maps a position to what happens before it is passed."""
+
+    def __init__(self, data: bytes, at: dict[int, Callable[[], object]]) -> None:
+        self.data = memoryview(data)
+        self.at = at
+        self.position = 0
+
+    def read(self, n: int) -> bytes:
+        for position in [each for each in self.at if self.position >= each]:
+            self.at.pop(position)()
+        piece = bytes(self.data[self.position : self.position + min(n, MIB)])
+        self.position += len(piece)
+        return piece
+
+
+def later(seconds: float, call: Callable[[], object]) -> None:
+    threading.Timer(seconds, call).start()
+
+
+def left(cinder: Cinder) -> list[str]:
+    """Return the volumes that are not on their way out."""
+    return [each["status"] for each in cinder.volumes() if each["status"] != "deleting"]
+
+
+@pytest.fixture
+def child(cinder: Cinder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a process that is in the middle of something when this returns."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(verb: str, name: str, kind: str = "fast") -> subprocess.Popen[str]:
+        options = login(cinder.user) | {
+            "volume_type": kind,
+            "mount_point_base": str(cinder.mounts),
+            "poll_interval": 0.1,
+        }
+        command = [sys.executable, "-W", "ignore", "-c", CHILD, json.dumps(options), verb, name]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class TestServices:
+    def test_the_volume_service_is_gone_when_a_volume_is_made(
+        self, make: Any, cinder: Cinder
+    ) -> None:
+        """What it makes when it is back is not left."""
+        store = make(state_transition_timeout=3)
+        cinder.services["rbd"].kill()
+        with pytest.raises(errors.StoreError):
+            store.add(new_id(), DATA)
+        cinder.heal()
+        store.remove_leftovers(older_than=0)
+        until(lambda: not cinder.volumes(), seconds=60, what="the volume is gone")
+
+    def test_the_volume_service_is_killed_while_it_extends(self, make: Any, cinder: Cinder) -> None:
+        """The state `extending`, which nobody ends, does not keep the volume."""
+        store = make(state_transition_timeout=6, initial_size=1)
+
+        def outage() -> None:
+            cinder.services["rbd"].freeze()
+            later(2, cinder.services["rbd"].kill)
+
+        # The volume is full when its service is frozen; the next byte needs an extension.
+        def source() -> Iterator[bytes]:
+            for number in range(1025):
+                if number == 1020:
+                    outage()
+                yield bytes(MIB)
+
+        with pytest.raises(errors.StoreError):
+            store.add(new_id(), source())
+        cinder.heal()
+        store.remove_leftovers(older_than=0)
+        until(lambda: not cinder.volumes(), seconds=60, what="the volume is gone")
+
+    def test_the_volume_service_is_gone_when_a_volume_is_attached(
+        self, make: Any, cinder: Cinder
+    ) -> None:
+        store = make()
+        image = store.add(new_id(), DATA)
+        cinder.services["rbd"].kill()
+        with pytest.raises(errors.Unavailable):
+            store.get(image.location)
+        cinder.heal()
+        assert not difference(content(store, image.location), DATA)
+
+    def test_the_api_is_restarted_during_an_add(self, make: Any, cinder: Cinder) -> None:
+        store = make(http_retries=8)
+        source = Source(DATA, {20 * MIB: cinder.services["api"].restart})
+        image = store.add(new_id(), source)
+        assert not difference(content(store, image.location), DATA)
+
+    def test_the_api_is_gone(self, make: Any, cinder: Cinder) -> None:
+        """An add that cannot be committed is no image, and can be removed."""
+        store = make(http_retries=0)
+        with pytest.raises(errors.Unavailable):
+            store.add(new_id(), Source(DATA, {20 * MIB: cinder.services["api"].kill}))
+        cinder.heal()
+        assert store.leftovers(older_than=3600) == []
+        store.close()  # with it ends the life that says that the add may go on
+        with cinder_store(cinder) as store:
+            store.remove_leftovers(older_than=0)
+            assert store.leftovers(older_than=0) == []
+        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+
+
+class TestOsd:
+    def test_killed_and_restarted_while_it_is_written_to(self, make: Any, cinder: Cinder) -> None:
+        store, osd = make(), cinder.cluster.osd
+
+        def outage() -> None:
+            osd.kill()
+            later(3, osd.revive)
+
+        image = store.add(new_id(), Source(DATA, {20 * MIB: outage}))
+        assert image.digests["sha256"] == hashlib.sha256(DATA).hexdigest()
+        assert not difference(content(store, image.location), DATA)
+
+    def test_killed_and_restarted_while_it_is_read(self, make: Any, cinder: Cinder) -> None:
+        store, osd = make(), cinder.cluster.osd
+        data = pattern(100 * MIB)
+        image = store.add(new_id(), data)
+        with store.get(image.location) as reader:
+            got = bytearray(reader.read(10 * MIB))
+            osd.kill()
+            later(3, osd.revive)
+            got += reader.read()
+        assert got == data
+
+    def test_gone_for_longer_than_the_limit(self, make: Any, cinder: Cinder) -> None:
+        """A limit stands in the file of the key, as for all clients of Cinder's clusters."""
+        key = cinder.key_file.read_text()
+        cinder.key_file.write_text(f"{key}\nrados_osd_op_timeout = 4\n")
+        store = make(state_transition_timeout=5)
+        try:
+            with pytest.raises(errors.Unavailable):
+                store.add(new_id(), Source(DATA, {20 * MIB: cinder.cluster.osd.kill}))
+        finally:
+            cinder.key_file.write_text(key)
+        cinder.cluster.heal()
+        until(
+            lambda: bool(store.remove_leftovers(older_than=0)) or not left(cinder),
+            seconds=90,
+            what="what is left can be removed",
+        )
+
+
+@pytest.mark.parametrize("kind", ["fast", "slow"])
+def test_a_volume_deleted_while_it_is_read(make: Any, cinder: Cinder, kind: str) -> None:
+    """Its bytes, or an error; never zeros in their place, nor an early end."""
+    store, data = make(kind), pattern(200 * MIB)
+    image = store.add(new_id(), data)
+    volume = image.location.rest.rpartition("/")[2]
+    with store.get(image.location) as reader:
+        got = bytearray(reader.read(MIB))
+        state = {"os-reset_status": {"status": "available", "attach_status": "detached"}}
+        cinder.call("POST", f"volumes/{volume}/action", state)
+        cinder.call("DELETE", f"volumes/{volume}")
+        cinder.wait(volume, "", "error_deleting", "available")
+        try:
+            got += reader.read()
+        except errors.StoreError:
+            assert data.startswith(got)
+        else:
+            assert got == data
+
+
+class TestProcesses:
+    def test_killed_during_an_add(self, make: Any, cinder: Cinder, child: Any) -> None:
+        """It is a leftover then, and before that it is not; the id is free again."""
+        kind = "slow"
+        store, name = make(kind), new_id()
+        process = child("add", name, kind)
+        (volume,) = cinder.volumes()
+        with pytest.raises(errors.NotFound, match="not complete"):
+            store.size(f"cinder://{kind}/{volume['id']}")
+        assert store.leftovers(older_than=0) == []
+        with pytest.raises(errors.AlreadyExists) as caught:
+            store.add(name, DATA)
+        assert caught.value.retryable
+        kill(process)
+        (leftover,) = store.leftovers(older_than=0)
+        assert name in leftover.name
+        assert store.leftovers(older_than=3600) == []
+        assert store.remove_leftovers(older_than=0) == [leftover]
+        assert cinder.volumes() == []
+        store.add(name, DATA)
+
+    def test_the_next_add_of_the_id_removes_what_a_dead_process_left(
+        self, make: Any, cinder: Cinder, child: Any
+    ) -> None:
+        store, name = make(), new_id()
+        kill(child("add", name))
+        image = store.add(name, DATA)
+        assert not difference(content(store, image.location), DATA)
+        assert len(cinder.volumes()) == 1
+
+    def test_killed_while_it_reads(self, make: Any, cinder: Cinder, child: Any) -> None:
+        """Cinder says that the volume is attached, for ever; whoever comes next knows better."""
+        store = make()
+        image = store.add(new_id(), DATA)
+        kill(child("get", image.location.url.replace("fast", "child")))
+        (leftover,) = store.leftovers(older_than=0)
+        assert "attached by a process that died" in leftover.name
+        assert not difference(content(store, image.location), DATA)
+        kill(child("get", image.location.url.replace("fast", "child")))
+        store.delete(image.location)
+
+    def test_one_of_two_readers_is_killed(self, make: Any, cinder: Cinder, child: Any) -> None:
+        """The other one goes on."""
+        store = make("multi")
+        image = store.add(new_id(), DATA)
+        with store.get(image.location) as reader:
+            got = reader.read(10 * MIB)
+            kill(child("get", image.location.url.replace("multi", "child"), "multi"))
+            assert len(store.leftovers(older_than=0)) == 1
+            assert len(store.remove_leftovers(older_than=0)) == 1
+            assert got + reader.read() == DATA
+        store.delete(image.location)
+
+    def test_an_exit_detaches(self, make: Any, cinder: Cinder, child: Any) -> None:
+        """Although the reader is open."""
+        store = make("slow")
+        image = store.add(new_id(), DATA)
+        process = child("exit", image.location.url.replace("slow", "child"), "slow")
+        assert process.wait(30) == 0
+        found = cinder.volume(image.location.rest.rpartition("/")[2])
+        assert found is not None
+        assert found["attachments"] == []
+        assert os.listdir(cinder.mounts / "nfs") == []
+
+
+def test_tokens_that_expire(make: Any, keystone: Keystone) -> None:
+    """They are renewed, also in the middle of an add."""
+    store = make(auth_address=keystone.short_url)
+    source = Source(DATA, {20 * MIB: lambda: time.sleep(7)})
+    image = store.add(new_id(), source)
+    assert not difference(content(store, image.location), DATA)
+
+
+def test_tokens_that_are_revoked(make: Any, keystone: Keystone, cinder: Cinder) -> None:
+    store = make()
+    store.add(new_id(), DATA)
+    tokens = {each.headers["x-auth-token"] for each in cinder.requests.read("POST")}
+    for token in tokens:
+        keystone.revoke(token)
+    store.add(new_id(), DATA)
+
+
+class TestLostAnswers:
+    @pytest.fixture
+    def proxy(self, cinder: Cinder) -> Iterator[Losing]:
+        with losing("127.0.0.1", cinder.port) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def anonymous(self, make: Any, proxy: Losing) -> Any:
+        none = dict.fromkeys(("auth_address", "user_name", "password", "project_name"))
+        return make(endpoint_template=f"{proxy.url}/v3/%(tenant)s", http_retries=0, **none)
+
+    @pytest.fixture
+    def context(self, cinder: Cinder, keystone: Keystone) -> RequestContext:
+        return RequestContext(keystone.token(cinder.user), cinder.user.project_id)
+
+    def test_of_making_a_volume(
+        self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        """Nobody knows its name then; it is found by what it says of itself."""
+        proxy.lose("POST", "/volumes")
+        with pytest.raises(errors.Unavailable):
+            anonymous.add(new_id(), DATA, context=context)
+        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+
+    def test_of_the_commit(self, anonymous: Any, proxy: Losing, context: RequestContext) -> None:
+        proxy.lose("POST", "/metadata")
+        proxy.lose("PUT", "/metadata")
+        image = anonymous.add(new_id(), DATA, context=context)
+        assert len(proxy.lost) == 1
+        with anonymous.get(image.location, context=context) as reader:
+            assert reader.read() == DATA
+
+    def test_of_attaching(
+        self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        proxy.lose("POST", "/attachments")
+        with pytest.raises(errors.Unavailable):
+            anonymous.add(new_id(), DATA, context=context)
+        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        assert cinder.call("GET", "attachments")["attachments"] == []
