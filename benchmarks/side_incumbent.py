@@ -6,6 +6,7 @@ import importlib
 import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from configuration import STORE, configuration_file
@@ -29,6 +30,8 @@ class Side:
             # Stores are looked for by the name of their driver, and registered by their scheme.
             known = importlib.import_module("glance_store.location").SCHEME_TO_CLS_BACKEND_MAP
             known["vmware"] = known["vsphere"]
+        # Cinder's volumes get its project, and cannot be made without.
+        self._context = SimpleNamespace(project_id="bench") if driver == "cinder" else None
         glance_store.verify_store()
 
     def add(
@@ -36,7 +39,7 @@ class Side:
     ) -> tuple[str, Mapping[str, str]]:
         """Store the image; md5 is always computed, beside the last of `algorithms`."""
         url, _, md5, multihash, _ = glance_store.add_with_multihash(
-            self._conf, image_id, source, size, STORE, algorithms[-1]
+            self._conf, image_id, source, size, STORE, algorithms[-1], self._context
         )
         return url, {"md5": md5, algorithms[-1]: multihash}
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from cinder_raw import Volume
 from measure import Sink, Stream, measured
 from model import MIB, Figures, Task
 from swift_raw import MB, Account
@@ -203,6 +204,25 @@ def requests_add(task: Task) -> Figures:
     return meter.figures
 
 
+def cinder_write(task: Task) -> Figures:
+    """Write a file to a new volume with os-brick alone, which is detached and deleted."""
+    with (
+        closing(Volume(task.options, task.size)) as volume,
+        open(task.source, "rb", buffering=0) as file,
+        measured() as meter,
+    ):
+        volume.write(file)
+    return meter.figures
+
+
+def cinder_read(task: Task) -> Figures:
+    """Read the volume of a location with os-brick alone."""
+    known = task.url.rsplit("/", 1)[-1]
+    with closing(Volume(task.options, task.size, known)) as volume, measured() as meter:
+        delivered = volume.read()
+    return complete(delivered, task.size, meter.figures)
+
+
 def rbd_command(task: Task, *words: str) -> list[str]:
     """Return a command of Ceph's own program, for the cluster that the options describe."""
     conf, user = task.options["rbd_store_ceph_conf"], task.options["rbd_store_user"]
@@ -348,6 +368,8 @@ OPERATIONS: dict[str, Callable[[Task], Figures]] = {
         swift_download,
         swift_delete,
         requests_add,
+        cinder_write,
+        cinder_read,
         rbd_import,
         rbd_export,
         get,

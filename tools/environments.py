@@ -39,7 +39,7 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(),
-    "bench": Recipe(extras="http,s3,swift,vmware", ceph=True),
+    "bench": Recipe(extras="all", ceph=True),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
     "openstack": Recipe("tools/requirements-servers.txt", package=False, ceph=True),

@@ -148,6 +148,7 @@ exec {mount} "$@"
     "mount.nfs": "#!/bin/sh\n",
     "sudo": '#!/bin/sh\nexec "$@"\n',
     "cinder-rootwrap": '#!/bin/sh\nshift\nexec "$@"\n',
+    "glance-rootwrap": '#!/bin/sh\nshift\nexec "$@"\n',
 }
 
 
@@ -155,7 +156,7 @@ class Cinder:
     """A running Cinder; its `services` may be killed and come back.
 
     `user` owns all volumes that `call` deals with, in a project of its own, and may administer
-    Cinder. Clients need `path`, a PATH with a `mount`; they may mount in `mounts` and lock in
+    Cinder. Clients need `path`, a PATH with such programs; they may mount in `mounts` and lock in
     `locks`; `key_file` has the key of Cinder's user of Ceph. `requests` are those to the API, at
     `port`.
     """
@@ -445,7 +446,8 @@ class Cinder:
         for_clients = self._home / "client-bin"
         for_clients.mkdir()
         mount = tool("mount", what="cinder", package="mount")
-        for directory, names in ((self._home / "bin", tuple(_PROGRAMS)), (for_clients, ("mount",))):
+        needed = ("mount", "mount.nfs", "sudo", "glance-rootwrap")
+        for directory, names in ((self._home / "bin", tuple(_PROGRAMS)), (for_clients, needed)):
             for name in names:
                 program = directory / name
                 program.write_text(_PROGRAMS[name].format(mount=mount))
