@@ -21,6 +21,7 @@ logging.getLogger("oslo_config").setLevel(logging.ERROR)  # not that options are
 class Side:
     def __init__(self, driver: str, options: Mapping[str, str]) -> None:
         self._conf = cfg.CONF
+        self._context: SimpleNamespace | None = None
         self._conf.register_opt(cfg.DictOpt("enabled_backends"))
         with configuration_file(driver, options) as path:
             self._conf(["--config-file", str(path)], project="bench")
@@ -30,8 +31,11 @@ class Side:
             # Stores are looked for by the name of their driver, and registered by their scheme.
             known = importlib.import_module("glance_store.location").SCHEME_TO_CLS_BACKEND_MAP
             known["vmware"] = known["vsphere"]
-        # Cinder's volumes get its project, and cannot be made without.
-        self._context = SimpleNamespace(project_id="bench") if driver == "cinder" else None
+        if driver == "cinder":
+            # Volumes get its project, and cannot be made without.
+            self._context = SimpleNamespace(project_id="bench")
+            # The helper would read the configuration file, which is gone by then.
+            self._conf.set_override("helper_command", "privsep-helper", group="privsep_osbrick")
         glance_store.verify_store()
 
     def add(
@@ -39,7 +43,7 @@ class Side:
     ) -> tuple[str, Mapping[str, str]]:
         """Store the image; md5 is always computed, beside the last of `algorithms`."""
         url, _, md5, multihash, _ = glance_store.add_with_multihash(
-            self._conf, image_id, source, size, STORE, algorithms[-1], self._context
+            self._conf, image_id, source, size, STORE, algorithms[-1], context=self._context
         )
         return url, {"md5": md5, algorithms[-1]: multihash}
 

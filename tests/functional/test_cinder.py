@@ -93,6 +93,16 @@ class TestVolumes:
         assert volume_of(cinder, image.location)["size"] == 2
         assert not [each for each in cinder.requests.read("POST") if each.path.endswith("/extend")]
 
+    @pytest.mark.parametrize("kind", ["slow", None])
+    def test_an_image_may_be_in_each_store(self, make: Any, kind: str | None) -> None:
+        """Services copy images from store to store under one id."""
+        stores, image_id = [make("multi"), make(kind)], new_id()
+        images = [store.add(image_id, DATA) for store in stores]
+        for store, image in zip(stores, images, strict=True):
+            with pytest.raises(errors.AlreadyExists):
+                store.add(image_id, DATA)
+            assert not difference(content(store, image.location), DATA)
+
     def test_a_volume_of_cinders_own_is_read_whole(self, make: Any, cinder: Cinder) -> None:
         """Cinder registers volumes as images, and says nothing of their size."""
         made = cinder.make(kind="slow", metadata={"glance_image_id": "some"})

@@ -41,6 +41,8 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GIB: Final = 1 << 30
+# Characters of a name that Cinder takes.
+_NAME: Final = 255
 _ZEROS: Final = bytes(MIB)
 _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
 _UNDO: Final = 60.0  # seconds that a failed add waits until its volume may be deleted
@@ -90,15 +92,22 @@ class Adding:
         return self._volume
 
     def _others(self) -> list[Volume]:
-        own = self._volume.id if self._volume else None
-        found = self._api.volumes_of(self._image_id)
+        """Return the other volumes of this image and of the same type.
+
+        Stores of one project tell theirs by that: an image may be in each of them. Before there
+        is a volume the type is known only where it is configured.
+        """
+        own, kind = self._volume, self._settings.volume_type
+        if own is not None:
+            kind = own.kind
+        elif kind is None:
+            return []
         return [
             each
-            for each in found
-            if each.id != own
-            and each.metadata.get(IMAGE) == self._image_id
-            and not (each.status.startswith("error") and each.mark)
-            and not (each.status == "deleting" and each.mark)
+            for each in self._api.volumes_of(self._image_id)
+            if (own is None or each.id != own.id)
+            and (each.metadata.get(IMAGE), each.kind) == (self._image_id, kind)
+            and not (each.mark and (each.status == "deleting" or each.status.startswith("error")))
         ]
 
     def _refuse_existing(
@@ -131,7 +140,7 @@ class Adding:
             self._asked = True
             self._volume = self._api.create(
                 size,
-                name=f"image-{self._image_id}",
+                name=f"image-{self._image_id}"[:_NAME],
                 kind=self._settings.volume_type,
                 metadata=metadata,
             )
