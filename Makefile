@@ -8,8 +8,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 ENVIRONMENT = $(if $(PYTHON),,$(error Python 3.10 or later is needed))$(PYTHON) -m tools.environments
-# Swift and Keystone have an environment of their own, which only they need.
-OPENSTACK = $(if $(findstring swift,$(or $(BACKENDS),swift)),$(ENVIRONMENT) openstack,:)
+# Swift, Keystone and Cinder have an environment of their own, which only they need.
+OPENSTACK = $(if $(or $(if $(BACKENDS),,all),$(findstring swift,$(BACKENDS)),$(findstring cinder,$(BACKENDS))),$(ENVIRONMENT) openstack,:)
 CONTROL = PYTHONPATH=tests/functional $(PYTHON) -m servers.control
 
 # What the caller's shell is told about imports must not reach the tools, nor hide a wheel.
@@ -34,7 +34,7 @@ bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more 
 	@$(OPENSTACK)
 	.venv/bench/bin/python benchmarks/run.py $(if $(BACKENDS),--backends $(BACKENDS)) $(BENCH)
 
-servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,vsphere)
+servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,cinder,vsphere)
 	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
 	@$(OPENSTACK)
 	@$(CONTROL) up $(BACKENDS)

@@ -27,13 +27,17 @@ LIMIT = 50 * 60  # seconds for one step
 REPORT = 120  # seconds between lines that say how far it is
 GRACE = 60  # seconds from its interruption to its end
 TESTS = REPOSITORY / "tests"
-# Functional tests that take half of the time: those with Ceph, and some more.
-SECOND_HALF = (
-    "test_rbd*.py",
-    "test_s3*.py",
-    "test_servers_ceph.py",
-    "test_swift_faults.py",
-    "test_swift_identity.py",
+# Functional tests run side by side: those with Ceph and some more, those with Cinder, which mostly
+# wait for it, and the rest.
+PARTS = (
+    (
+        "test_rbd*.py",
+        "test_s3*.py",
+        "test_servers_ceph.py",
+        "test_swift_faults.py",
+        "test_swift_identity.py",
+    ),
+    ("test_cinder*.py", "test_servers_cinder.py"),
 )
 
 
@@ -85,18 +89,18 @@ def main() -> int:
         results = list(pool.map(_run, _steps(pythons)))
     _provide_openstack()
     # After the others: these are the tests with disks, servers and time limits.
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(SIDE_BY_SIDE + 1) as pool:
         results += pool.map(_run, _functional_steps(pythons))
     _summarise(results, absent)
     return 0 if all(result.passed for result in results) else 1
 
 
 def _provide_openstack() -> None:
-    """Set up what Swift and Keystone run in; where that fails, their tests say what is missing."""
+    """Set up what OpenStack's servers run in; where that fails, tests say what is missing."""
     try:
         environments.ensure("openstack")
     except subprocess.CalledProcessError as exc:
-        print(f"Swift and Keystone could not be installed: {exc}", flush=True)
+        print(f"Swift, Keystone and Cinder could not be installed: {exc}", flush=True)
 
 
 def _steps(pythons: dict[str, str]) -> list[Step]:
@@ -110,11 +114,14 @@ def _steps(pythons: dict[str, str]) -> list[Step]:
 def _functional_steps(pythons: dict[str, str]) -> list[Step]:
     version = FUNCTIONAL if FUNCTIONAL in pythons else list(pythons)[-1]
     files = sorted((TESTS / "functional").glob("test_*.py"))
-    second = [path for path in files if any(path.match(pattern) for pattern in SECOND_HALF)]
-    first = [path for path in files if path not in second]
+    parts = [
+        [path for path in files if any(path.match(pattern) for pattern in patterns)]
+        for patterns in PARTS
+    ]
+    parts.append([path for path in files if not any(path in part for part in parts)])
     return [
-        _tests(f"functional {half} of 2", version, pythons[version], *map(str, paths))
-        for half, paths in (("1", first), ("2", second))
+        _tests(f"functional {number} of {len(parts)}", version, pythons[version], *map(str, paths))
+        for number, paths in enumerate(parts, 1)
     ]
 
 

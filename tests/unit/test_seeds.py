@@ -8,6 +8,7 @@ import pytest
 from oslo_config import cfg
 
 from imgstore import StoreManager
+from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.http import HttpStore
 from imgstore.drivers.swift import SwiftStore
@@ -219,3 +220,51 @@ def test_datastores_of_vmware_examples(
         assert isinstance(store, VmwareStore)
         found = store._settings.datastores
         assert [(str(datastore), weight) for datastore, weight in found] == datastores
+
+
+def without_comments(path: Path) -> str:
+    """Return a document without what follows values: it would be part of them."""
+    return "\n".join(line.partition(" #")[0] for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("document", "types"),
+    [
+        ("cinder-multiattach", {"fast": "glance-multiattach"}),
+        ("cinder-1-fresh", {"fast": "glance-fast", "slow": "glance-slow"}),
+        ("cinder-2-before", {"cinder": "glance-old"}),
+        ("cinder-2-after", {"old": "glance-old", "new": "glance-new"}),
+        ("cinder-3-before", {"cinder": None}),
+        ("cinder-3-after", {"old": None, "new": "glance-new"}),
+        ("cinder-4-after", {"old": "glance-old", "new": "glance-new"}),
+        ("cinder-5-before", {"cinder": None}),
+        ("cinder-5-after", {"new": "glance-new"}),
+    ],
+)
+def test_volume_types_of_cinder_examples(
+    tmp_path: Path, document: str, types: dict[str, str | None]
+) -> None:
+    """Each upgrade loads, before and after; ``volumev2`` means what replaced it."""
+    path = tmp_path / "glance-api.conf"
+    path.write_text(without_comments(DATA / "documents" / f"{document}.conf"))
+    with StoreManager.from_file(path) as stores:
+        cinder = {name: store for name, store in stores.items() if store.driver == "cinder"}
+        for store in cinder.values():
+            assert isinstance(store, CinderStore)
+            assert store._settings.catalog.service_type == "volumev3"
+            has_user = document not in {"cinder-5-before", "cinder-multiattach"}
+            assert (store._settings.credentials is not None) == has_user
+        found = {name: store._settings.volume_type for name, store in cinder.items()}
+        assert found == types
+        assert stores.default in cinder.values()
+
+
+def test_several_cinder_stores_need_credentials(tmp_path: Path) -> None:
+    """Without them a volume's type cannot be asked for."""
+    text = without_comments(DATA / "documents" / "cinder-1-fresh.conf")
+    path = tmp_path / "glance-api.conf"
+    path.write_text(text.replace("cinder_store_password = admin", "", 1))
+    with pytest.raises(ConfigError, match=r"\[fast\].*set cinder_store_password"):
+        StoreManager.from_file(path)
+    with StoreManager.from_file(path, strict=False) as stores:
+        assert (list(stores), list(stores.failures)) == (["slow"], ["fast"])

@@ -122,7 +122,8 @@ class Adding:
             if other.mark is None:
                 raise AlreadyExists(f"the volume {other.id} is an image of this id")
             if is_of_dead_add(self._attachments, other):
-                discard(self._api, other, self._settings, seconds=0.0)
+                with contextlib.suppress(NotFound):
+                    discard(self._api, other, self._settings, seconds=0.0)
                 continue
             if instead_of is None or _order(other) < _order(instead_of):
                 raise AlreadyExists(
@@ -249,7 +250,13 @@ class Adding:
             if is_refusal(exc) or not self._is_described(exc):
                 raise
         if any(other.mark is None for other in self._others()):
-            raise AlreadyExists("another add of this id was completed at the same time")
+            # Whoever looks last sees both; where both look last, neither stays.
+            self._api.delete(volume.id)
+            raise AlreadyExists(
+                "another add of this id was completed at the same time",
+                remedy="try again, or use another id",
+                retryable=True,
+            )
 
     def _is_described(self, exc: Exception) -> bool:
         try:

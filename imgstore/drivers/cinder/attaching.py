@@ -54,12 +54,12 @@ class Attachments:
         self._settings = settings
         self._locks = Locks(settings.lock_path)
         self._connectors = Connectors(settings, self._locks)
-        self._life: Life | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._shared: dict[str, _Shared] = {}
         self._all: set[Attached] = set()
-        weakref.finalize(self, _detach_all, os.getpid(), self._all, self._connectors)
+        self._lives: list[Life] = []
+        weakref.finalize(self, _detach_all, os.getpid(), self._all, self._lives)
 
     def attach(self, api: Api, volume: Volume, mode: str) -> Attached:
         """Attach a volume for this caller alone; raises InUse where somebody else has it."""
@@ -68,17 +68,20 @@ class Attachments:
         try:
             self._reserve(attached, volume, mode)
             connection = api.connect(str(attached.id), self._connector())
-            attached.device = self._connectors.connect(volume, connection)
+            uninterrupted(lambda: self._connect(attached, volume, connection))
             api.complete(str(attached.id))
         except BaseException:
             self.detach(attached)
             raise
         return attached
 
+    def _connect(self, attached: Attached, volume: Volume, connection: Mapping[str, Any]) -> None:
+        attached.device = self._connectors.connect(volume, connection)
+
     def detach(self, attached: Attached) -> None:
         """Disconnect and detach, whatever fails; what Cinder then still thinks is logged."""
         if os.getpid() == self._pid and attached in self._all:
-            uninterrupted(lambda: _detach(attached, self._connectors))
+            uninterrupted(lambda: _detach(attached))
             self._all.discard(attached)
 
     def share(self, api: Api, volume: Volume) -> tuple[Device, Callable[[], None]]:
@@ -129,17 +132,15 @@ class Attachments:
         for attached in list(self._all):
             self.detach(attached)
         self._connectors.close()
-        life, self._life = self._life, None
-        if life is not None:
-            life.end()
+        _end(self._lives)
 
     @property
     def life(self) -> Life:
         """Return what tells others that this process works; raises ConfigError without locks."""
         with self._lock:
-            if self._life is None:
-                self._life = Life(self._locks)
-            return self._life
+            if not self._lives:
+                self._lives.append(Life(self._locks))
+            return self._lives[0]
 
     def _connector(self) -> Mapping[str, Any]:
         return {**self._connectors.properties(), "mountpoint": f"{_DEVICE}{self.life.name}"}
@@ -200,7 +201,7 @@ def _is_busy(exc: Exception) -> bool:
     return status_of(exc) in {400, 409} and any(words in said for words in _BUSY)
 
 
-def _detach(attached: Attached, connectors: Connectors) -> None:
+def _detach(attached: Attached) -> None:
     """Do it to the end; nothing is raised, for something else may be."""
     device, attached.device = attached.device, None
     if device is not None:
@@ -227,8 +228,14 @@ def _detach(attached: Attached, connectors: Connectors) -> None:
             return
 
 
-def _detach_all(pid: int, everything: set[Attached], connectors: Connectors) -> None:
+def _detach_all(pid: int, everything: set[Attached], lives: list[Life]) -> None:
     """Detach at exit what somebody has left open."""
     if os.getpid() == pid:
         for attached in list(everything):
-            _detach(attached, connectors)
+            _detach(attached)
+        _end(lives)
+
+
+def _end(lives: list[Life]) -> None:
+    while lives:
+        lives.pop().end()

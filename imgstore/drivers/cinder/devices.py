@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -189,6 +190,7 @@ class Clusters:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, ...], tuple[Cluster, int]] = {}
+        self._lock = threading.Lock()
 
     def device(self, data: Mapping[str, Any]) -> Device:
         """Connect to the image that a connection's data name."""
@@ -198,13 +200,17 @@ class Clusters:
     def _of(self, data: Mapping[str, Any], pool: str) -> Cluster:
         text = _configuration(data)
         key = (pool, str(data.get("auth_username") or ""), text)
+        with self._lock:
+            return self._made(key, text)
+
+    def _made(self, key: tuple[str, ...], text: str) -> Cluster:
         found = self._known.get(key)
         if found is None:
             # In memory: a secret is in it.
             fd = os.memfd_create("imgstore-ceph-conf", os.MFD_CLOEXEC)
             os.write(fd, text.encode())
             access = Access(
-                pool=pool,
+                pool=key[0],
                 user=key[1] or None,
                 conf=f"/proc/{os.getpid()}/fd/{fd}",
                 connect_timeout=-1,

@@ -14,6 +14,8 @@ Fixtures (tests/functional/conftest.py)
     swift_other         another, in another project
     swift_raw           swiftclient's connection for swift_user, one a run
     container           Container of swift_user, one a test
+    cinder              Cinder on keystone and a Ceph of its own, one a run; healed before and after
+                        the test, which may use its exports and locks (cinder_stores.as_client)
     vsphere             VSphere, one a run; healed before and after the test, without files and
                         requests at its beginning
     hostile             Hostile, one a test
@@ -23,8 +25,8 @@ Fixtures (tests/functional/conftest.py)
 
 A fixture or call that this machine cannot serve raises Missing: the test is skipped with the
 reason, or fails where IMGSTORE_REQUIRE (names separated by commas, or "all") asks for it. Names:
-nginx, openssl, ceph, radosgw, keystone, swift, vsphere, fuse, ext4, xfs, btrfs, quota, tmpfs, bind,
-run_as.
+nginx, openssl, ceph, radosgw, keystone, swift, cinder, vsphere, fuse, ext4, xfs, btrfs, quota,
+tmpfs, bind, run_as.
 The logs of all servers, as far as written during a test that fails, are in its report.
 
 `make servers-up` and `make servers-down` run servers for a person: servers.control. A new backend
@@ -111,6 +113,17 @@ servers.containers                                  keystoneauth1, python-swiftc
 servers.openstack
     Requests: .forget() .read(method="") -> list[Logged]
     ask(method, url, headers=None, body=None, *, ca=None, seconds=30.0) -> Answer
+servers.cinder                                      types, backends: the module's docstring
+    cinder(scratch, keystone, cluster, *, rpc_seconds=5)    context manager -> Cinder
+    Cinder: .user .url .port .services["api" | "scheduler" | "rbd" | "nfs" | "broker"] .heal()
+        .path .mounts .locks                        what a client on this host needs
+        .cluster .export .key_file .requests        Requests, of the API
+        .call(method, path, body=None, *, version="3.70", user=None)    None for 404
+        .volumes(*, user=None) .volume(id) .make(*, kind="fast", size=1, **about) -> id
+        .wait(id, *states, seconds=60.0) .wait_snapshot_gone(id) .empty() .quota(**limits)
+servers.cinder_stores                               imgstore
+    login(user) -> options cinder_store(server, kind="fast", **options)
+    as_client(server)                               context manager: PATH, OSLO_LOCK_PATH
 servers.vsphere                                     paths, ports, faults: the module's docstring
     vsphere(scratch, *, port=0, wsdl=None)          context manager -> VSphere
     VSphere: .user .password .ca .foreign_ca .ports["https" | "http" | "expired" | "foreign"]

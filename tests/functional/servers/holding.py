@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from servers.ceph import GIB, Ceph, ceph
+from servers.cinder import cinder
 from servers.keeper import end_children
-from servers.keystone import keystone
+from servers.keystone import Keystone, keystone
 from servers.nginx import PASSWORD, USER, nginx
 from servers.process import Process
 from servers.radosgw import radosgw
@@ -76,10 +77,10 @@ class _Servers:
         }
 
     def swift(self) -> dict[str, str]:
-        identity = self._stack.enter_context(keystone(self._scratch))
+        identity = self._keystone
         servers = self._stack.enter_context(swift(self._scratch, identity, max_file_size=LARGE))
         secure = servers.front(tls=True)
-        self.processes += [identity.process, *servers.processes]
+        self.processes += servers.processes
         user, v1 = identity.user("glance"), servers.v1_user()
         return {
             "auth_url": identity.url,
@@ -97,6 +98,23 @@ class _Servers:
             "ca": str(identity.ca),
         }
 
+    def cinder(self) -> dict[str, str]:
+        cluster = ceph(self._scratch, store="bluestore", size=_SIZE, mgr=True)
+        held = self._stack.enter_context(cluster)
+        server = self._stack.enter_context(cinder(self._scratch, self._keystone, held))
+        self.processes += [held.mon, held.osd, *server.services.values()]
+        return {
+            "auth_url": self._keystone.url,
+            "user": server.user.name,
+            "password": server.user.password,
+            "project": server.user.project,
+            "url": server.url,
+            "types": "fast,slow,multi",
+            "path": server.path,
+            "mount_point_base": str(server.mounts),
+            "lock_path": str(server.locks),
+        }
+
     def vsphere(self) -> dict[str, str]:
         server = self._stack.enter_context(vsphere(self._scratch))
         self.processes.append(server.process)
@@ -111,6 +129,12 @@ class _Servers:
         }
 
     @cached_property
+    def _keystone(self) -> Keystone:
+        identity = self._stack.enter_context(keystone(self._scratch))
+        self.processes.append(identity.process)
+        return identity
+
+    @cached_property
     def _ceph(self) -> Ceph:
         cluster = self._stack.enter_context(ceph(self._scratch, store="bluestore", size=_SIZE))
         self.processes += [cluster.mon, cluster.osd]
@@ -122,6 +146,7 @@ BACKENDS: dict[str, Callable[[_Servers], dict[str, str]]] = {
     "s3": _Servers.s3,
     "rbd": _Servers.rbd,
     "swift": _Servers.swift,
+    "cinder": _Servers.cinder,
     "vsphere": _Servers.vsphere,
 }
 

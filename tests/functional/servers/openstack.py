@@ -1,4 +1,4 @@
-"""What Keystone and Swift have in common: their environment, plain requests, and their logs."""
+"""What the servers of OpenStack have in common: environment, plain requests, and logs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def command(what: str, verb: str, options: Mapping[str, Any]) -> list[str]:
     # Written last: before that an installation is under way, or failed.
     if not (ENVIRONMENT / ".made.stamp").exists():
         remedy = "python -m tools.environments openstack"
-        raise Missing(what, f"Swift and Keystone are not installed in {ENVIRONMENT} ({remedy})")
+        said = f"OpenStack's servers are not installed in {ENVIRONMENT} ({remedy})"
+        raise Missing(what, said)
     python = [os.fspath(ENVIRONMENT / "bin" / "python"), "-I", "-W", "ignore"]
     return [*python, os.fspath(_PROGRAM), verb, json.dumps(options, default=os.fspath)]
 
