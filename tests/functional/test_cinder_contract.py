@@ -13,9 +13,7 @@ from servers.kept import Kept
 from imgstore import Capability, Store
 from imgstore.testing import StoreContract
 from imgstore.testing.harness import Harness
-from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
-from imgstore.testing.sources import Sources
 
 ID = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
 
@@ -56,13 +54,7 @@ class TestRbd(Volumes, StoreContract):
     """Volumes in a Ceph pool."""
 
 
-class TestNfs(Volumes, Sources, Reading, Ranges):
+class TestNfs(Volumes, Reading):
     """Volumes as files of an export."""
 
     kind = "slow"
-
-
-class TestMultiattach(Volumes, Reading):
-    """Volumes that may be attached more than once."""
-
-    kind = "multi"

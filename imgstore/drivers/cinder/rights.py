@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import socket
 import stat
@@ -22,6 +23,8 @@ from imgstore.drivers.cinder.client import INSTALL
 # capabilities(7): CAP_SYS_ADMIN mounts, CAP_DAC_OVERRIDE opens what belongs to root.
 NEEDED: Final = (21, 1)
 _SECONDS: Final = 120
+# Cinder has the id in the names of files.
+_VOLUME: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_capable() -> bool:
@@ -81,12 +84,18 @@ def _helper() -> Any:
 
 
 def open_checked(path: str, *, writable: bool) -> int:
-    """Open a block device or a file, and nothing else."""
-    descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    """Open a block device, or a file with the name of a volume, and nothing else."""
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+    is_device = stat.S_ISBLK(os.stat(path).st_mode)
+    if not is_device:
+        # A link could lead from such a name to any file.
+        flags |= os.O_NOFOLLOW
+    descriptor = os.open(path, flags)
     mode = os.fstat(descriptor).st_mode
-    if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+    is_volume = stat.S_ISREG(mode) and not is_device and _VOLUME.search(os.path.basename(path))
+    if not (stat.S_ISBLK(mode) or is_volume):
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "it is neither a block device nor a file", path)
+        raise PermissionError(errno.EPERM, "it is neither a block device nor a volume", path)
     return descriptor
 
 

@@ -28,7 +28,7 @@ def cinder_store(server: Cinder, kind: str | None = "fast", **options: Any) -> A
     plain = {
         "volume_type": kind,
         "mount_point_base": str(server.mounts),
-        "poll_interval": 0.1,
+        "poll_interval": 0.05,
         "wait_for_delete": True,
         **login(server.user),
     }
