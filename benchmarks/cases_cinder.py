@@ -1,4 +1,4 @@
-"""The Cinder store on Cinder, Keystone and a Ceph cluster on this machine."""
+"""The Cinder store on Cinder, Keystone and a Ceph cluster on this machine; "nfs" is in memory."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
         scratch = stack.enter_context(Scratch(bench.disk))
         identity = stack.enter_context(keystone(scratch))
         cluster = stack.enter_context(ceph(scratch, store="bluestore", size=10 * GIB, mgr=True))
-        server = stack.enter_context(cinder(scratch, identity, cluster))
+        export = bench.tmpfs / "export"
+        export.mkdir()
+        server = stack.enter_context(cinder(scratch, identity, cluster, export=export))
         stack.enter_context(as_client(server))
         # The incumbent's helper for privileged steps.
         path = f"{os.environ['PATH']}:{ENVIRONMENTS / 'bench-incumbent' / 'bin'}"

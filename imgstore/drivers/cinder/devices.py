@@ -16,12 +16,14 @@ from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
+from imgstore.drivers._writeback import start_writeback
 from imgstore.drivers.cinder import rights
 from imgstore.errors import IntegrityError, StoreError
 from imgstore.hashing import MIB
 
 _WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image
 _PIECE: Final = 2 * MIB  # bytes of one write to a device or a file
+_WRITEBACK: Final = 16 * MIB  # bytes after which the kernel is told to write them out
 _BLOCK: Final = MIB  # bytes of one read of them
 _TIME_LIMIT: Final = 120  # seconds for a request to Ceph, where its configuration has none
 
@@ -150,6 +152,7 @@ class _FileWriting(_Descriptor):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
+        self._begun = 0  # what is before is being written out
         # A device may hold what another volume left on it.
         self.reads_zero = stat.S_ISREG(os.fstat(fd).st_mode)
 
@@ -163,6 +166,9 @@ class _FileWriting(_Descriptor):
         while rest:
             written = os.pwrite(self.fd, rest, position)
             rest, position = rest[written:], position + written
+        if position - self._begun >= _WRITEBACK:
+            start_writeback(self.fd, self._begun, position - self._begun)
+            self._begun = position
 
     def finish(self) -> None:
         """Return once everything is on the storage."""

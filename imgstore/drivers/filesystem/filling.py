@@ -7,6 +7,7 @@ import functools
 import os
 from typing import Final
 
+from imgstore.drivers._writeback import start_writeback
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import OpenFile
 from imgstore.extents import GRAIN, next_extent, stretches_of_data
@@ -132,7 +133,7 @@ class _Writer:
         if self._target.has_time_limit:
             self._target(os.fdatasync)
         else:
-            kernel.start_writeback(self._target.fd, self._flushed_to, step)
+            start_writeback(self._target.fd, self._flushed_to, step)
         self._flushed_to = position
 
 

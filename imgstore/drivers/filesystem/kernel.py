@@ -10,7 +10,6 @@ from typing import Final
 
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h
-_SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h
 
 # What a file system answers to a request that it, or this pair of files, does not support.
 UNSUPPORTED: Final = frozenset(
@@ -82,16 +81,6 @@ def rename_exclusively(directory: int, source: str, target: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
-
-
-def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Let the kernel begin to write dirty pages, so that a later fsync has little left to do.
-
-    Advice only: sync_file_range(2) gives no guarantee, and its failures are of no consequence.
-    """
-    _libc.sync_file_range(
-        fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE
-    )
 
 
 def is_mount_point(directory: int) -> bool:

@@ -114,7 +114,8 @@ servers.openstack
     Requests: .forget() .read(method="") -> list[Logged]
     ask(method, url, headers=None, body=None, *, ca=None, seconds=30.0) -> Answer
 servers.cinder                                      types, backends: the module's docstring
-    cinder(scratch, keystone, cluster, *, rpc_seconds=5)    context manager -> Cinder
+    cinder(scratch, keystone, cluster, *, rpc_seconds=5, export=None)
+        context manager -> Cinder
     Cinder: .user .url .port .services["api" | "scheduler" | "rbd" | "nfs" | "broker"] .heal()
         .path .mounts .locks                        what a client on this host needs
         .cluster .export .key_file .requests        Requests, of the API

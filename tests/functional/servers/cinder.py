@@ -162,7 +162,13 @@ class Cinder:
     """
 
     def __init__(
-        self, scratch: Scratch, keystone: Keystone, cluster: Ceph, *, rpc_seconds: int = 5
+        self,
+        scratch: Scratch,
+        keystone: Keystone,
+        cluster: Ceph,
+        *,
+        rpc_seconds: int = 5,
+        export: Path | None = None,
     ) -> None:
         root("cinder")
         if not (ENVIRONMENT / "etc" / "cinder").exists():
@@ -178,7 +184,7 @@ class Cinder:
         for name in ("state", "locks", "mounts", "export", "bin", "client-locks", "client-mounts"):
             (self._home / name).mkdir()
         self.mounts, self.locks = self._home / "client-mounts", self._home / "client-locks"
-        self.export = self._home / "export"
+        self.export = export or self._home / "export"
         self.path = f"{self._programs()}:{os.environ.get('PATH', os.defpath)}"
         self.port = free_port()
         self.url = f"http://{_HOST}:{self.port}/v3"
@@ -457,13 +463,19 @@ class Cinder:
 
 @contextlib.contextmanager
 def cinder(
-    scratch: Scratch, keystone: Keystone, cluster: Ceph, *, rpc_seconds: int = 5
+    scratch: Scratch,
+    keystone: Keystone,
+    cluster: Ceph,
+    *,
+    rpc_seconds: int = 5,
+    export: Path | None = None,
 ) -> Iterator[Cinder]:
     """Run Cinder on a Keystone and a Ceph cluster with a manager; raises Missing.
 
-    The API waits `rpc_seconds` for a service that does not answer.
+    The API waits `rpc_seconds` for a service that does not answer. Volumes on nfs are files of the
+    directory `export`.
     """
-    servers = Cinder(scratch, keystone, cluster, rpc_seconds=rpc_seconds)
+    servers = Cinder(scratch, keystone, cluster, rpc_seconds=rpc_seconds, export=export)
     try:
         servers.start()
         yield servers
