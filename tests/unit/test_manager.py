@@ -340,6 +340,55 @@ class TestVerbs:
                 assert caught.value.operation == verb.__name__
 
 
+class TestOwners:
+    """In which store an image lies whose location does not tell."""
+
+    def test_borders_go_first(self) -> None:
+        """A store that owns a location is not asked, nor is another one."""
+        sure, other = (
+            RoomStore("sure", answer=Ownership.YES),
+            RoomStore("other", answer=Ownership.MAYBE),
+        )
+        with StoreManager([sure, other]) as stores:
+            assert stores.owner_of("memory://sure/a") == "sure"
+            assert sure.askers == other.askers == []
+
+    def test_stores_that_may_own_it_are_asked(self) -> None:
+        asker = RequestContext(token="t")
+        rooms = [RoomStore(name, answer=Ownership.MAYBE) for name in ("one", "two")]
+        with StoreManager([rooms[0], ReadOnly(rooms[1])]) as stores:
+            url = rooms[1].add("a", b"1").location.url
+            assert stores.owner_of(url, context=asker) == "two"
+            assert asker in rooms[0].askers
+            assert rooms[1].holds(url)
+            assert not rooms[0].holds(url)
+            with pytest.raises(errors.NotFound, match="owner_of memory://two/b: .*none"):
+                stores.owner_of("memory://two/b")
+            rooms[0]._images = rooms[1]._images
+            with pytest.raises(errors.InvalidLocation, match="'one', 'two'"):
+                stores.owner_of(url)
+
+    def test_a_store_that_cannot_be_asked(self) -> None:
+        """It may be the one."""
+
+        class Deaf(RoomStore):
+            def _size(self, location: Location, *, context: RequestContext | None) -> int:
+                raise TimeoutError
+
+        rooms = [kind(kind.__name__, answer=Ownership.MAYBE) for kind in (RoomStore, Deaf)]
+        with StoreManager(rooms) as stores, pytest.raises(errors.TimedOut, match="'Deaf'"):
+            stores.owner_of("memory://a/x")
+
+    def test_nobody_reads_it(self) -> None:
+        with StoreManager([MemoryStore("a")]) as stores:
+            with pytest.raises(errors.UnknownScheme):
+                stores.owner_of("rbd://x")
+            with pytest.raises(errors.NotFound):
+                stores.owner_of("memory://b/x")
+            with pytest.raises(errors.InvalidLocation):
+                stores.owner_of("nonsense")
+
+
 class TestAllStores:
     """Verbs that go to every store."""
 

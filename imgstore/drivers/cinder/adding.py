@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from imgstore._interrupts import uninterrupted
 from imgstore.drivers.cinder.attaching import Attached, Attachments, host
 from imgstore.drivers.cinder.client import (
+    ALIVE,
     IMAGE,
     MARK,
     OWNER,
@@ -45,6 +46,7 @@ GIB: Final = 1 << 30
 _NAME: Final = 255
 _ZEROS: Final = bytes(MIB)
 _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
+_ALIVE: Final = 60.0  # seconds between two signs of life of an add
 _UNDO: Final = 60.0  # seconds that a failed add waits until its volume may be deleted
 # States from which a volume goes on by itself.
 _PASSING: Final = frozenset(
@@ -67,6 +69,7 @@ class Adding:
         # Known wherever an interrupt comes.
         self._volume: Volume | None = None
         self._asked = False
+        self._noted = time.monotonic()
 
     def add(self, body: Body) -> str:
         """Store ``body`` and return the volume's id; undoes everything on any failure."""
@@ -180,6 +183,18 @@ class Adding:
                 target.reserve(position + len(block))
                 target.writing.write(block, position)
                 position += len(block)
+                self._note_alive()
+
+    def _note_alive(self) -> None:
+        """Say now and then that the add goes on: clean-up on other hosts goes by that."""
+        now = time.monotonic()
+        if now - self._noted < _ALIVE:
+            return
+        self._noted = now
+        try:
+            self._api.note_alive(self.volume.id)
+        except Exception as exc:
+            LOG.debug("noting that an add goes on: %s", describe(exc))
 
     def attach(self) -> Attached:
         """Attach the volume for writing."""
@@ -242,8 +257,8 @@ class Adding:
         self._refuse_existing(self._others(), instead_of=volume)
         self._api.set_read_only(volume.id)
         described = {**self._api.volume(volume.id).metadata, **self._metadata, SIZE: str(total)}
-        del described[MARK]
-        described.pop("readonly", None)
+        for key in (MARK, ALIVE, "readonly"):
+            described.pop(key, None)
         try:
             uninterrupted(lambda: self._api.describe(volume.id, described))
         except Exception as exc:

@@ -41,6 +41,8 @@ IMAGE: Final = "glance_image_id"
 SIZE: Final = "image_size"
 OWNER: Final = "image_owner"
 MARK: Final = "imgstore_unfinished"
+# When such an add went on, now and then: Cinder does not see what is written to a volume.
+ALIVE: Final = "imgstore_alive"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Volume:
     def mark(self) -> str | None:
         """Return what marks the image as being added, None for one that is complete."""
         return self.metadata.get(MARK)
+
+    @property
+    def active(self) -> datetime:
+        """Return when something was last heard of the volume."""
+        try:
+            return max(self.updated, _time(self.metadata[ALIVE]))
+        except (KeyError, ValueError):
+            return self.updated
 
 
 class Api:
@@ -129,6 +139,11 @@ class Api:
     def describe(self, volume_id: str, metadata: Mapping[str, str]) -> None:
         """Replace the metadata."""
         self._changing.volumes.update_all_metadata(volume_id, dict(metadata))
+
+    def note_alive(self, volume_id: str) -> None:
+        """Say that the add of a volume goes on."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._changing.volumes.set_metadata(volume_id, {ALIVE: now})
 
     def set_read_only(self, volume_id: str) -> None:
         """Let nobody attach the volume for writing any more."""
@@ -286,8 +301,9 @@ def _volume(found: Any) -> Volume:
 
 
 def _time(text: str) -> datetime:
-    """Read a time of Cinder's, which are in UTC and do not say so."""
-    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc)
+    """Read a time; Cinder's are in UTC and do not say so."""
+    found = datetime.fromisoformat(text.removesuffix("Z"))
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def status_of(exc: BaseException) -> int:

@@ -22,7 +22,7 @@ def find(
     """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
     limit = datetime.now(timezone.utc) - older_than
     for volume in api.volumes():
-        if not _is_of_store(volume, settings) or volume.updated > limit:
+        if not _is_of_store(volume, settings) or volume.active > limit:
             continue
         if volume.mark is not None:
             if is_of_dead_add(attachments, volume) or is_elsewhere(volume):
@@ -42,7 +42,7 @@ def _is_of_store(volume: Volume, settings: Settings) -> bool:
 def _leftover(store: str, volume: Volume) -> Leftover:
     state = "" if volume.mark is not None else ", attached by a process that died"
     name = f"volume {volume.id} ({volume.status}{state}) of {volume.metadata[IMAGE]}"
-    return Leftover(store, name, volume.updated, volume.size * GIB, key=volume)
+    return Leftover(store, name, volume.active, volume.size * GIB, key=volume)
 
 
 def remove(api: Api, settings: Settings, attachments: Attachments, leftover: Leftover) -> None:

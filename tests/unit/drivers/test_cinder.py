@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from imgstore import Location, errors
+from imgstore.drivers.cinder.adding import whole_gib
+from imgstore.drivers.cinder.client import classify
+from imgstore.drivers.cinder.devices import _configuration
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import Place
 from imgstore.drivers.cinder.settings import Settings, read
@@ -108,3 +111,58 @@ def test_insecure_goes_before_the_authorities() -> None:
     assert settings(ca_certificates_file="/ca.pem").verify == "/ca.pem"
     assert settings(ca_certificates_file="/ca.pem", api_insecure=True).verify is False
     assert settings(endpoint_template="https://host/v3/%(tenant)s").verify is True
+
+
+class Answer(Exception):
+    """An answer as python-cinderclient raises it."""
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+Answer.__module__ = "cinderclient.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [
+        (Answer(401), errors.PermissionDenied),
+        (Answer(403), errors.PermissionDenied),
+        (Answer(404), errors.NotFound),
+        (Answer(413, "VolumeLimitExceeded: Maximum number of volumes allowed"), errors.StorageFull),
+        (Answer(413, "Requested volume exceeds allowed gigabytes quota"), errors.StorageFull),
+        (Answer(413, "Over limit"), errors.Throttled),
+        (Answer(429), errors.Throttled),
+        (Answer(500), errors.Unavailable),
+        (Answer(503), errors.Unavailable),
+        (Answer(400, "Invalid input"), errors.StoreError),
+    ],
+)
+def test_answers(exc: Exception, kind: type[errors.StoreError]) -> None:
+    found = classify(exc)
+    assert type(found) is kind
+    assert str(getattr(exc, "message", "")) in str(found)
+
+
+@pytest.mark.parametrize(("size", "gib"), [(0, 1), (1, 1), (1 << 30, 1), ((1 << 30) + 1, 2)])
+def test_sizes_of_volumes(size: int, gib: int) -> None:
+    assert whole_gib(size) == gib
+
+
+def test_a_cluster_as_cinder_describes_it() -> None:
+    """Monitors have addresses of either kind; the key is given, or read from /etc/ceph."""
+    data: dict[str, Any] = {
+        "hosts": ["10.0.0.1", "[fd00::1]"],
+        "ports": ["6789", "3300"],
+        "auth_username": "nobody-at-all",
+        "cluster_name": "absent",
+        "keyring": "[client.x]\nkey = k",
+    }
+    text = _configuration(data)
+    assert "mon_host = 10.0.0.1:6789,[fd00::1]:3300" in text
+    assert text.endswith("[client.x]\nkey = k\n")
+    path = r"/etc/ceph/absent\.client\.nobody-at-all\.keyring"
+    with pytest.raises(errors.StoreError, match=path):
+        _configuration(data | {"keyring": None})
