@@ -362,7 +362,7 @@ class TestOwners:
             assert asker in rooms[0].askers
             assert rooms[1].holds(url)
             assert not rooms[0].holds(url)
-            with pytest.raises(errors.NotFound, match="owner_of memory://two/b: .*none"):
+            with pytest.raises(errors.NotFound, match=r"owner_of memory://two/b: .*none"):
                 stores.owner_of("memory://two/b")
             rooms[0]._images = rooms[1]._images
             with pytest.raises(errors.InvalidLocation, match="'one', 'two'"):
