@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_concurrency import lockutils
 from servers.cinder import Cinder
 from servers.cinder_stores import cinder_store, login
 from servers.keystone import Keystone, KeystoneUser
@@ -191,9 +192,13 @@ class TestRefusals:
     ) -> None:
         store = make()
         monkeypatch.delenv("OSLO_LOCK_PATH")
-        with pytest.raises(errors.ConfigError, match=r"\[oslo_concurrency\]"):
-            store.add(new_id(), DATA)
-        assert any("lock_path" in fault for fault in store.check())
+        lockutils.set_defaults(None)  # it has read the environment when it was imported
+        try:
+            with pytest.raises(errors.ConfigError, match=r"\[oslo_concurrency\]"):
+                store.add(new_id(), DATA)
+            assert any("lock_path" in fault for fault in store.check())
+        finally:
+            lockutils.set_defaults(str(cinder.locks))
         assert cinder.volumes() == []
 
     def test_in_use(self, make: Any, cinder: Cinder) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_concurrency import lockutils
 from oslo_config import cfg
 
 from imgstore import errors
@@ -26,6 +27,7 @@ def locks(tmp_path: Path) -> Locks:
 def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given goes first, then the environment; without either it is said what to do."""
     monkeypatch.delenv("OSLO_LOCK_PATH", raising=False)
+    lockutils.set_defaults(None)  # it has read the environment when it was imported
     with pytest.raises(errors.ConfigError, match=r"\[oslo_concurrency\].*OSLO_LOCK_PATH"):
         _ = Locks(None).directory
     monkeypatch.setenv("OSLO_LOCK_PATH", str(tmp_path))
