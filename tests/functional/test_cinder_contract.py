@@ -23,6 +23,7 @@ class Volumes(Harness):
 
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
     memory_limit = 100 * 1024 * 1024
+    threads = 4  # each add is some ten requests to services that share two cores
     foreign_locations = (
         f"cinder://elsewhere/{ID}",
         "cinder://image",

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final, Protocol
 
+from imgstore.drivers._kernel import start_writeback
 from imgstore.drivers._librbd.access import Access
 from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
-from imgstore.drivers._writeback import start_writeback
 from imgstore.drivers.cinder import rights
 from imgstore.errors import IntegrityError, StoreError
 from imgstore.hashing import MIB

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from imgstore.drivers._kernel import is_mount_point
 from imgstore.drivers.cinder import rights
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.errors import ConfigError, Unavailable
@@ -52,12 +53,19 @@ class Mount:
                 f"the directory {self.point} cannot be made: {exc.strerror}",
                 remedy="let the service write to cinder_mount_point_base",
             ) from exc
-        if os.path.ismount(self.point):
+        if self._is_mounted():
             return
         try:
             rights.mount(kind, share, str(self.point), options)
         except OSError as exc:
             raise Unavailable(f"the export {share} cannot be mounted: {exc.strerror}") from exc
+
+    def _is_mounted(self) -> bool:
+        point = os.open(self.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return is_mount_point(point)
+        finally:
+            os.close(point)
 
     def leave(self) -> None:
         """End the use. Idempotent."""

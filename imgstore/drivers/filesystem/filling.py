@@ -7,7 +7,7 @@ import functools
 import os
 from typing import Final
 
-from imgstore.drivers._writeback import start_writeback
+from imgstore.drivers._kernel import start_writeback
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import OpenFile
 from imgstore.extents import GRAIN, next_extent, stretches_of_data

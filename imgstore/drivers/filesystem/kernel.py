@@ -81,25 +81,3 @@ def rename_exclusively(directory: int, source: str, target: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
-
-
-def is_mount_point(directory: int) -> bool:
-    """Return whether an open directory is the root of a mount, bind mounts included.
-
-    Compares mount ids (proc(5), fdinfo), which tell what device numbers cannot.
-    """
-    parent = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        if os.path.samestat(os.fstat(parent), os.fstat(directory)):
-            return True
-        return _mount_id(parent) != _mount_id(directory)
-    finally:
-        os.close(parent)
-
-
-def _mount_id(fd: int) -> str:
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
-        for line in info:
-            if line.startswith("mnt_id:"):
-                return line.split()[1]
-    raise OSError(errno.ENOSYS, "the kernel does not tell mount ids")

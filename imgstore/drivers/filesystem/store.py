@@ -16,7 +16,8 @@ from oslo_config import cfg
 
 from imgstore.arguments import all_checked
 from imgstore.context import RequestContext
-from imgstore.drivers.filesystem import drafts, kernel, settings
+from imgstore.drivers._kernel import is_mount_point
+from imgstore.drivers.filesystem import drafts, settings
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.drafts import DeadDraft, Draft
 from imgstore.drivers.filesystem.filling import fill, grain_of
@@ -348,7 +349,7 @@ class FilesystemStore(Store):
         """Open a data directory, making sure about the mount that the descriptor is in."""
         directory = open_directory(root)
         try:
-            if self._require_mount and not kernel.is_mount_point(directory):
+            if self._require_mount and not is_mount_point(directory):
                 raise self._unmounted(root)
         except BaseException:
             os.close(directory)

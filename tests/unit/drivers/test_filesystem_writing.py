@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from imgstore import errors
+from imgstore.drivers._kernel import is_mount_point
 from imgstore.drivers.filesystem import FilesystemStore, kernel
 
 KIB = 1024
@@ -268,7 +269,7 @@ def test_mount_points(tmp_path: Path) -> None:
     for path, expected in (("/", True), ("/proc", True), (tmp_path, False)):
         fd = os.open(path, os.O_RDONLY)
         try:
-            assert kernel.is_mount_point(fd) is expected
+            assert is_mount_point(fd) is expected
         finally:
             os.close(fd)
 
