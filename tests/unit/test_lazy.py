@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +42,32 @@ def test_a_broken_module_keeps_its_reason(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DriverUnavailable, match="no_such_name"):
         _lazy.load("broken_sdk", install="imgstore[http]")
+
+
+def test_threads_that_import_eventlet_can_be_joined(tmp_path: Path) -> None:
+    """What loads ``threading`` anew does not take the importing thread for the main one."""
+    (tmp_path / "copying.py").write_text(
+        "import sys\n"
+        "kept = sys.modules.pop('threading')\n"
+        "import threading\n"
+        "sys.modules['threading'] = kept\n"
+    )
+    program = (
+        "import sys, threading\n"
+        "from imgstore import _lazy\n"
+        "sys.path.append(sys.argv[1])\n"
+        "load = lambda: _lazy.load_apart('copying', install='it')\n"
+        "thread = threading.Thread(target=load)\n"
+        "thread.start()\n"
+        "thread.join(20)\n"
+        "assert not thread.is_alive()\n"
+        "assert load().kept is threading\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_an_import_apart_raises() -> None:
+    with pytest.raises(DriverUnavailable, match="install it"):
+        _lazy.load_apart("imgstore_absent", install="it")

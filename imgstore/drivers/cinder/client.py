@@ -189,9 +189,9 @@ class Clients:
         if isinstance(settings.verify, str):
             check_ca_file(_CA, settings.verify)
         self._settings = settings
-        self._client = _lazy.load("cinderclient.v3.client", install=INSTALL).Client
-        self._version = _lazy.load("cinderclient.api_versions", install=INSTALL).APIVersion
-        sessions = _lazy.load("keystoneauth1.session", install=INSTALL)
+        self._client = _lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
+        self._version = _lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
+        sessions = _lazy.load_apart("keystoneauth1.session", install=INSTALL)
         # A redirect would take the password, or the token, to another host.
         self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
@@ -214,7 +214,7 @@ class Clients:
     def _of_service(self) -> Api:
         credentials, catalog = self._settings.credentials, self._settings.catalog
         assert credentials is not None  # noqa: S101  # its caller looked
-        identity = _lazy.load("keystoneauth1.identity.v3", install=INSTALL)
+        identity = _lazy.load_apart("keystoneauth1.identity.v3", install=INSTALL)
         kind = identity.ApplicationCredential if credentials.is_application else identity.Password
         named = {key: _plain(value) for key, value in credentials.options.items()}
         return self._api(
@@ -233,7 +233,7 @@ class Clients:
                 remedy="set cinder_store_auth_address and its fellows, or pass context=…",
             )
         endpoint = _endpoint(self._settings, context)
-        fixed = _lazy.load("keystoneauth1.token_endpoint", install=INSTALL)
+        fixed = _lazy.load_apart("keystoneauth1.token_endpoint", install=INSTALL)
         token = context.auth_token
         assert token is not None  # noqa: S101  # as looked at above
         return self._api(fixed.Token(endpoint, token.reveal()), context.project_id)
@@ -326,7 +326,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if is_of(exc, "cinderclient"):
         return _answered(exc)
     if is_of(exc, "keystoneauth1"):
-        exceptions = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+        exceptions = _lazy.load_apart("keystoneauth1.exceptions", install=INSTALL)
         if isinstance(exc, exceptions.CatalogException):
             return ConfigError(
                 "the service catalog has no such endpoint of Cinder",

@@ -183,11 +183,11 @@ def _own_address() -> str:
 @functools.cache
 def _brick() -> Any:
     """Return os-brick's connectors, which as root do without a helper."""
-    brick = _lazy.load("os_brick.initiator.connector", install=INSTALL)
-    own = _lazy.load("os_brick.privileged", install=INSTALL)
-    conf = _lazy.load("oslo_config.cfg", install=INSTALL).CONF
+    brick = _lazy.load_apart("os_brick.initiator.connector", install=INSTALL)
+    own = _lazy.load_apart("os_brick.privileged", install=INSTALL)
+    conf = _lazy.load_apart("oslo_config.cfg", install=INSTALL).CONF
     try:
-        _lazy.load("os_brick", install=INSTALL).setup(conf)
+        _lazy.load_apart("os_brick", install=INSTALL).setup(conf)
     except Exception as exc:  # its options are the service's business
         LOG.debug("os_brick.setup: %s", type(exc).__name__)
     if rights.is_capable():

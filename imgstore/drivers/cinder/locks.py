@@ -159,5 +159,5 @@ class Locks:
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:
     """Return what a configuration says under ``[oslo_concurrency] lock_path``."""
-    found = _lazy.load("oslo_concurrency.lockutils", install=INSTALL).get_lock_path(conf)
+    found = _lazy.load_apart("oslo_concurrency.lockutils", install=INSTALL).get_lock_path(conf)
     return str(found) if found else None

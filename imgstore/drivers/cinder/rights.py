@@ -77,7 +77,7 @@ def unmount(point: str) -> None:
 
 
 def _helper() -> Any:
-    return _lazy.load("imgstore.drivers.cinder.privileged", install=INSTALL)
+    return _lazy.load_apart("imgstore.drivers.cinder.privileged", install=INSTALL)
 
 
 # What is behind it, here or in the helper.
