@@ -44,7 +44,11 @@ def uninterrupted(call: Callable[[], None]) -> None:
             ended.release()
 
     try:
-        threading.Thread(target=run, name="imgstore-uninterrupted", daemon=True).start()
+        thread = threading.Thread(target=run, name="imgstore-uninterrupted", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # none starts any more at exit (since Python 3.12), or none is left
+            run()
         ended.acquire()
     except BaseException:
         try:

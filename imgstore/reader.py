@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, final
 
+from imgstore._janitor import Janitor
 from imgstore.errors import IntegrityError
 
 _PAUSE: Final = 0.2  # seconds before a broken read is resumed
@@ -38,6 +39,8 @@ class Opened:
     what is held, also when ``chunks`` was never iterated; it may be called twice. ``fd`` is the
     descriptor that ``chunks`` reads from at its own position, for stores that are files;
     ``has_time_limit`` says that ``chunks`` gives up on a read that hangs, which ``fd`` does not.
+    ``close_waits`` says that ``close`` asks a server, or takes locks: for a reader that is dropped
+    it is called by a thread then, not by the garbage collector, which may run inside any lock.
     """
 
     chunks: Iterator[bytes]
@@ -46,6 +49,7 @@ class Opened:
     close: Callable[[], None] = field(default=_nothing)
     fd: int | None = None
     has_time_limit: bool = False
+    close_waits: bool = False
 
 
 class Reopen(Protocol):
@@ -75,6 +79,7 @@ class ImageReader:
         reopen: Reopen,
         translate: Callable[[BaseException], BaseException],
         retries: int,
+        janitor: Janitor | None = None,
     ) -> None:
         """Stores make readers; see ``Store.get``."""
         self.size = size
@@ -85,6 +90,7 @@ class ImageReader:
         self._reopen = reopen
         self._translate = translate
         self._retries = retries
+        self._janitor = janitor
         self._fetched = 0
         self._rest: bytes = b""
         self._busy = False
@@ -224,7 +230,8 @@ class ImageReader:
     def __del__(self) -> None:
         """Release what an abandoned reader holds."""
         if hasattr(self, "_shared_fd"):
-            self.close()
+            self._closed = True
+            self._release(self._janitor)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled."""
@@ -365,9 +372,12 @@ class ImageReader:
             raise exc
         raise error from exc
 
-    def _release(self) -> None:
+    def _release(self, janitor: Janitor | None = None) -> None:
         try:
             opened = self._held.pop()
         except IndexError:
             return
-        opened.close()
+        if janitor is not None:
+            janitor.leave(opened.close)
+        else:
+            opened.close()

@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import NoReturn
 
 from imgstore import errors
+from imgstore._janitor import Janitor
+from imgstore._process import PerProcess
 from imgstore.arguments import age_limit, check_image_id, check_range, is_below, is_safe_image_id
 from imgstore.context import ContextLike, RequestContext
 from imgstore.driver import Driver
@@ -64,6 +66,7 @@ class Store(Driver):
         self.also_owns = _prefixes(also_owns)
         self._closed = False
         self._readers: weakref.WeakSet[ImageReader] = weakref.WeakSet()
+        self._janitor = PerProcess(Janitor, Janitor.end)
         # Popped by whoever closes the store: once, and without a lock that a fork could find held.
         self._unclosed = [True]
 
@@ -286,6 +289,7 @@ class Store(Driver):
         self._closed = True
         with ExitStack() as closing:  # each of them, whatever becomes of the others
             closing.callback(self._close)
+            closing.callback(self._janitor.close)
             for reader in _snapshot(self._readers):
                 closing.callback(reader.close)
 
@@ -326,6 +330,7 @@ class Store(Driver):
             reopen=reopen,
             translate=lambda exc: self._translate(exc, "get", location=at),
             retries=self.read_retries if Capability.RANGES in self.capabilities else 0,
+            janitor=self._janitor.get() if opened.close_waits else None,
         )
         try:
             if offset > opened.image_size:

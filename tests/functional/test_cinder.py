@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ class TestVolumes:
         assert "/" not in image.location.rest
         assert store.size(image.location) == len(DATA)
         assert store.size(f"cinder://fast/{image.location.rest}") == len(DATA)
+
+
+def test_an_id_is_free_once_its_image_is_deleted(make: Any, cinder: Cinder) -> None:
+    """Although Cinder has not ended yet to delete the volume."""
+    store, name = make(wait_for_delete=False), new_id()
+    image = store.add(name, DATA)
+    cinder.services["rbd"].freeze()
+    try:
+        store.delete(image.location)
+        assert volume_of(cinder, image.location)["status"] == "deleting"
+    finally:
+        threading.Timer(1, cinder.services["rbd"].thaw).start()
+    other = store.add(name, DATA[1:])
+    assert not difference(content(store, other.location), DATA[1:])
 
 
 class TestGrowing:
@@ -335,7 +350,10 @@ class TestOwners:
             with pytest.raises(errors.InvalidLocation, match="store="):
                 stores.size(f"cinder://{volumes['fast']}")
             image = stores.add(new_id(), DATA, store="new")
-            assert os.listdir(tmp_path / "locks")
+            with stores.get(image.location) as reader:
+                assert reader.read(1)
+                assert os.listdir(tmp_path / "locks")
+            assert os.listdir(tmp_path / "locks") == []
             assert not difference(content(stores["new"], image.location), DATA)
 
     def test_two_stores_of_one_type(self, cinder: Cinder, tmp_path: Path) -> None:

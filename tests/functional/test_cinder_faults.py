@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +40,8 @@ def source():
     time.sleep(120)
 if verb == "add":
     store.add(name, source())
+if verb == "attach":
+    print("begun", flush=True)
 reader = store.get(name)
 reader.read(1)
 print("begun", flush=True)
@@ -51,6 +56,8 @@ def _emptied(cinder: Cinder) -> Iterator[None]:
     cinder.cluster.heal()
     cinder.heal()
     cinder.empty()
+    for path in cinder.locks.iterdir():  # of volumes that went without the store
+        path.unlink()
 
 
 @pytest.fixture
@@ -92,17 +99,28 @@ def left(cinder: Cinder) -> list[str]:
     return [each["status"] for each in cinder.volumes() if each["status"] != "deleting"]
 
 
+def is_clean(store: Store, cinder: Cinder) -> bool:
+    """Clean up, and return whether nothing is left; it may take Cinder a while to let go."""
+    with contextlib.suppress(errors.InUse, errors.TimedOut):
+        store.remove_leftovers(older_than=0)
+    return not cinder.volumes()
+
+
 @pytest.fixture
 def child(cinder: Cinder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a process that is in the middle of something when this returns."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(verb: str, name: str, kind: str = "fast") -> subprocess.Popen[str]:
-        options = login(cinder.user) | {
-            "volume_type": kind,
-            "mount_point_base": str(cinder.mounts),
-            "poll_interval": 0.1,
-        }
+    def start(verb: str, name: str, kind: str = "fast", **more: object) -> subprocess.Popen[str]:
+        options = (
+            login(cinder.user)
+            | more
+            | {
+                "volume_type": kind,
+                "mount_point_base": str(cinder.mounts),
+                "poll_interval": 0.1,
+            }
+        )
         command = [sys.executable, "-W", "ignore", "-c", CHILD, json.dumps(options), verb, name]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
@@ -114,6 +132,15 @@ def child(cinder: Cinder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def attachments(cinder: Cinder) -> list[Any]:
+    found: list[Any] = cinder.call("GET", "attachments")["attachments"]
+    return found
+
+
+def reserved(cinder: Cinder) -> int:
+    return sum(each["status"] == "reserved" for each in attachments(cinder))
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -131,8 +158,7 @@ class TestServices:
         with pytest.raises(errors.StoreError):
             store.add(new_id(), DATA)
         cinder.heal()
-        store.remove_leftovers(older_than=0)
-        until(lambda: not cinder.volumes(), seconds=60, what="the volume is gone")
+        until(lambda: is_clean(store, cinder), seconds=60, what="the volume is gone")
 
     def test_the_volume_service_is_killed_while_it_extends(self, make: Any, cinder: Cinder) -> None:
         """The state `extending`, which nobody ends, does not keep the volume."""
@@ -220,11 +246,7 @@ class TestOsd:
         finally:
             cinder.key_file.write_text(key)
         cinder.cluster.heal()
-        until(
-            lambda: bool(store.remove_leftovers(older_than=0)) or not left(cinder),
-            seconds=90,
-            what="what is left can be removed",
-        )
+        until(lambda: is_clean(store, cinder), seconds=90, what="what is left is removed")
 
 
 @pytest.mark.parametrize("kind", ["fast", "slow"])
@@ -288,6 +310,37 @@ class TestProcesses:
         kill(child("get", image.location.url.replace("fast", "child")))
         store.delete(image.location)
 
+    def test_killed_while_it_attaches(self, make: Any, cinder: Cinder, child: Any) -> None:
+        """Cinder says of a reservation neither whose it is nor where."""
+        store = make(attachment_retry_attempts=2)
+        image = store.add(new_id(), DATA)
+        cinder.services["rbd"].freeze()
+        process = child("attach", image.location.url.replace("fast", "child"))
+        until(lambda: reserved(cinder) == 1, seconds=30, what="the volume is reserved")
+        time.sleep(0.5)  # so that the process has the answer
+        kill(process)
+        cinder.services["rbd"].thaw()
+        (leftover,) = store.leftovers(older_than=0)
+        assert "attached by a process that died" in leftover.name
+        assert not difference(content(store, image.location), DATA)
+        assert attachments(cinder) == []
+
+    def test_who_has_other_locks_is_not_taken_for_dead(
+        self, make: Any, cinder: Cinder, child: Any, tmp_path: Path
+    ) -> None:
+        """A service in a container has the host's name, maybe, and a directory of its own."""
+        store, name = make("slow", attachment_retry_attempts=1), new_id()
+        child("add", name, "slow", lock_path=str(tmp_path))
+        with pytest.raises(errors.AlreadyExists):
+            store.add(name, DATA)
+        assert store.remove_leftovers(older_than=3600) == []
+        image = store.add(new_id(), DATA)
+        url = image.location.url.replace("slow", "child")
+        child("get", url, "slow", lock_path=str(tmp_path))
+        with pytest.raises(errors.InUse):
+            store.get(image.location)
+        assert store.remove_leftovers(older_than=3600) == []
+
     def test_one_of_two_readers_is_killed(self, make: Any, cinder: Cinder, child: Any) -> None:
         """The other one goes on."""
         store = make("multi")
@@ -310,6 +363,32 @@ class TestProcesses:
         assert found is not None
         assert found["attachments"] == []
         assert os.listdir(cinder.mounts / "nfs") == []
+
+
+def test_dropped_readers_detach(make: Any, cinder: Cinder) -> None:
+    store = make()
+    image = store.add(new_id(), DATA)
+    reader = store.get(image.location)
+    assert reader.read(1)
+    del reader
+    gc.collect()
+    until(lambda: not attachments(cinder), seconds=30, what="the volume is detached")
+    assert os.listdir(cinder.locks) == []
+
+
+def test_a_store_is_closed_during_an_add(make: Any, cinder: Cinder) -> None:
+    """What is being written goes on to its end; nobody attaches for it any more."""
+    store, name = make(initial_size=1), new_id()
+    image = store.add(name, Source(DATA, {20 * MIB: store.close}), size=len(DATA))
+    assert not difference(content(make(), image.location), DATA)
+    assert attachments(cinder) == []
+
+    store = make(initial_size=1)
+    chunks = (store.close() or bytes(MIB) for _ in range(1025))
+    with pytest.raises(ValueError, match="closed"):
+        store.add(new_id(), chunks)
+    assert len(cinder.volumes()) == 1
+    assert os.listdir(cinder.locks) == []
 
 
 def test_tokens_that_expire(make: Any, keystone: Keystone) -> None:
@@ -368,4 +447,92 @@ class TestLostAnswers:
         with pytest.raises(errors.Unavailable):
             anonymous.add(new_id(), DATA, context=context)
         until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
-        assert cinder.call("GET", "attachments")["attachments"] == []
+        assert attachments(cinder) == []
+
+    def test_of_attaching_to_read(
+        self, make: Any, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        """Nobody knows the attachment; who cleans up sees that nobody goes on with it."""
+        store = make(attachment_retry_attempts=1)
+        image = store.add(new_id(), DATA)
+        proxy.lose("POST", "/attachments")
+        with pytest.raises(errors.Unavailable):
+            anonymous.get(image.location, context=context)
+        assert reserved(cinder) == 1
+        with pytest.raises(errors.InUse, match="remove_leftovers"):
+            store.get(image.location)
+        (leftover,) = store.remove_leftovers(older_than=0)
+        assert leftover.name.startswith("volume ")
+        assert attachments(cinder) == []
+        assert not difference(content(store, image.location), DATA)
+        assert os.listdir(cinder.locks) == []
+
+    def test_of_detaching(
+        self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        """Whoever wants the volume next tries again."""
+        proxy.lose("DELETE", "/attachments", what="request", times=3)
+        image = anonymous.add(new_id(), DATA, context=context)
+        assert len(proxy.lost) == 3
+        assert attachments(cinder) == []
+        proxy.lose("DELETE", "/attachments", what="request", times=3)
+        for _ in range(2):
+            with anonymous.get(image.location, context=context) as reader:
+                assert reader.read() == DATA
+        assert len(proxy.lost) == 6
+        proxy.lose("DELETE", "/attachments", what="request", times=3)
+        anonymous.get(image.location, context=context).close()
+        assert len(attachments(cinder)) == 1
+        anonymous.delete(image.location, context=context)
+        assert os.listdir(cinder.locks) == []
+
+    def test_of_the_commit_with_an_interrupt(
+        self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        """The volume is an image then, of which nobody would know."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for verb in ("POST", "PUT"):
+            proxy.lose(verb, "/metadata", done=lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            anonymous.add(new_id(), DATA, context=context)
+        assert cinder.volumes() == []
+
+    def test_of_the_look_after_the_commit(
+        self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        """What failed leaves no image; where that fails as well, nobody claims that it did."""
+        name = new_id()
+
+        def lose_the_look() -> None:
+            proxy.lose("GET", "/volumes/detail", what="request")
+
+        for verb in ("POST", "PUT"):
+            proxy.lose(verb, "/metadata", done=lose_the_look)
+        with pytest.raises(errors.Unavailable) as caught:
+            anonymous.add(name, DATA, context=context)
+        assert not caught.value.indeterminate
+        assert cinder.volumes() == []
+        proxy.lose("PUT", "/metadata", done=lose_the_look)
+        proxy.lose("POST", "/metadata", done=lose_the_look)
+        proxy.lose("DELETE", "/volumes/", what="request")
+        with pytest.raises(errors.Unavailable, match="may be complete") as caught:
+            anonymous.add(name, DATA, context=context)
+        assert caught.value.indeterminate
+
+    def test_of_undoing(
+        self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder
+    ) -> None:
+        """The next add of the id finds that the one before it has ended."""
+        name = new_id()
+
+        def failing() -> Iterator[bytes]:
+            yield DATA
+            raise ZeroDivisionError
+
+        proxy.lose("DELETE", "/volumes/", what="request")
+        with pytest.raises(ZeroDivisionError):
+            anonymous.add(name, failing(), context=context)
+        (volume,) = cinder.volumes()
+        image = anonymous.add(name, DATA, context=context)
+        assert volume["id"] not in image.location.url
+        assert len(cinder.volumes()) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -77,3 +79,15 @@ def test_other_threads_call_themselves() -> None:
     thread.start()
     thread.join()
     assert seen == [thread]
+
+
+def test_at_exit() -> None:
+    """Where no thread starts any more, it is called all the same."""
+    program = (
+        "import atexit; from imgstore._interrupts import uninterrupted; "
+        "atexit.register(lambda: uninterrupted(lambda: print('called')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "called\n"

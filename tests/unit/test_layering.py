@@ -20,6 +20,7 @@ LAYERS = (
         "_interrupts",
         "_lazy",
         "_process",
+        "_janitor",
         "location",
         "placement",
         "hashing",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -227,6 +229,63 @@ def test_a_dropped_reader_gives_back_what_it_held():
         del reader
         gc.collect()
         assert store.held == 0
+
+
+class WaitingStore(ScriptedStore):
+    """A store whose closing takes a lock that no thread may take twice."""
+
+    def __init__(self, *scripts):
+        super().__init__(*scripts)
+        self.lock = threading.Lock()
+        self.closed_by = queue.SimpleQueue()
+
+    def _get(self, *args, **kwargs):
+        opened = super()._get(*args, **kwargs)
+        close = opened.close
+
+        def closing():
+            with self.lock:
+                close()
+            self.closed_by.put(threading.current_thread().name)
+
+        opened.close, opened.close_waits = closing, True
+        return opened
+
+
+def test_what_waits_is_closed_by_a_thread():
+    """The garbage collector may run while its own thread has the lock that closing takes."""
+    with WaitingStore([DATA[:1], DATA[1:]]) as store:
+        reader = store.get(AT)
+        with store.lock:
+            del reader
+            gc.collect()
+        assert store.closed_by.get(timeout=10) == "imgstore-janitor"
+        assert store.held == 0
+
+
+def test_a_store_that_is_closed_closes_what_was_dropped():
+    """Also what no thread has closed yet."""
+    with WaitingStore([DATA[:1], DATA[1:]]) as store:
+        reader = store.get(AT)
+        del reader
+        gc.collect()
+    assert store.closed_by.get(timeout=10)
+    assert store.held == 0
+
+
+def test_a_store_that_is_dropped_leaves_no_thread():
+    """Nor a reader open that is dropped with it."""
+    store = WaitingStore([DATA[:1], DATA[1:]])
+    reader = store.get(AT)
+    closed_by, loop = store.closed_by, [store, reader]
+    loop.append(loop)
+    del store, reader, loop
+    gc.collect()
+    assert closed_by.get(timeout=10)
+    deadline = time.monotonic() + 10
+    while any(each.name == "imgstore-janitor" for each in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_closing_does_not_wait_for_a_fetch():

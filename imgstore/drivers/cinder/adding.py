@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Final
 
 from imgstore._interrupts import uninterrupted
-from imgstore.drivers.cinder.attaching import Attached, Attachments, host
+from imgstore.drivers.cinder.attaching import Attached, Attachments
 from imgstore.drivers.cinder.client import (
     ALIVE,
     IMAGE,
@@ -22,11 +22,12 @@ from imgstore.drivers.cinder.client import (
     status_of,
 )
 from imgstore.drivers.cinder.devices import Writing
+from imgstore.drivers.cinder.locks import Fate
+from imgstore.drivers.cinder.removing import delete_image, discard
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (
     AlreadyExists,
     ConfigError,
-    InUse,
     NotFound,
     StorageFull,
     StoreError,
@@ -39,8 +40,6 @@ from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 GIB: Final = 1 << 30
 # Characters of a name that Cinder takes.
 _NAME: Final = 255
@@ -48,10 +47,6 @@ _ZEROS: Final = bytes(MIB)
 _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
 _ALIVE: Final = 60.0  # seconds between two signs of life of an add
 _UNDO: Final = 60.0  # seconds that a failed add waits until its volume may be deleted
-# States from which a volume goes on by itself.
-_PASSING: Final = frozenset(
-    {"creating", "extending", "attaching", "detaching", "reserved", "deleting", "downloading"}
-)
 
 
 class Adding:
@@ -64,29 +59,45 @@ class Adding:
         self._settings = settings
         self._attachments = attachments
         self._image_id = image_id
-        self._life = attachments.life.name
-        self._metadata = {IMAGE: image_id, OWNER: owner, MARK: f"{host()} imgstore-{self._life}"}
+        self._life = attachments.life()
+        self._metadata = {IMAGE: image_id, OWNER: owner, MARK: self._life.name}
         # Known wherever an interrupt comes.
         self._volume: Volume | None = None
         self._asked = False
+        self._committing = False
         self._noted = time.monotonic()
 
     def add(self, body: Body) -> str:
         """Store ``body`` and return the volume's id; undoes everything on any failure."""
+        stays = True
+        try:
+            volume_id = self._add(body)
+            stays = False
+            return volume_id
+        except BaseException as exc:
+            if getattr(exc, "indeterminate", False):
+                raise
+            stays = not self._undo()
+            if stays and self._committing and isinstance(exc, Exception):
+                raise Unavailable(
+                    f"the add failed, but its image, the volume {self.volume.id}, may be complete",
+                    remedy="delete that volume before you try again",
+                    indeterminate=True,
+                ) from exc
+            raise
+        finally:
+            self._life.end(keep=stays)
+
+    def _add(self, body: Body) -> str:
         self._refuse_existing(self._others())
         size = self._settings.initial_size if body.size is None else whole_gib(body.size)
-        try:
-            self._create(size, body.size)
-            volume = self.volume
-            self._refuse_existing(self._others(), instead_of=volume)
-            self._wait(volume.id, "available", "creating")
-            total = self._fill(body, size)
-            self._finish(total)
-            return volume.id
-        except BaseException as exc:
-            if not getattr(exc, "indeterminate", False):
-                self._undo()
-            raise
+        self._create(size, body.size)
+        volume = self.volume
+        self._refuse_existing(self._others(), instead_of=volume)
+        self._wait(volume.id, "available", "creating")
+        total = self._fill(body, size)
+        self._finish(total)
+        return volume.id
 
     @property
     def volume(self) -> Volume:
@@ -110,7 +121,8 @@ class Adding:
             for each in self._api.volumes_of(self._image_id)
             if (own is None or each.id != own.id)
             and (each.metadata.get(IMAGE), each.kind) == (self._image_id, kind)
-            and not (each.mark and (each.status == "deleting" or each.status.startswith("error")))
+            and each.status != "deleting"
+            and not (each.mark and each.status.startswith("error"))
         ]
 
     def _refuse_existing(
@@ -124,9 +136,8 @@ class Adding:
         for other in others:
             if other.mark is None:
                 raise AlreadyExists(f"the volume {other.id} is an image of this id")
-            if is_of_dead_add(self._attachments, other):
-                with contextlib.suppress(NotFound):
-                    discard(self._api, other, self._settings, seconds=0.0)
+            if self._attachments.fate(other.mark) is Fate.DEAD:
+                self._discard(other, seconds=0.0)
                 continue
             if instead_of is None or _order(other) < _order(instead_of):
                 raise AlreadyExists(
@@ -168,6 +179,7 @@ class Adding:
             target = _Target(self, size, closing)
             position = 0
             while True:
+                self.note_alive()
                 hole = body.hole()
                 if hole:
                     body.skip(hole)
@@ -183,9 +195,8 @@ class Adding:
                 target.reserve(position + len(block))
                 target.writing.write(block, position)
                 position += len(block)
-                self._note_alive()
 
-    def _note_alive(self) -> None:
+    def note_alive(self) -> None:
         """Say now and then that the add goes on: clean-up on other hosts goes by that."""
         now = time.monotonic()
         if now - self._noted < _ALIVE:
@@ -204,9 +215,15 @@ class Adding:
         """Detach it."""
         self._attachments.detach(attached)
 
-    def wait_detached(self) -> None:
-        """Wait until the volume is available again."""
-        self._wait(self.volume.id, "available", "in-use", "detaching", "attaching", "reserved")
+    def wait_detached(self) -> Volume:
+        """Wait until the volume is available again; detaching is tried once more if it failed."""
+        found = self._api.volume(self.volume.id)
+        if found.status == "available":
+            return found
+        self._attachments.end_dead(self._api, found)
+        return self._wait(
+            self.volume.id, "available", "in-use", "detaching", "attaching", "reserved"
+        )
 
     @property
     def extends_attached(self) -> bool:
@@ -224,7 +241,7 @@ class Adding:
         try:
             self._api.extend(self.volume.id, size)
         except Exception as exc:
-            if is_refusal(exc) and status_of(exc) != 413:
+            if status_of(exc) in {400, 409}:
                 raise StorageFull(
                     f"Cinder refuses to extend the volume to {size} GiB: {describe(exc)}"
                 ) from exc
@@ -248,6 +265,7 @@ class Adding:
                     f"the volume is still {volume.status} after {self._settings.patience:g} s",
                     remedy="look at Cinder's services, or raise cinder_state_transition_timeout",
                 )
+            self.note_alive()
             time.sleep(pause)
             pause = min(2 * pause, self._settings.poll_interval)
 
@@ -255,18 +273,26 @@ class Adding:
         """Say that the image is complete, unless another one of this id is."""
         volume = self.volume
         self._refuse_existing(self._others(), instead_of=volume)
+        found = self.wait_detached()
         self._api.set_read_only(volume.id)
-        described = {**self._api.volume(volume.id).metadata, **self._metadata, SIZE: str(total)}
+        described = {**found.metadata, **self._metadata, SIZE: str(total)}
         for key in (MARK, ALIVE, "readonly"):
             described.pop(key, None)
+
+        def describe_volume() -> None:
+            self._committing = True
+            self._api.describe(volume.id, described)
+
         try:
-            uninterrupted(lambda: self._api.describe(volume.id, described))
+            uninterrupted(describe_volume)
         except Exception as exc:
-            if is_refusal(exc) or not self._is_described(exc):
+            if is_refusal(exc):
+                self._committing = False
+                raise
+            if not self._is_described(exc):
                 raise
         if any(other.mark is None for other in self._others()):
             # Whoever looks last sees both; where both look last, neither stays.
-            self._api.delete(volume.id)
             raise AlreadyExists(
                 "another add of this id was completed at the same time",
                 remedy="try again, or use another id",
@@ -283,17 +309,27 @@ class Adding:
                 indeterminate=True,
             ) from exc
 
-    def _undo(self) -> None:
-        """Delete the volume; also one whose creation was not answered."""
+    def _undo(self) -> bool:
+        """Delete the volume; also one whose creation was not answered. Return whether it is gone.
+
+        What is left is for others to find, by the mark of an add that ended.
+        """
         if not self._asked:
-            return
+            return True
         try:
-            patience = self._settings.patience
-            found = [self._volume] if self._volume else self._lost()
-            for volume in found:
-                discard(self._api, volume, self._settings, seconds=min(_UNDO, patience))
-        except Exception as exc:  # what is left is for leftovers() to find
+            for volume in [self._volume] if self._volume else self._lost():
+                if self._committing:
+                    delete_image(self._api, volume.id, self._settings)
+                else:
+                    self._discard(volume, seconds=min(_UNDO, self._settings.patience))
+        except Exception as exc:
             LOG.warning("the volume of an add that failed stays: %s", describe(exc))
+            return False
+        return True
+
+    def _discard(self, volume: Volume, *, seconds: float) -> None:
+        with contextlib.suppress(NotFound):
+            discard(self._api, volume, self._settings, self._attachments, seconds=seconds)
 
     def _lost(self) -> list[Volume]:
         mark = self._metadata[MARK]
@@ -352,6 +388,7 @@ class _Target:
         if self.writing.reads_zero:
             return
         while length:
+            self._adding.note_alive()
             part = min(length, len(_ZEROS))
             self.writing.write(_ZEROS[:part], position)
             position, length = position + part, length - part
@@ -381,21 +418,6 @@ def _order(volume: Volume) -> tuple[object, str]:
     return volume.created, volume.id
 
 
-def _split(mark: str) -> tuple[str, str]:
-    at, _, name = mark.partition(" ")
-    return at, name
-
-
-def is_of_dead_add(attachments: Attachments, volume: Volume) -> bool:
-    """Return whether a volume is one whose adding process, on this host, died."""
-    return volume.mark is not None and attachments.is_of_dead(*_split(volume.mark))
-
-
-def is_elsewhere(volume: Volume) -> bool:
-    """Return whether a volume is being added on another host, or was."""
-    return volume.mark is not None and _split(volume.mark)[0] != host()
-
-
 def _failed(volume: Volume) -> StoreError:
     if volume.status == "error_extending":
         return StorageFull("Cinder could not extend the volume")
@@ -405,71 +427,3 @@ def _failed(volume: Volume) -> StoreError:
             remedy="look at its messages in Cinder: most often no backend has room for its type",
         )
     return Unavailable(f"the volume is in the state {volume.status!r}")
-
-
-def discard(api: Api, volume: Volume, settings: Settings, *, seconds: float) -> None:
-    """Delete a volume that is no image; raises NotFound if it is gone, or became one.
-
-    One that Cinder still works at is waited for. A state that only an administrator may leave is
-    left, if the store's user is one.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        found = _present(lambda: api.volume(volume.id))
-        if found.mark is None or found.mark != volume.mark:
-            raise NotFound("the volume has become an image")
-        for attachment in api.attachments_of(volume.id):
-            with contextlib.suppress(Exception):
-                api.detach(attachment)
-                found = api.volume(volume.id)
-        if found.status == "deleting":
-            break
-        if found.status not in _PASSING or time.monotonic() > deadline:
-            break
-        time.sleep(settings.poll_interval)
-    if found.status != "deleting":
-        _delete(api, volume.id)
-    if settings.waits_for_delete:
-        wait_until_gone(api, volume.id, settings)
-
-
-def _delete(api: Api, volume_id: str) -> None:
-    try:
-        _present(lambda: api.delete(volume_id))
-    except NotFound:
-        raise
-    except Exception as exc:
-        if not is_refusal(exc):
-            raise
-        api.reset(volume_id)
-        _present(lambda: api.delete(volume_id))
-
-
-def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:
-    """Wait until a volume that is being deleted is gone; raises TimedOut, StoreError."""
-    deadline = time.monotonic() + settings.patience
-    pause = min(_FIRST_LOOK, settings.poll_interval)
-    while time.monotonic() < deadline:
-        try:
-            found = _present(lambda: api.volume(volume_id))
-        except NotFound:
-            return
-        if found.status != "deleting":
-            raise InUse(
-                f"Cinder did not delete the volume, which is {found.status} now",
-                remedy="try again later; Cinder's log says what is in the way",
-                retryable=True,
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, settings.poll_interval)
-    raise TimedOut(f"the volume is still there after {settings.patience:g} s")
-
-
-def _present(call: Callable[[], T]) -> T:
-    """Call; raises NotFound where Cinder says so."""
-    try:
-        return call()
-    except Exception as exc:
-        if status_of(exc) == 404:
-            raise NotFound("the volume is gone") from exc
-        raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
@@ -12,38 +13,39 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore._interrupts import uninterrupted
-from imgstore.drivers.cinder.client import Api, Volume, is_of, status_of
+from imgstore.drivers.cinder.client import Api, Volume, is_of, is_refusal, status_of
 from imgstore.drivers.cinder.connectors import Connectors
 from imgstore.drivers.cinder.devices import Device
-from imgstore.drivers.cinder.locks import Life, Locks
+from imgstore.drivers.cinder.locks import Fate, Life, Locks, Record
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import InUse
-from imgstore.translation import describe
+from imgstore.translation import ClosedError, describe
 
 LOG = logging.getLogger(__name__)
 
-# What Cinder calls the place of an attachment: with it goes the name of its maker's Life.
-_DEVICE: Final = "imgstore-"
 _FIRST_PAUSE: Final = 0.5  # seconds until a busy volume is asked for again; then twice as many
 _DETACH_ATTEMPTS: Final = 3
+# Seconds for which nobody goes on with a reservation that its maker has forgotten. It takes one
+# request to go on.
+_FORGOTTEN: Final = 10.0
 # What Cinder says of a volume that is attached, or being read by Cinder itself, and so refuses to
 # reserve.
 _BUSY: Final = ("must be available", "downloading to reserve", "is in use", "already attached")
 
 
-def host() -> str:
-    """Return the name by which Cinder knows this host."""
-    return socket.gethostname()
-
-
 class Attached:
-    """A volume that is attached; whoever attached it detaches it."""
+    """A volume that is attached; whoever attached it detaches it.
 
-    def __init__(self, api: Api, volume_id: str) -> None:
+    Its life is where Cinder has the place of the device: so others can tell whether it is used.
+    """
+
+    def __init__(self, api: Api, volume_id: str, life: Life) -> None:
         self.api = api
         self.volume_id = volume_id
+        self.life = life
         # Known wherever an interrupt comes.
         self.id: str | None = None
+        self.is_in_doubt = False  # whether there may be an attachment without a known id
         self.device: Device | None = None
 
 
@@ -55,19 +57,26 @@ class Attachments:
         self._locks = Locks(settings.lock_path)
         self._connectors = Connectors(settings, self._locks)
         self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._shared: dict[str, _Shared] = {}
         self._all: set[Attached] = set()
-        self._lives: list[Life] = []
-        weakref.finalize(self, _detach_all, os.getpid(), self._all, self._lives)
+        self._closed = False
+        _living.add(self)
+
+    def life(self) -> Life:
+        """Return a name for something that this process does; raises ConfigError without locks."""
+        return Life(self._locks)
 
     def attach(self, api: Api, volume: Volume, mode: str) -> Attached:
         """Attach a volume for this caller alone; raises InUse where somebody else has it."""
-        attached = Attached(api, volume.id)
+        if self._closed:
+            raise ClosedError("the store is closed")
+        attached = Attached(api, volume.id, self.life())
         self._all.add(attached)
         try:
             self._reserve(attached, volume, mode)
-            connection = api.connect(str(attached.id), self._connector())
+            connector = {**self._connectors.properties(), "mountpoint": attached.life.name}
+            connection = api.connect(str(attached.id), connector)
             uninterrupted(lambda: self._connect(attached, volume, connection))
             api.complete(str(attached.id))
         except BaseException:
@@ -79,10 +88,18 @@ class Attachments:
         attached.device = self._connectors.connect(volume, connection)
 
     def detach(self, attached: Attached) -> None:
-        """Disconnect and detach, whatever fails; what Cinder then still thinks is logged."""
-        if os.getpid() == self._pid and attached in self._all:
-            uninterrupted(lambda: _detach(attached))
-            self._all.discard(attached)
+        """Disconnect and detach.
+
+        Where that fails it is logged, and left to whoever next wants the volume: see ``end_dead``.
+        """
+
+        def detach() -> None:
+            with contextlib.suppress(KeyError):
+                self._all.remove(attached)
+                _detach(attached)
+
+        if os.getpid() == self._pid:
+            uninterrupted(detach)
 
     def share(self, api: Api, volume: Volume) -> tuple[Device, Callable[[], None]]:
         """Attach a volume for reading, or use it where this process has it already.
@@ -95,11 +112,9 @@ class Attachments:
         uses = [None]
 
         def leave() -> None:
-            try:
+            with contextlib.suppress(IndexError):
                 uses.pop()
-            except IndexError:
-                return
-            self._leave(volume.id, shared)
+                self._leave(volume.id, shared)
 
         try:
             with shared.lock:
@@ -107,9 +122,9 @@ class Attachments:
                     shared.attached = self.attach(api, volume, "ro")
                 shared.attached.api = api  # whose token is younger
                 assert shared.attached.device is not None  # noqa: S101  # attach has seen to it
-                return shared.attached.device, leave
+                return shared.attached.device, lambda: uninterrupted(leave)
         except BaseException:
-            leave()
+            uninterrupted(leave)
             raise
 
     def _leave(self, volume_id: str, shared: _Shared) -> None:
@@ -128,26 +143,24 @@ class Attachments:
                     self._shared.pop(volume_id, None)
 
     def close(self) -> None:
-        """Detach everything."""
-        for attached in list(self._all):
-            self.detach(attached)
-        self._connectors.close()
-        _end(self._lives)
-
-    @property
-    def life(self) -> Life:
-        """Return what tells others that this process works; raises ConfigError without locks."""
+        """Detach what is being read. An add that is under way ends by itself."""
+        self._closed = True
         with self._lock:
-            if not self._lives:
-                self._lives.append(Life(self._locks))
-            return self._lives[0]
+            reading = list(self._shared.values())
+        for shared in reading:
+            with shared.lock:
+                if shared.attached is not None:
+                    self.detach(shared.attached)
+        self._connectors.close()
 
-    def _connector(self) -> Mapping[str, Any]:
-        return {**self._connectors.properties(), "mountpoint": f"{_DEVICE}{self.life.name}"}
+    def exit(self) -> None:
+        """Detach, at the interpreter's exit, what somebody has left open."""
+        if os.getpid() == self._pid:
+            _detach_all(self._all)
 
     def _reserve(self, attached: Attached, volume: Volume, mode: str) -> None:
         """Create the attachment; a busy volume is asked for again, as often as configured."""
-        _ = self.life
+        attached.life.note(volume.id)
         pause = _FIRST_PAUSE
         for attempt in range(self._settings.attachment_attempts):
             if attempt:
@@ -155,43 +168,106 @@ class Attachments:
                 pause *= 2
 
             def attach() -> None:
+                attached.is_in_doubt = True
                 attached.id = attached.api.attach(volume.id, mode)
+                attached.is_in_doubt = False
+                attached.life.note(attached.id)
 
             try:
                 uninterrupted(attach)
                 return
             except Exception as exc:
+                attached.is_in_doubt = not is_refusal(exc)
                 if not _is_busy(exc):
                     raise
                 if self.end_dead(attached.api, attached.api.volume(volume.id)):
                     pause = 0.0 if not attempt else pause
         raise InUse(
             "the volume is attached, and its type does not allow that more than once",
-            remedy="try again later, or give the store a volume type with multiattach",
+            remedy="try again later, call remove_leftovers() if its process died, or give the "
+            "store a volume type with multiattach",
             retryable=True,
         )
 
-    def is_of_dead(self, at: str, device: str) -> bool:
-        """Return whether an attachment, or a mark, is one of this host's processes that died."""
-        if at != host() or not device.startswith(_DEVICE):
-            return False
-        return self._locks.is_dead(device.removeprefix(_DEVICE))
+    def fate(self, life: str) -> Fate:
+        """Return whether the bearer of a life's name lives."""
+        return self._locks.fate(life)
+
+    def records(self) -> dict[str, list[Record]]:
+        """Return what processes that died noted of the volumes that they attached."""
+        return self._locks.records()
+
+    def has_dead(self, volume: Volume, records: Mapping[str, list[Record]]) -> bool:
+        """Return whether a process of this host that died, or failed, has attached a volume."""
+        if volume.id in records and volume.status != "available":
+            return True
+        return any(self.fate(use.device) is Fate.DEAD for use in volume.uses)
 
     def end_dead(self, api: Api, volume: Volume) -> bool:
-        """End the attachments of this host's processes that died; return whether there were any."""
-        dead = [use for use in volume.uses if self.is_of_dead(use.host, use.device)]
-        for use in dead:
+        """End the attachments of this host's lives that ended; return whether there were any.
+
+        What goes wrong is logged: it is not what the caller wants to know.
+        """
+        ended = False
+        uses = {use.id: use.device for use in volume.uses if self.fate(use.device) is Fate.DEAD}
+        records = [each for each in self.records().get(volume.id, ()) if each.attachment]
+        for attachment in {*uses, *(str(each.attachment) for each in records)}:
             LOG.info("ending an attachment of %s, whose process died", volume.id)
-            api.detach(use.id)
-        return bool(dead)
+            try:
+                ended |= self.end(api, volume.id, attachment, is_here=True)
+            except Exception as exc:
+                LOG.warning("volume %s stays attached: %s", volume.id, describe(exc))
+                return ended
+        for life in uses.values():
+            self._locks.forget(life)
+        for record in records:
+            self._locks.remove(record)
+        return ended
+
+    def end_forgotten(self, api: Api, volume_id: str) -> bool:
+        """End reservations whose ids nobody learned; return whether there were any.
+
+        Cinder does not say whose a reservation is. That of a process that works does not last.
+        """
+        records = [each for each in self.records().get(volume_id, ()) if not each.attachment]
+        reserved = set(api.reservations_of(volume_id)) if records else set()
+        deadline = time.monotonic() + _FORGOTTEN
+        while reserved and time.monotonic() < deadline:
+            time.sleep(self._settings.poll_interval)
+            reserved &= set(api.reservations_of(volume_id))
+        ended = [self.end(api, volume_id, each, is_here=False) for each in reserved]
+        for record in records:
+            self._locks.remove(record)
+        return any(ended)
+
+    def end(self, api: Api, volume_id: str, attachment: str, *, is_here: bool) -> bool:
+        """End an attachment that nobody uses; return whether it was there.
+
+        Before the storage takes the volume from this host, no device may lead to it any more: it
+        could come to be another one's (CVE-2023-2088).
+        """
+        try:
+            if is_here:
+                self._connectors.forget(volume_id, api.connection_of(attachment))
+            api.detach(attachment)
+        except Exception as exc:
+            if status_of(exc) == 404:
+                return False
+            raise
+        return True
+
+    def forget(self, volume: Volume) -> None:
+        """Remove what dead lives noted of a volume that is gone."""
+        self._locks.forget(volume.mark or "")
+        for record in self.records().get(volume.id, ()):
+            self._locks.remove(record)
 
 
 class _Shared:
     """A volume that readers of this process have in common."""
 
     def __init__(self) -> None:
-        # The garbage collector may close a reader while its thread opens another one.
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         self.users = 0
         self.attached: Attached | None = None
 
@@ -202,40 +278,50 @@ def _is_busy(exc: Exception) -> bool:
 
 
 def _detach(attached: Attached) -> None:
-    """Do it to the end; nothing is raised, for something else may be."""
+    """Do it to the end; nothing is raised, for something else may be.
+
+    The life's file stays for what did not succeed.
+    """
     device, attached.device = attached.device, None
-    if device is not None:
-        try:
+    is_done = not attached.is_in_doubt
+    try:
+        if device is not None:
             device.disconnect()
-        except Exception as exc:
-            LOG.warning("volume %s: disconnecting failed: %s", attached.volume_id, describe(exc))
-    attachment, attached.id = attached.id, None
-    if attachment is None:
-        return
+        if attached.id is not None:
+            _end(attached.api, attached.id)
+    except Exception as exc:
+        LOG.warning("volume %s stays attached: %s", attached.volume_id, describe(exc))
+        is_done = False
+    attached.life.end(keep=not is_done)
+
+
+def _end(api: Api, attachment: str) -> None:
     for attempt in range(_DETACH_ATTEMPTS):
         if attempt:
             time.sleep(_FIRST_PAUSE * 2**attempt)
         try:
-            attached.api.detach(attachment)
+            api.detach(attachment)
         except Exception as exc:
             if status_of(exc) == 404:
                 return
-            last = attempt == _DETACH_ATTEMPTS - 1
-            if last or (is_of(exc, "cinderclient") and status_of(exc) < 500):
-                LOG.warning("volume %s stays attached: %s", attached.volume_id, describe(exc))
-                return
+            is_answer = is_of(exc, "cinderclient") and status_of(exc) < 500
+            if is_answer or attempt == _DETACH_ATTEMPTS - 1:
+                raise
         else:
             return
 
 
-def _detach_all(pid: int, everything: set[Attached], lives: list[Life]) -> None:
-    """Detach at exit what somebody has left open."""
-    if os.getpid() == pid:
-        for attached in list(everything):
-            _detach(attached)
-        _end(lives)
+def _detach_all(everything: set[Attached]) -> None:
+    """Detach what nobody detaches any more."""
+    while everything:
+        with contextlib.suppress(KeyError):
+            _detach(everything.pop())
 
 
-def _end(lives: list[Life]) -> None:
-    while lives:
-        lives.pop().end()
+_living: weakref.WeakSet[Attachments] = weakref.WeakSet()
+
+
+@atexit.register
+def _exit() -> None:
+    for each in list(_living):
+        each.exit()

@@ -36,7 +36,7 @@ _CA: Final = "cinder_ca_certificates_file"
 _ADDRESS: Final = "correct cinder_store_auth_address"
 
 # Keys of the metadata of volumes: those that Glance and Cinder know, and what marks an image that
-# is being added, with the host and the name of the lock of whoever does that.
+# is being added, with the life of whoever does that.
 IMAGE: Final = "glance_image_id"
 SIZE: Final = "image_size"
 OWNER: Final = "image_owner"
@@ -47,10 +47,9 @@ ALIVE: Final = "imgstore_alive"
 
 @dataclass(frozen=True)
 class Use:
-    """An attachment of a volume: ``host`` and ``device`` are those of whoever made it."""
+    """An attachment of a volume; ``device`` is what its maker calls the place."""
 
     id: str
-    host: str
     device: str
 
 
@@ -169,6 +168,20 @@ class Api:
         asked = {"volume_id": volume_id}
         return [str(each.id) for each in self._asking.attachments.list(search_opts=asked)]
 
+    def reservations_of(self, volume_id: str) -> list[str]:
+        """Return the ids of attachments that no host is connected by, and that are no server's."""
+        asked = {"volume_id": volume_id}
+        return [
+            str(each.id)
+            for each in self._asking.attachments.list(search_opts=asked)
+            if (each.status, each.instance) == ("reserved", None)
+        ]
+
+    def connection_of(self, attachment_id: str) -> dict[str, Any]:
+        """Return how a host connects by an attachment, nothing for a mere reservation."""
+        found = self._asking.attachments.show(attachment_id)
+        return dict(found.connection_info or {})
+
     def detach(self, attachment_id: str) -> None:
         """End an attachment."""
         self._changing.attachments.delete(attachment_id)
@@ -283,7 +296,7 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
 
 def _volume(found: Any) -> Volume:
     uses = [
-        Use(each.get("attachment_id") or "", each.get("host_name") or "", each.get("device") or "")
+        Use(each.get("attachment_id") or "", each.get("device") or "")
         for each in getattr(found, "attachments", ())
     ]
     return Volume(

@@ -70,46 +70,22 @@ class Connectors:
 
     def connect(self, volume: Volume, connection: Mapping[str, Any]) -> Device:
         """Connect to a reserved volume, as Cinder's answer says; raises Unsupported."""
-        # Older versions of the API have the data beside the protocol.
-        data = dict(connection.get("data") or connection)
-        protocol = str(connection.get("driver_volume_type") or data.get("driver_volume_type"))
-        if protocol == "rbd" and not data.get("do_local_attach"):
-            return self._clusters.device(data)
+        protocol, data = _read(connection)
+        if protocol in FILE_SYSTEMS:
+            _refuse_formats(volume, protocol, data)
         if protocol == "nfs":
-            return self._file(volume, data)
-        return self._by_brick(volume, protocol, data)
-
-    def _file(self, volume: Volume, data: Mapping[str, Any]) -> Device:
-        how = str(data.get("format") or "raw")
-        if how != "raw":
-            raise Unsupported(
-                f"the volume is a {how} file, of which a reader would get the {how} format",
-                remedy="set nfs_qcow2_volumes to false at Cinder's backend",
-            )
-        if volume.encrypted or data.get("encrypted"):
-            raise Unsupported(
-                "the volume is encrypted, which cannot be undone on nfs",
-                remedy="use a volume type without encryption",
-            )
-        options = str(data.get("options") or "").split()
-        mount = Mount(self._locks, self._settings.mounts, "nfs", str(data["export"]), options)
-        return FileDevice(str(mount.point / str(data["name"])), mount.leave)
+            options = str(data.get("options") or "").split()
+            mount = Mount(self._locks, self._settings.mounts, "nfs", str(data["export"]), options)
+            return FileDevice(str(mount.point / str(data["name"])), mount.leave)
+        if _needs_device(protocol, data):
+            return self._by_brick(volume, protocol, data)
+        return self._clusters.device(data)
 
     def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
         """Connect a device, or a mount of another kind, of which os-brick knows how."""
-        brick = _brick()
-        more: dict[str, Any] = {}
-        if protocol in FILE_SYSTEMS:
-            more[f"{protocol}_mount_point_base"] = os.path.join(self._settings.mounts, protocol)
-        connector = brick.InitiatorConnector.factory(
-            protocol.upper(),
-            "sudo",
-            use_multipath=self._settings.multipath,
-            conn={"data": data, **data},
-            **more,
-        )
-        turn = self._locks.lock(f"turn-{volume.id}")
-        use = self._locks.lock(f"use-{volume.id}", shared=True)
+        connector = self._connector(protocol, data)
+        turn, use = self._counting(volume.id)
+        found: dict[str, Any] = {}
         turn.take(seconds=_SECONDS)
         try:
             use.take(seconds=_SECONDS)
@@ -124,18 +100,82 @@ class Connectors:
         finally:
             turn.leave()
         let_go = functools.partial(_let_go, turn, use, lambda: _disconnect(connector, data, found))
-        if not isinstance(path, str | bytes):
+        try:
+            if not isinstance(path, str | bytes):
+                raise Unsupported(f"os-brick connects {protocol} without a device")
+            data["device_path"] = path  # some connectors find the device by that
+            grow = None if protocol in FILE_SYSTEMS else lambda: connector.extend_volume(data)
+            device = FileDevice(os.fsdecode(path), let_go, grow)
+            if protocol == "scaleio":
+                _await_size(device, volume)
+        except BaseException:
             let_go()
-            raise Unsupported(f"os-brick connects {protocol} without a device")
-        grow = None if protocol in FILE_SYSTEMS else lambda: connector.extend_volume(data)
-        device = FileDevice(os.fsdecode(path), let_go, grow)
-        if protocol == "scaleio":
-            _await_size(device, volume)
+            raise
         return device
+
+    def forget(self, volume_id: str, connection: Mapping[str, Any]) -> None:
+        """Disconnect a volume whose process died, unless another one of this host uses it."""
+        protocol, data = _read(connection)
+        if not connection or protocol == "nfs" or not _needs_device(protocol, data):
+            return
+        turn, use = self._counting(volume_id)
+        turn.take(seconds=_SECONDS)
+        try:
+            use.take(seconds=_SECONDS)
+            with use.leaving() as is_last:
+                if is_last:
+                    _disconnect(self._connector(protocol, data), data, None)
+        finally:
+            turn.leave()
+
+    def _connector(self, protocol: str, data: Mapping[str, Any]) -> Any:
+        more: dict[str, Any] = {}
+        if protocol in FILE_SYSTEMS:
+            more[f"{protocol}_mount_point_base"] = os.path.join(self._settings.mounts, protocol)
+        return _brick().InitiatorConnector.factory(
+            protocol.upper(),
+            "sudo",
+            use_multipath=self._settings.multipath,
+            conn={"data": data, **data},
+            **more,
+        )
+
+    def _counting(self, volume_id: str) -> tuple[HostLock, HostLock]:
+        """Return the lock for who connects or disconnects, and that for who is connected."""
+        return (
+            self._locks.lock(f"turn-{volume_id}"),
+            self._locks.lock(f"use-{volume_id}", shared=True),
+        )
 
     def close(self) -> None:
         """Disconnect from Ceph."""
         self._clusters.close()
+
+
+def _read(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the protocol and the data of a connection."""
+    # Older versions of the API have the data beside the protocol.
+    data = dict(connection.get("data") or connection)
+    return str(connection.get("driver_volume_type") or data.get("driver_volume_type")), data
+
+
+def _needs_device(protocol: str, data: Mapping[str, Any]) -> bool:
+    return protocol != "rbd" or bool(data.get("do_local_attach"))
+
+
+def _refuse_formats(volume: Volume, protocol: str, data: Mapping[str, Any]) -> None:
+    """Raise Unsupported for a file that holds anything but the image's bytes."""
+    how = str(data.get("format") or "raw")
+    if how != "raw":
+        raise Unsupported(
+            f"the volume is a {how} file, of which a reader would get the {how} format",
+            remedy=f"set {protocol}_qcow2_volumes to false at Cinder's backend",
+        )
+    if volume.encrypted or data.get("encrypted"):
+        raise Unsupported(
+            f"the volume is encrypted, which cannot be undone on {protocol}",
+            remedy="use a volume type without encryption",
+        )
 
 
 def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> None:
@@ -143,7 +183,11 @@ def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> No
 
     It would lose it, for the same path leads to it.
     """
-    turn.take(seconds=_SECONDS)
+    try:
+        turn.take(seconds=_SECONDS)
+    except BaseException:
+        use.leave()
+        raise
     try:
         with use.leaving() as is_last:
             if is_last:
@@ -159,14 +203,9 @@ def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any
 
 def _await_size(device: FileDevice, volume: Volume) -> None:
     for attempt in range(_SIZE_ATTEMPTS):
-        opened = device.writing()
-        try:
-            if opened.size() >= volume.size * _GIB:
-                return
-        finally:
-            opened.close()
+        if device.size() >= volume.size * _GIB:
+            return
         time.sleep(_SIZE_PAUSE * 2**attempt)
-    device.disconnect()
     raise Unavailable(f"the device has not the volume's {volume.size} GiB")
 
 

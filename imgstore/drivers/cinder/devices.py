@@ -102,6 +102,14 @@ class FileDevice:
         self._open.add(opened)
         return opened
 
+    def size(self) -> int:
+        """Return how many bytes the volume has now."""
+        opened = _Descriptor(_opened(self._path, writable=False))
+        try:
+            return opened.size()
+        finally:
+            opened.close()
+
     def grow(self) -> None:
         """See the new size of the volume."""
         if self._grow is not None:
@@ -136,6 +144,10 @@ class _Descriptor:
         except IndexError:
             raise ValueError("the volume is closed") from None
 
+    def size(self) -> int:
+        """Return how many bytes there are: where seeking to the end leads."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
+
     def close(self) -> None:
         """Close it, once."""
         try:
@@ -155,10 +167,6 @@ class _FileWriting(_Descriptor):
         self._begun = 0  # what is before is being written out
         # A device may hold what another volume left on it.
         self.reads_zero = stat.S_ISREG(os.fstat(fd).st_mode)
-
-    def size(self) -> int:
-        """Return the bytes that fit in: where seeking to the end leads."""
-        return os.lseek(self.fd, 0, os.SEEK_END)
 
     def write(self, data: bytes, position: int) -> None:
         """Write all of ``data``."""

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
-from imgstore.drivers.cinder.adding import GIB, discard, is_elsewhere, is_of_dead_add
+from imgstore.drivers.cinder.adding import GIB
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import IMAGE, Api, Volume
+from imgstore.drivers.cinder.locks import Fate
+from imgstore.drivers.cinder.removing import discard, present
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import NotFound
 from imgstore.store import Leftover
@@ -21,13 +23,14 @@ def find(
 ) -> Iterator[Leftover]:
     """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
     limit = datetime.now(timezone.utc) - older_than
+    records = attachments.records()
     for volume in api.volumes():
         if not _is_of_store(volume, settings) or volume.active > limit:
             continue
         if volume.mark is not None:
-            if is_of_dead_add(attachments, volume) or is_elsewhere(volume):
+            if attachments.fate(volume.mark) is not Fate.ALIVE:
                 yield _leftover(store, volume)
-        elif any(attachments.is_of_dead(use.host, use.device) for use in volume.uses):
+        elif attachments.has_dead(volume, records):
             yield _leftover(store, volume)
 
 
@@ -46,9 +49,16 @@ def _leftover(store: str, volume: Volume) -> Leftover:
 
 
 def remove(api: Api, settings: Settings, attachments: Attachments, leftover: Leftover) -> None:
-    """Remove one; raises NotFound if it is gone."""
+    """Remove one; raises NotFound if it is gone, or was none."""
     volume: Volume = leftover.key
     if volume.mark is not None:
-        discard(api, volume, settings, seconds=_SECONDS)
-    elif not attachments.end_dead(api, api.volume(volume.id)):
+        if attachments.fate(volume.mark) is not Fate.DEAD:
+            found = present(lambda: api.volume(volume.id))
+            if found.active > volume.active:
+                raise NotFound("the add of the volume goes on")
+        discard(api, volume, settings, attachments, seconds=_SECONDS)
+        return
+    found = present(lambda: api.volume(volume.id))
+    ended = attachments.end_dead(api, found)
+    if not (attachments.end_forgotten(api, volume.id) or ended):
         raise NotFound("the attachment is gone")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
+import functools
 import os
+import re
 import secrets
+import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +24,21 @@ from imgstore.drivers.cinder.client import INSTALL
 from imgstore.errors import ConfigError, TimedOut
 
 _PREFIX: Final = "imgstore-cinder-"
+_LIFE: Final = _PREFIX + "life-"
 _PAUSE: Final = 0.02  # seconds between attempts to get a lock
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
+# imgstore-<number>.<start of the host's system>.<host>
+_NAME: Final = re.compile(r"imgstore-([0-9a-f]{16})\.([0-9a-f]+)\.(.+)", re.DOTALL)
+# Descriptors of locks that this process has. A forked child would keep them locked.
+_open: set[int] = set()
+
+
+def _close_inherited() -> None:
+    while _open:
+        os.close(_open.pop())
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 class HostLock:
@@ -50,6 +68,7 @@ class HostLock:
                 f"the lock {self.path} cannot be made: {exc.strerror}",
                 remedy="let the service write to lock_path",
             ) from exc
+        _open.add(file)
         try:
             fcntl.flock(file, self._kind | fcntl.LOCK_NB)
             # Whoever had it may have removed the file since it was opened here.
@@ -61,16 +80,24 @@ class HostLock:
                 raise
         finally:
             if file >= 0:
-                os.close(file)
+                _close(file)
         return False
 
-    def leave(self) -> bool:
-        """Give the lock back; return whether nobody else has it now. Idempotent."""
-        with self.leaving() as is_last:
+    def write(self, text: str) -> None:
+        """Append to the file of a lock that is held alone."""
+        if self._file is not None and os.getpid() == self._pid:
+            os.write(self._file, text.encode())
+
+    def leave(self, *, keep: bool = False) -> bool:
+        """Give the lock back; return whether nobody else has it now. Idempotent.
+
+        The file stays if somebody has it, or to ``keep`` what was written to it.
+        """
+        with self.leaving(keep=keep) as is_last:
             return is_last
 
     @contextlib.contextmanager
-    def leaving(self) -> Iterator[bool]:
+    def leaving(self, *, keep: bool = False) -> Iterator[bool]:
         """Give the lock back after the block, which is told whether nobody else has it.
 
         Nobody gets it before the block ends. A child that was forked gives back nothing.
@@ -84,10 +111,10 @@ class HostLock:
             try:
                 yield is_last
             finally:
-                if is_last:
+                if is_last and not keep:
                     self.path.unlink(missing_ok=True)
         finally:
-            os.close(file)
+            _close(file)
 
     def __enter__(self) -> HostLock:
         """Return self, taken."""
@@ -97,6 +124,11 @@ class HostLock:
     def __exit__(self, *exc_info: object) -> None:
         """Give it back."""
         self.leave()
+
+
+def _close(file: int) -> None:
+    _open.discard(file)
+    os.close(file)
 
 
 def _try_alone(file: int) -> bool:
@@ -110,16 +142,40 @@ def _try_alone(file: int) -> bool:
 
 
 class Life:
-    """A name that tells other processes of this host whether this one still works at something."""
+    """A name that tells the processes of this host whether its bearer still works at something.
+
+    ``note`` says at what. A life that ends with its process, or is kept, leaves its file.
+    """
 
     def __init__(self, locks: Locks) -> None:
-        self.name = secrets.token_hex(8)
-        self._lock = locks.lock(f"life-{self.name}")
+        number = secrets.token_hex(8)
+        self.name = f"imgstore-{number}.{_boot()}.{socket.gethostname()}"
+        self._lock = locks.lock(f"life-{number}")
         self._lock.take(seconds=None)
 
-    def end(self) -> None:
-        """Say that it does not any more. Idempotent."""
-        self._lock.leave()
+    def note(self, text: str) -> None:
+        """Add a line for whoever finds the file."""
+        self._lock.write(f"{text}\n")
+
+    def end(self, *, keep: bool = False) -> None:
+        """Say that the bearer does not any more; ``keep`` the file if something is left."""
+        self._lock.leave(keep=keep)
+
+
+class Fate(enum.Enum):
+    """What a host can tell of a life."""
+
+    ALIVE = enum.auto()
+    DEAD = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a life that ended as an attachment left: its id, None where nobody learned it."""
+
+    number: str
+    attachment: str | None
 
 
 class Locks:
@@ -144,17 +200,66 @@ class Locks:
         """Return a lock, which is not taken yet."""
         return HostLock(self.directory / f"{_PREFIX}{name}", shared=shared)
 
-    def is_dead(self, life: str) -> bool:
-        """Return whether a name of this host is one of a process that ended."""
-        if not life.isalnum():
-            return False
-        lock = self.lock(f"life-{life}")
-        if not lock.path.exists():
-            return True
-        if lock.try_take():
-            lock.leave()
-            return True
+    def fate(self, life: str) -> Fate:
+        """Return whether the bearer of a name lives, as far as this host can tell.
+
+        It cannot for those of other hosts, and of services with another directory for locks,
+        unless the system has been started anew since.
+        """
+        found = _NAME.fullmatch(life)
+        if found is None or found[3] != socket.gethostname():
+            return Fate.UNKNOWN
+        free = _is_free(self.directory / f"{_LIFE}{found[1]}")
+        if free is None:
+            return Fate.UNKNOWN if found[2] == _boot() else Fate.DEAD
+        return Fate.DEAD if free else Fate.ALIVE
+
+    def forget(self, life: str) -> None:
+        """Remove what a dead life left."""
+        found = _NAME.fullmatch(life)
+        if found is not None and self.fate(life) is Fate.DEAD:
+            self._remove(found[1])
+
+    def remove(self, record: Record) -> None:
+        """Remove a record."""
+        self._remove(record.number)
+
+    def _remove(self, number: str) -> None:
+        (self.directory / f"{_LIFE}{number}").unlink(missing_ok=True)
+
+    def records(self) -> dict[str, list[Record]]:
+        """Return what this host's dead lives noted, by the id of the volume."""
+        found: dict[str, list[Record]] = {}
+        for path in self.directory.glob(f"{_LIFE}*"):
+            with contextlib.suppress(OSError):  # it may be gone, or another service's
+                lines = path.read_text().split()
+                if lines and _is_free(path):
+                    record = Record(path.name.removeprefix(_LIFE), lines[1] if lines[1:] else None)
+                    found.setdefault(lines[0], []).append(record)
+        return found
+
+
+def _is_free(path: Path) -> bool | None:
+    """Return whether nobody has a lock; None if there is none, or none that may be asked."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in _BUSY:
+            raise
         return False
+    finally:
+        os.close(file)
+    return True
+
+
+@functools.cache
+def _boot() -> str:
+    """Return what is another one after each start of the system, see random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
 
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:

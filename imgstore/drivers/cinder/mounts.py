@@ -30,10 +30,11 @@ class Mount:
         self, locks: Locks, base: str, kind: str, share: str, options: Sequence[str]
     ) -> None:
         """Mount the export unless it is; raises Unavailable, ConfigError and PermissionDenied."""
-        digest = hashlib.sha256(share.encode()).hexdigest()
-        self.point = Path(base) / kind / digest
-        self._turn = locks.lock(f"mount-turn-{digest}")
-        self._use = locks.lock(f"mount-{digest}", shared=True)
+        self.point = Path(base) / kind / hashlib.sha256(share.encode()).hexdigest()
+        # Stores with directories of their own mount an export more than once.
+        counted = hashlib.sha256(os.fsencode(self.point)).hexdigest()
+        self._turn = locks.lock(f"mount-turn-{counted}")
+        self._use = locks.lock(f"mount-{counted}", shared=True)
         self._turn.take(seconds=_SECONDS)
         try:
             self._use.take(seconds=_SECONDS)
@@ -69,7 +70,11 @@ class Mount:
 
     def leave(self) -> None:
         """End the use. Idempotent."""
-        self._turn.take(seconds=_SECONDS)
+        try:
+            self._turn.take(seconds=_SECONDS)
+        except BaseException:
+            self._use.leave()
+            raise
         try:
             with self._use.leaving() as is_last:
                 if not is_last:

@@ -122,13 +122,17 @@ def run_unmount(point: str) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(  # noqa: S603  # no shell, and what a client may choose are arguments
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603  # no shell, and what a client may choose are arguments
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        late = f"{command[0]} does not end within {_SECONDS} s"
+        raise OSError(errno.ETIMEDOUT, late) from None
     if done.returncode != 0:
         raise OSError(errno.EIO, f"{command[0]}: {done.stderr.strip()}")

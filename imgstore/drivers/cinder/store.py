@@ -15,7 +15,7 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
 from imgstore.drivers.cinder import leftovers
-from imgstore.drivers.cinder.adding import GIB, Adding, wait_until_gone
+from imgstore.drivers.cinder.adding import GIB, Adding
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
     INSTALL,
@@ -30,6 +30,7 @@ from imgstore.drivers.cinder.client import (
 from imgstore.drivers.cinder.locks import Locks, lock_path_in
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import SCHEME, Place
+from imgstore.drivers.cinder.removing import wait_until_gone
 from imgstore.drivers.cinder.settings import read
 from imgstore.errors import (
     ConfigError,
@@ -176,7 +177,8 @@ class CinderStore(Store):
             closing.callback(leave)
             reading = device.reading(offset, stop - offset)
             closing.callback(reading.close)
-            return Opened(iter(reading), size, volume.id, closing.pop_all().close)
+            close = closing.pop_all().close
+            return Opened(iter(reading), size, volume.id, close, close_waits=True)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         return _size_of(self._image(self._clients.get().of(context), location))
@@ -191,7 +193,7 @@ class CinderStore(Store):
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         api = self._clients.get().of(context)
         volume = self._image(api, location)
-        if volume.uses:
+        if volume.uses or volume.status != "available":
             self._attachments.get().end_dead(api, volume)
         try:
             api.delete(volume.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from oslo_config import cfg
 
 from imgstore import errors
 from imgstore.drivers.cinder import locks as module
-from imgstore.drivers.cinder.locks import Life, Locks
+from imgstore.drivers.cinder.locks import Fate, Life, Locks
 
 FORK: Any = multiprocessing.get_context("fork")
 
@@ -68,22 +69,70 @@ def test_the_last_of_those_who_share_is_told(locks: Locks) -> None:
     assert locks.lock("a").try_take()
 
 
-def test_a_life_ends_with_its_process(locks: Locks) -> None:
+def in_child(what: Callable[[], object]) -> Any:
+    """Run in a child that stays alive; return it once it has sent what `what` returns."""
     receive, send = FORK.Pipe(duplex=False)
 
-    def live() -> None:
-        life = Life(locks)
-        send.send(life.name)
+    def run() -> None:
+        send.send(what())
         signal.pause()
 
-    process = FORK.Process(target=live)
+    process = FORK.Process(target=run)
     process.start()
-    name = receive.recv()
-    assert not locks.is_dead(name)
+    return process, receive.recv()
+
+
+def kill(process: Any) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert locks.is_dead(name)
+
+
+def test_a_life_ends_with_its_process(locks: Locks) -> None:
+    process, name = in_child(lambda: Life(locks).name)
+    # The child's Life was collected, but nobody gave its lock back.
+    assert locks.fate(name) is Fate.ALIVE
+    kill(process)
+    assert locks.fate(name) is Fate.DEAD
+    assert locks.fate(name) is Fate.DEAD
+    locks.forget(name)
     assert list(locks.directory.iterdir()) == []
+    assert locks.fate(name) is Fate.UNKNOWN
+
+
+def test_one_process_has_many_lives(locks: Locks) -> None:
+    one, two = Life(locks), Life(locks)
+    one.end(keep=True)
+    assert (locks.fate(one.name), locks.fate(two.name)) == (Fate.DEAD, Fate.ALIVE)
+    locks.forget(two.name)
+    assert locks.fate(two.name) is Fate.ALIVE
+    two.end()
+    assert locks.fate(two.name) is Fate.UNKNOWN
+
+
+def test_other_directories_and_hosts_are_not_known(locks: Locks, tmp_path: Path) -> None:
+    """A service of this host with another directory is not taken for dead."""
+    life = Life(locks)
+    other = Locks(str(tmp_path / "other"))
+    assert other.fate(life.name) is Fate.UNKNOWN
+    number, boot, host = life.name.split(".", 2)
+    assert locks.fate(f"{number}.{boot}.x{host}") is Fate.UNKNOWN
+    assert other.fate(f"{number}.0{boot[1:]}0.{host}") is Fate.DEAD  # before the system started
+
+
+def test_what_a_life_noted(locks: Locks) -> None:
+    """It is read once the life has ended."""
+    one, two = Life(locks), Life(locks)
+    one.note("volume-1")
+    two.note("volume-1")
+    two.note("attachment-2")
+    assert locks.records() == {}
+    one.end(keep=True)
+    two.end(keep=True)
+    found = locks.records()["volume-1"]
+    assert {each.attachment for each in found} == {None, "attachment-2"}
+    for each in found:
+        locks.remove(each)
+    assert locks.records() == {}
 
 
 def test_a_child_gives_back_nothing(locks: Locks) -> None:
@@ -91,14 +140,29 @@ def test_a_child_gives_back_nothing(locks: Locks) -> None:
     process = FORK.Process(target=life.end)
     process.start()
     process.join()
-    assert not locks.is_dead(life.name)
+    assert locks.fate(life.name) is Fate.ALIVE
     life.end()
-    assert locks.is_dead(life.name)
 
 
-@pytest.mark.parametrize("name", ["", "../other", "a/b", "glance_store"])
+def test_a_child_keeps_nothing(locks: Locks) -> None:
+    """One that outlives its parent does not hold the locks that the parent had."""
+
+    def parent() -> tuple[str, int]:
+        kept.append(Life(locks))
+        child, _ = in_child(lambda: None)
+        return kept[0].name, child.pid
+
+    kept: list[Life] = []
+    process, (name, child) = in_child(parent)
+    assert locks.fate(name) is Fate.ALIVE
+    kill(process)
+    assert locks.fate(name) is Fate.DEAD
+    os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["", "../other", "a/b", "glance_store", "/dev/vdb", "imgstore-"])
 def test_names_that_are_nobodys(locks: Locks, name: str) -> None:
-    assert not locks.is_dead(name)
+    assert locks.fate(name) is Fate.UNKNOWN
 
 
 def test_a_directory_that_cannot_be_made() -> None:

@@ -1,0 +1,100 @@
+"""Deleting volumes, and waiting until they are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from imgstore.drivers.cinder.attaching import Attachments
+from imgstore.drivers.cinder.client import Api, Volume, is_refusal, status_of
+from imgstore.drivers.cinder.locks import Fate
+from imgstore.drivers.cinder.settings import Settings
+from imgstore.errors import InUse, NotFound, TimedOut
+
+T = TypeVar("T")
+
+# States from which a volume goes on by itself.
+_PASSING: Final = frozenset(
+    {"creating", "extending", "attaching", "detaching", "reserved", "downloading"}
+)
+_FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
+
+
+def discard(
+    api: Api, volume: Volume, settings: Settings, attachments: Attachments, *, seconds: float
+) -> None:
+    """Delete a volume that is no image; raises NotFound if it is gone, or became one.
+
+    One that Cinder still works at is waited for. A state that only an administrator may leave is
+    left, if the store's user is one.
+    """
+    is_here = attachments.fate(volume.mark or "") is not Fate.UNKNOWN
+    deadline = time.monotonic() + seconds
+    while True:
+        found = present(lambda: api.volume(volume.id))
+        if found.mark is None or found.mark != volume.mark:
+            raise NotFound("the volume has become an image")
+        for attachment in api.attachments_of(volume.id):
+            with contextlib.suppress(Exception):
+                attachments.end(api, volume.id, attachment, is_here=is_here)
+                found = api.volume(volume.id)
+        if found.status not in _PASSING or time.monotonic() > deadline:
+            break
+        time.sleep(settings.poll_interval)
+    if found.status != "deleting":
+        _delete(api, volume.id)
+    if settings.waits_for_delete:
+        wait_until_gone(api, volume.id, settings)
+    attachments.forget(volume)
+
+
+def delete_image(api: Api, volume_id: str, settings: Settings) -> None:
+    """Delete a volume that is an image, or becomes one if a lost request arrives."""
+    with contextlib.suppress(NotFound):
+        present(lambda: api.delete(volume_id))
+        if settings.waits_for_delete:
+            wait_until_gone(api, volume_id, settings)
+
+
+def _delete(api: Api, volume_id: str) -> None:
+    try:
+        present(lambda: api.delete(volume_id))
+    except NotFound:
+        raise
+    except Exception as exc:
+        if not is_refusal(exc):
+            raise
+        api.reset(volume_id)
+        present(lambda: api.delete(volume_id))
+
+
+def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:
+    """Wait until a volume that is being deleted is gone; raises TimedOut, StoreError."""
+    deadline = time.monotonic() + settings.patience
+    pause = min(_FIRST_LOOK, settings.poll_interval)
+    while time.monotonic() < deadline:
+        try:
+            found = present(lambda: api.volume(volume_id))
+        except NotFound:
+            return
+        if found.status != "deleting":
+            raise InUse(
+                f"Cinder did not delete the volume, which is {found.status} now",
+                remedy="try again later; Cinder's log says what is in the way",
+                retryable=True,
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, settings.poll_interval)
+    raise TimedOut(f"the volume is still there after {settings.patience:g} s")
+
+
+def present(call: Callable[[], T]) -> T:
+    """Call; raises NotFound where Cinder says so."""
+    try:
+        return call()
+    except Exception as exc:
+        if status_of(exc) == 404:
+            raise NotFound("the volume is gone") from exc
+        raise
