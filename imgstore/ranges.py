@@ -57,7 +57,7 @@ class Request(Protocol):
 def open_whole(request: Request, offset: int, length: int | None, version: str | None) -> Opened:
     """Open an object with one request."""
     got = request(offset, length, version, lambda: False)
-    return Opened(_pieces(got.body), got.size, got.version, got.body.close)
+    return Opened(_pieces(got.body), got.size, got.version, got.body.close, close_waits=True)
 
 
 def open_ranges(
@@ -76,7 +76,7 @@ def open_ranges(
         got.body.close()
         return open_whole(request, offset, length, version)
     if wanted <= first:
-        return Opened(_pieces(got.body), got.size, got.version, got.body.close)
+        return Opened(_pieces(got.body), got.size, got.version, got.body.close, close_waits=True)
     ranges = _Ranges(request, got.version, offset, got.body)
     chunks = read_in_parts(
         ranges.fetch,
@@ -92,7 +92,7 @@ def open_ranges(
         ranges.close()
         chunks.close()
 
-    return Opened(chunks, got.size, got.version, close)
+    return Opened(chunks, got.size, got.version, close, close_waits=True)
 
 
 class _BrokenError(Unavailable):

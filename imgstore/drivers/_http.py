@@ -285,7 +285,8 @@ class Client:
         except BaseException:
             settle(response)
             raise
-        return Opened(_pieces(response), size, version, response.close)
+        # Closing the response would take a lock of the pool, which the garbage collector must not.
+        return Opened(_pieces(response), size, version, response.raw.close)
 
     def size(self, url: Url) -> int:
         """Return an image's size: by HEAD and, where that does not tell, by a one-byte range."""

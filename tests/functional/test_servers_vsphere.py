@@ -217,7 +217,8 @@ def test_session_ends_when_idle_or_terminated(client: Client, vsphere: VSphere) 
     """One is ended by another user's call, or by itself when nobody used it."""
     key = client.service.content.sessionManager.currentSession.key
     with raw_vsphere(vsphere) as other:
-        assert len(vsphere.sessions()) == 2
+        # Those that other tests left may be there as well.
+        assert {key, other.content.sessionManager.currentSession.key} <= set(vsphere.sessions())
         other.content.sessionManager.TerminateSession([key])
         assert key not in vsphere.sessions()
         with pytest.raises(vim.fault.NotAuthenticated):

@@ -325,6 +325,20 @@ VmwareStore("vmware", server_host=host, server_username=user, server_password=pa
         assert files(vsphere) == []
         assert store.add(name, b"1").size == 1
 
+    def test_a_datastore_that_cannot_be_used(
+        self, vsphere: VSphere, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It does not hide what the others have."""
+        store = make(datastores=["DC0:images", "DC0:spare disks"])
+        for datastore in vsphere.datastores:
+            datastore.put("openstack_glance/.imgstore-x", b"draft")
+        vsphere.datastore().change(accessible=False)
+        (leftover,) = store.remove_leftovers(older_than=0)
+        assert leftover.name.startswith("[spare disks]")
+        assert "images is not searched" in caplog.text.replace("DC0:", "")
+        vsphere.datastore().change(accessible=True)
+        assert len(store.remove_leftovers(older_than=0)) == 1
+
     def test_ones_own_adds_are_none(self, vsphere: VSphere, make: Make) -> None:
         store, source = make(), Paused(DATA)
         with ThreadPoolExecutor(1) as threads:
@@ -380,7 +394,7 @@ class TestCheck:
         found = make(datastores=["DC0:images", "DC7:x", "DC0:y", "DC0:spare disks"]).check()
         assert [problem.partition(";")[0].rpartition("datastore ")[2] for problem in found] == [
             "DC7:x: the server has no datacenter 'DC7'",
-            "DC0:y: its datacenter has no such datastore",
+            "DC0:y: its datacenter has no such datastore, or none that this user may see",
             "DC0:spare disks: it is not accessible",
         ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import queue
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from imgstore.testing.harness import content, difference, new_id
 
 MIB = 1024 * 1024
 SMALL = b"small"
+IMAGE = ["[images] openstack_glance/image"]
 BOTH = pytest.mark.parametrize("data", [SMALL, DATA], ids=["small", "large"])
 
 Make = Callable[..., VmwareStore]
@@ -185,6 +188,24 @@ class TestStatuses:
         assert files(vsphere) == []
         used(vsphere, store)
 
+    def test_what_was_sent_is_not_what_was_stored(
+        self, vsphere: VSphere, store: VmwareStore
+    ) -> None:
+        """The server has as many bytes as it should, and says that it failed to write them."""
+        vsphere.answer("PUT", 500, after=len(DATA))
+        with pytest.raises(errors.Unavailable, match="500"):
+            store.add(new_id(), DATA)
+        assert files(vsphere) == []
+
+    def test_the_api_is_not_there(self, vsphere: VSphere, store: VmwareStore) -> None:
+        """While a server starts, its proxy knows no API: that says nothing of an image."""
+        image = store.add(new_id(), DATA)
+        vsphere.answer("DeleteDatastoreFile_Task", 404, times=None)
+        with pytest.raises(errors.Unavailable, match="404"):
+            store.delete(image.location)
+        vsphere.heal()
+        store.delete(image.location)
+
     def test_a_datastore_fills_up(self, vsphere: VSphere, store: VmwareStore) -> None:
         def fill() -> None:
             vsphere.datastore().resize(free=0)
@@ -333,6 +354,51 @@ class TestConnections:
         vsphere.lose(on)
         used(vsphere, store, data)
 
+    def test_the_source_is_a_connection_that_breaks(
+        self, vsphere: VSphere, store: VmwareStore
+    ) -> None:
+        """It is not taken for the one to the server."""
+
+        def source() -> Iterator[bytes]:
+            yield DATA[: 3 * MIB]
+            raise ConnectionResetError("of the source")
+
+        with pytest.raises(ConnectionResetError, match="of the source"):
+            store.add(new_id(), source())
+        assert files(vsphere) == []
+
+    def test_a_reader_is_dropped_inside_a_lock(self, store: VmwareStore) -> None:
+        """The collector may run while its thread has the lock of a pool of connections."""
+        image = store.add(new_id(), DATA)
+        reader = store.get(image.location)
+        assert reader.read(1)
+        gc.collect()  # so that nothing else takes such a lock below
+        with contextlib.ExitStack() as stack:
+            for pool in [each for each in gc.get_objects() if isinstance(each, queue.LifoQueue)]:
+                stack.enter_context(pool.mutex)
+            del reader
+            gc.collect()
+        assert not difference(content(store, image.location), DATA)
+
+    def test_a_deletion_is_not_repeated_on_another_image(
+        self, vsphere: VSphere, store: VmwareStore
+    ) -> None:
+        """Its answer was lost, and the name was taken anew."""
+        image = store.add("image", DATA)
+        place = "openstack_glance/image"
+        vsphere.lose("DeleteDatastoreFile_Task")
+
+        def intrude() -> None:
+            while place in vsphere.datastore().names():
+                time.sleep(0.002)
+            vsphere.datastore().put(place, b"theirs")
+
+        with ThreadPoolExecutor(1) as threads:
+            intruded = threads.submit(intrude)
+            store.delete(image.location)
+            intruded.result()
+        assert vsphere.datastore().content(place) == b"theirs"
+
     def test_all_answers_are_lost(self, vsphere: VSphere, store: VmwareStore) -> None:
         """Then it is not known whether there is an image."""
         vsphere.lose("MoveDatastoreFile_Task")
@@ -446,6 +512,27 @@ class TestTasks:
             store.add(new_id(), DATA)
         assert files(vsphere) == []
 
+    def test_a_move_fails_for_ever(self, vsphere: VSphere, store: VmwareStore) -> None:
+        """What the server says about it is certain, so nothing is left."""
+        vsphere.fail("MoveDatastoreFile_Task", "InaccessibleDatastore", times=None)
+        with pytest.raises(errors.Unavailable) as caught:
+            store.add(new_id(), DATA)
+        assert not caught.value.indeterminate
+        assert files(vsphere) == []
+
+    def test_a_move_goes_on_after_its_answer_was_lost(
+        self, vsphere: VSphere, store: VmwareStore
+    ) -> None:
+        """It keeps the file locked, for longer than anybody waits, and succeeds then."""
+        vsphere.slow("MoveDatastoreFile_Task", 600, times=1)
+        vsphere.lose("MoveDatastoreFile_Task")
+        vsphere.fail("MoveDatastoreFile_Task", "FileLocked", times=None)
+        with pytest.raises(errors.Unavailable) as caught:
+            store.add("image", DATA)
+        assert caught.value.indeterminate
+        vsphere.release()
+        until(lambda: files(vsphere) == IMAGE, seconds=20, what="it is renamed")
+
     @pytest.mark.parametrize("fault", ["NoPermission", "FileAlreadyExists", "FileLocked"])
     def test_a_move_fails_and_is_done(
         self, vsphere: VSphere, store: VmwareStore, fault: str
@@ -456,7 +543,11 @@ class TestTasks:
 
     @pytest.mark.parametrize(
         ("fault", "error"),
-        [("FileLocked", errors.InUse), ("NoPermission", errors.PermissionDenied)],
+        [
+            ("FileLocked", errors.InUse),
+            ("NoPermission", errors.PermissionDenied),
+            ("InvalidDatastore", errors.Unavailable),
+        ],
     )
     def test_a_deletion_fails(
         self, vsphere: VSphere, store: VmwareStore, fault: str, error: type[Exception]
@@ -485,6 +576,17 @@ class TestTasks:
             store.add("image", DATA)
         assert caught.value.indeterminate
         vsphere.release()
+
+    def test_a_copy_never_ends(self, vsphere: VSphere, make: Make) -> None:
+        """It is cancelled: nobody would remove what it writes later."""
+        store = make(read_timeout=0.3)
+        image = store.add("image", DATA)
+        vsphere.slow("CopyDatastoreFile_Task", 600)
+        with pytest.raises(errors.TimedOut):
+            store.copy(image.location, "copy")
+        vsphere.release()
+        time.sleep(0.5)
+        assert files(vsphere) == IMAGE
 
     @BOTH
     def test_another_one_wins(self, vsphere: VSphere, store: VmwareStore, data: bytes) -> None:

@@ -10,10 +10,11 @@ from typing import Final
 from imgstore._interrupts import uninterrupted
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.faults import may_pass, means
-from imgstore.drivers.vmware.files import Upload
+from imgstore.drivers.vmware.files import Identity, Upload
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.errors import (
     AlreadyExists,
+    ImgStoreError,
     IntegrityError,
     InUse,
     NotFound,
@@ -25,8 +26,9 @@ from imgstore.streams import Body
 
 LOG = logging.getLogger(__name__)
 
-_LOOKS: Final = 5  # at an image of the same id in another datastore, which may be withdrawn
-_PAUSE: Final = 0.4  # seconds between them
+# At an image of the same id in another datastore, which may be withdrawn: that takes a task.
+_LOOKING: Final = 10.0  # seconds
+_PAUSE: Final = 0.4  # seconds between looks
 
 
 class Adding:
@@ -107,16 +109,24 @@ class Adding:
         except BaseException as exc:
             if getattr(exc, "indeterminate", False):
                 raise
-            is_gone = self._discard(final if self._moved else draft)
+            is_gone = self._withdraw(final) if self._moved else self._discard(draft)
             if self._moved and not is_gone and isinstance(exc, Exception):
                 raise _doubt() from exc
             raise
         return final
 
-    def _discard(self, place: Place) -> bool:
+    def _withdraw(self, final: Place) -> bool:
+        """Delete the image again; return whether it is gone."""
+        try:
+            identity = self._files.identity(final)
+        except Exception as exc:
+            return means(exc, NotFound)
+        return self._discard(final, identity)
+
+    def _discard(self, place: Place, identity: Identity | None = None) -> bool:
         """Delete a file; return whether it is gone."""
         try:
-            self._datastores.discard(place)
+            self._datastores.discard(place, identity)
         except Exception as exc:
             if not means(exc, NotFound):
                 LOG.debug("%s could not be deleted", place.full, exc_info=True)
@@ -132,8 +142,9 @@ class Adding:
         try:
             self._put(draft, upload)
         except Exception as exc:
-            # An answer that was lost may have been a good one.
-            if not (upload.is_sent and means(exc, Unavailable)):
+            # An answer that was lost may have been a good one; one that came was not.
+            is_lost = not isinstance(exc, ImgStoreError) and means(exc, Unavailable)
+            if not (upload.is_sent and is_lost):
                 raise
             failure = exc
         self._size = body.total
@@ -161,12 +172,13 @@ class Adding:
 
     def _commit(self, draft: Place, final: Place) -> None:
         """Rename the draft, unless there is an image of that name."""
+        doubts: list[Exception] = []
 
         def attempt() -> None:
             try:
-                self._datastores.move(draft, final)
+                self._datastores.move(draft, final, doubts)
             except Exception as exc:
-                if not self._is_moved(draft, final, exc):
+                if not self._is_moved(draft, final, exc, is_doubtful=bool(doubts)):
                     raise
             self._moved = True
 
@@ -176,11 +188,14 @@ class Adding:
         try:
             self._datastores.patience.repeat(attempt, may_pass=may_pass_soon)
         except Exception as exc:
-            if means(exc, Unavailable):
+            # What an earlier attempt began may still be under way: it has the files then.
+            if doubts and means(exc, Unavailable, InUse):
                 raise _doubt() from exc
             raise
 
-    def _is_moved(self, draft: Place, final: Place, failure: Exception) -> bool:
+    def _is_moved(
+        self, draft: Place, final: Place, failure: Exception, *, is_doubtful: bool
+    ) -> bool:
         """Tell whether this or an earlier attempt, of which the answer was lost, has renamed it."""
         try:
             if self._files.exists(draft):
@@ -190,6 +205,11 @@ class Adding:
         except NotFound:
             pass
         except Exception:
+            if not is_doubtful:
+                return False
+            raise _doubt() from failure
+        if is_doubtful or means(failure, Unavailable):
+            # A datastore that cannot be reached shows no files, either.
             raise _doubt() from failure
         raise NotFound("somebody has removed the data before they were complete") from failure
 
@@ -207,7 +227,8 @@ class Adding:
                 raise _taken()
 
     def _is_withdrawn(self, datastore: Datastore) -> bool:
-        for _ in range(_LOOKS):
+        end = time.monotonic() + _LOOKING
+        while time.monotonic() < end:
             time.sleep(_PAUSE)
             if not self._has_image(datastore):
                 return True

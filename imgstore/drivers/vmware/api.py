@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
 from imgstore import _lazy
-from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of
+from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of, is_answer
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import ImgStoreError, NotFound, StoreError, TimedOut
 
@@ -26,6 +26,7 @@ T = TypeVar("T")
 _CONNECTIONS: Final = 32  # idle ones that are kept
 _IDLE: Final = 60  # seconds that they are kept
 _TASK_PATIENCE: Final = 10  # read time-outs until a task that does not end is given up
+_CANCELLING: Final = 10.0  # seconds that a task is waited for that was cancelled
 _PAUSE: Final = 0.2  # seconds between looks where the server cannot be left waiting
 _OLDEST: Final = "vim.version.version9"  # 5.5, for servers that do not say what they know
 
@@ -63,6 +64,8 @@ class Api:
         self._support = _lazy.load("pyVmomi.VmomiSupport", install=INSTALL)
         self.vim: Any = _lazy.load("pyVmomi", install=INSTALL).vim
         self.vmodl: Any = _lazy.load("pyVmomi", install=INSTALL).vmodl
+        fault = self.vim.fault.NotAuthenticated, self.vmodl.fault.ManagedObjectNotFound
+        self._over: tuple[type[Exception], ...] = fault  # of a session or an object
         self._versions = versions
         self._lock = threading.Lock()
         self._session: Session | None = None
@@ -119,11 +122,11 @@ class Api:
 
     def _log_in(self) -> Session:
         settings = self._settings
-        self._version = self._version or self._newest()
-        stub = self._soap.SoapStubAdapter(
+        version = self._version = self._version or self._newest()
+        stub = self._stub_class(
             host=settings.host,
             port=settings.port,
-            version=self._version,
+            version=version or _OLDEST,
             poolSize=_CONNECTIONS,
             connectionPoolTimeout=_IDLE,
             httpConnectionTimeout=settings.connect_timeout,
@@ -140,6 +143,10 @@ class Api:
         return Session(stub, content)
 
     @functools.cached_property
+    def _stub_class(self) -> Any:
+        return _stub(self._soap)
+
+    @functools.cached_property
     def _context(self) -> ssl.SSLContext:
         verify = self._settings.verify
         if isinstance(verify, str):
@@ -153,16 +160,16 @@ class Api:
         return context
 
     def _newest(self) -> str:
-        """Return the newest version of the API that both sides know."""
+        """Return the newest version of the API that both sides know, nothing if it is not said."""
         try:
             document = ElementTree.fromstring(self._versions())  # noqa: S314  # expat bounds it
         except ElementTree.ParseError:
-            return _OLDEST
+            return ""
         known = {element.text for element in document.iter("version")}
         for version in self._support.GetServiceVersions("vim25"):
             if self._support.versionIdMap.get(version) in known:
                 return str(version)
-        return _OLDEST
+        return ""
 
     # Calls.
 
@@ -204,7 +211,7 @@ class Api:
         """Return what counts of the datastores of a datacenter that have these names."""
         known = session.datastores.get(path, [])
         found = self._describe(session, known)
-        if len(found) < len(names):  # a datacenter may have hundreds
+        if not found.keys() >= set(names):  # a datacenter may have hundreds
             center = self.datacenter(session, path)
             found = self._describe(session, center.datastore)
             wanted = {name: found[name] for name in names if name in found}
@@ -221,14 +228,18 @@ class Api:
             type=self.vim.Datastore, pathSet=[f"summary.{name}" for name in names]
         )
         objects = [spec.ObjectSpec(obj=each) for each in datastores]
-        found = self._retrieve(session, spec.FilterSpec(objectSet=objects, propSet=[wanted]))
+        asked = spec.FilterSpec(objectSet=objects, propSet=[wanted])
+        found = self._retrieve(session, asked, is_all_needed=False)
         return {
             properties["summary.name"]: {**properties, "datastore": each}
             for each, properties in found
+            if "summary.name" in properties  # others are not for this user
         }
 
-    def _retrieve(self, session: Session, wanted: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Yield each object and its properties."""
+    def _retrieve(
+        self, session: Session, wanted: Any, *, is_all_needed: bool = True
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Yield each object and its properties; raises what hinders the server to tell them."""
         collector = session.content.propertyCollector
         options = self.vmodl.query.PropertyCollector.RetrieveOptions()
         page = collector.RetrievePropertiesEx([wanted], options)
@@ -236,37 +247,70 @@ class Api:
             for each in page.objects:
                 # Some versions answer so in a session that is over.
                 for missing in each.missingSet or ():
-                    raise missing.fault
+                    if is_all_needed or isinstance(missing.fault, self._over):
+                        raise missing.fault
                 yield each.obj, {prop.name: prop.val for prop in each.propSet}
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
 
     # Tasks.
 
-    def run(self, start: Callable[[Session], Any], *, again: bool = True) -> Any:
-        """Start a task, wait for its end, and return its result; raises what it failed with."""
-        task = self.call(start, again=again)._GetMoId()
+    def run(
+        self,
+        start: Callable[[Session], Any],
+        *,
+        again: bool = True,
+        cancels: bool = False,
+        doubts: list[Exception] | None = None,
+    ) -> Any:
+        """Start a task, wait for its end, and return its result; raises what it failed with.
+
+        ``cancels`` says that a task of which no end is seen is to be cancelled; one that is
+        interrupted is in any case. To ``doubts`` goes an exception after which the task may be
+        done, or become done later.
+        """
+        task = None
         try:
-            return self._result(task)
-        except Exception:
+            task = self.call(start, again=again)._GetMoId()
+            found = self._end_of(task)
+        except BaseException as exc:
+            if doubts is not None and isinstance(exc, Exception) and (task or not is_answer(exc)):
+                doubts.append(exc)
+            if task and (cancels or not isinstance(exc, Exception)):
+                self._cancel(task)
             raise
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self.call(lambda session: self._task(session, task).CancelTask(), again=False)
-            raise
+        if found["info.state"] == self.vim.TaskInfo.State.success:
+            return found.get("info.result")
+        failure: Exception = found["info.error"]
+        if doubts is not None and not is_answer(failure):
+            doubts.append(failure)
+        raise failure
+
+    def _cancel(self, task: str) -> None:
+        """Cancel a task, and wait a little until it is over."""
+        with contextlib.suppress(Exception):
+            self.call(lambda session: self._task(session, task).CancelTask(), again=False)
+            end = time.monotonic() + _CANCELLING
+            while not self._is_over(self.call(lambda session: self._about(session, task))):
+                if time.monotonic() > end:
+                    return
+                time.sleep(_PAUSE)
+
+    def _is_over(self, found: dict[str, Any]) -> bool:
+        state = self.vim.TaskInfo.State
+        return found["info.state"] in {state.success, state.error}
 
     def _task(self, session: Session, task: str) -> Any:
         return self.vim.Task(task, session.stub)
 
-    def _result(self, task: str) -> Any:
+    def _end_of(self, task: str) -> dict[str, Any]:
+        """Wait until a task is over; return what is to be known of it."""
         patience = _TASK_PATIENCE * self._settings.read_timeout
-        state, progress = self.vim.TaskInfo.State, None
+        progress = None
         end = time.monotonic() + patience
         while True:
             found = self.call(lambda session: self._about(session, task))
-            if found["info.state"] == state.success:
-                return found.get("info.result")
-            if found["info.state"] == state.error:
-                raise found["info.error"]
+            if self._is_over(found):
+                return found
             if found.get("info.progress") != progress:
                 end, progress = time.monotonic() + patience, found.get("info.progress")
             if time.monotonic() > end:
@@ -309,6 +353,42 @@ class Api:
         finally:
             with contextlib.suppress(Exception):
                 collector.DestroyPropertyCollector()
+
+
+def _stub(soap: Any) -> Any:
+    """Return pyVmomi's stub with a pool that needs no lock.
+
+    Its own is taken without a ``finally``: an interrupt in between would leave it taken for ever.
+    """
+
+    class Stub(soap.SoapStubAdapter):  # type: ignore[misc]
+        def GetConnection(self) -> Any:  # noqa: N802
+            now = time.monotonic()
+            with contextlib.suppress(IndexError):
+                while True:
+                    connection, since = self.pool.pop()
+                    if now - since < _IDLE:
+                        return connection
+                    connection.close()
+            host = self.host.rpartition(":")[0].strip("[]")
+            connection = self.scheme(host=host, port=self.port, **self.schemeArgs)
+            connection.connect()
+            return connection
+
+        def ReturnConnection(self, conn: Any) -> None:  # noqa: N802
+            if len(self.pool) < self.poolSize:
+                self.pool.append((conn, time.monotonic()))
+            else:
+                conn.close()
+
+        def DropConnections(self) -> None:  # noqa: N802
+            with contextlib.suppress(IndexError):
+                while True:
+                    connection, _ = self.pool.pop()
+                    with contextlib.suppress(Exception):
+                        connection.close()
+
+    return Stub
 
 
 class _Connection(http.client.HTTPSConnection):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
 from imgstore.drivers.vmware.api import Session
-from imgstore.drivers.vmware.faults import Patience, may_pass, means, name_of
-from imgstore.drivers.vmware.files import Files
+from imgstore.drivers.vmware.faults import Patience, error_of, may_pass, means, name_of
+from imgstore.drivers.vmware.files import Files, Identity
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import InUse, NotFound, Unavailable
 from imgstore.placement import Candidate
+
+LOG = logging.getLogger(__name__)
 
 _NORMAL: Final = "normal"
 _BRIEF: Final = Patience(2, 5.0)  # of cleaning up, which may be done later
@@ -75,7 +78,9 @@ class Datastores:
         }
 
     def _say(self, path: str, names: list[str]) -> dict[str, dict[str, Any]]:
-        missing: dict[str, Any] = {"fault": "its datacenter has no such datastore"}
+        missing: dict[str, Any] = {
+            "fault": "its datacenter has no such datastore, or none that this user may see"
+        }
         found: dict[str, dict[str, Any]] = {}
         try:
             found = self.api.call(lambda session: self.api.datastores(session, path, names))
@@ -99,8 +104,11 @@ class Datastores:
             self.api.call(make)
         self._made.add(datastore.key)
 
-    def move(self, place: Place, to: Place) -> None:
-        """Rename a file; raises what the server says, also where it says nothing."""
+    def move(self, place: Place, to: Place, doubts: list[Exception]) -> None:
+        """Rename a file; raises what the server says, also where it says nothing.
+
+        To ``doubts`` goes an exception after which the file may be, or become, renamed.
+        """
 
         def start(session: Session) -> Any:
             center = self._center(session, place.datastore)
@@ -108,7 +116,7 @@ class Datastores:
                 place.full, center, to.full, center, False
             )
 
-        self.api.run(start, again=False)
+        self.api.run(start, again=False, doubts=doubts)
 
     def copy(self, place: Place, to: Place) -> None:
         """Let the server copy a file."""
@@ -122,44 +130,68 @@ class Datastores:
                 False,
             )
 
-        self.api.run(start, again=False)
+        self.api.run(start, again=False, cancels=True)
 
-    def delete(self, place: Place, *, patience: Patience | None = None) -> None:
-        """Delete a file; raises NotFound, InUse."""
-        in_doubt = False
+    def delete(
+        self,
+        place: Place,
+        identity: Identity | None = None,
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        """Delete a file; raises NotFound, InUse.
+
+        With its ``identity`` no other file of the name is deleted in its place, when an attempt
+        has to be repeated of which the answer was lost.
+        """
+        doubts: list[Exception] = []
 
         def start(session: Session) -> Any:
             center = self._center(session, place.datastore)
             return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
 
         def attempt() -> None:
-            nonlocal in_doubt
+            if doubts and identity is not None and not self._is_there(place, identity):
+                return
             try:
-                self.api.run(start, again=False)
-            except Exception as exc:
-                if name_of(exc) == "FileNotFound" and in_doubt:
-                    return  # an attempt whose answer was lost has deleted it
-                in_doubt = in_doubt or may_pass(exc)
-                raise
+                self.api.run(start, again=False, doubts=doubts)
+            except self.api.vim.fault.FileNotFound:
+                if not doubts:
+                    raise
 
-        (patience or self.patience).repeat(attempt)
+        try:
+            (patience or self.patience).repeat(attempt)
+        except Exception as exc:
+            if name_of(exc) != "FileNotFound" and means(exc, NotFound):
+                # Something else is missing: the file may be there.
+                reason = f"the file cannot be deleted: {error_of(exc).reason}"
+                raise Unavailable(reason) from exc
+            raise
 
-    def discard(self, place: Place) -> None:
+    def _is_there(self, place: Place, identity: Identity) -> bool:
+        try:
+            return self.files.identity(place) == identity
+        except NotFound:
+            return False
+
+    def discard(self, place: Place, identity: Identity | None = None) -> None:
         """Delete what nobody needs; raises what hinders it."""
 
         def may_be_free_soon(exc: Exception) -> bool:
             return may_pass(exc) or means(exc, InUse)
 
         def attempt() -> None:
-            self.delete(place, patience=_BRIEF)
+            self.delete(place, identity, patience=_BRIEF)
 
         _BRIEF.repeat(attempt, may_pass=may_be_free_soon)
 
     def search(self, datastore: Datastore, pattern: str) -> list[Any]:
         """Return what the directory for images has of a pattern."""
-        found = self._look()[datastore.key].get("datastore")
-        if found is None:
+        said = self._look()[datastore.key]
+        if fault := _fault(said):
+            LOG.warning("datastore %s is not searched for leftovers: %s", datastore, fault)
             return []
+        found = said["datastore"]
         vim = self.api.vim.host.DatastoreBrowser
         details = vim.FileInfo.Details(
             fileType=False, fileSize=True, fileOwner=False, modification=True

@@ -58,6 +58,16 @@ _MEANINGS: Final[dict[str, type[StoreError]]] = {
     "NotSupported": Unsupported,
     "MethodNotFound": Unsupported,
 }
+# Faults that come from the way to a host.
+_UNSURE: Final = frozenset(
+    {
+        "HostCommunication",
+        "HostConnectFault",
+        "Timedout",
+        "RequestCanceled",
+        "ManagedObjectNotFound",
+    }
+)
 
 
 def classify(exc: Exception) -> ImgStoreError | None:
@@ -70,7 +80,9 @@ def classify(exc: Exception) -> ImgStoreError | None:
             "the server's answer is not that of the vSphere API", remedy="check vmware_server_host"
         )
     if isinstance(exc, http.client.HTTPException) and (match := _STATUS.fullmatch(str(exc))):
-        return status_error(int(match[1]))
+        error = status_error(int(match[1]))
+        # What is not found is the API, not an image: while vCenter starts, for example.
+        return Unavailable(error.reason) if isinstance(error, NotFound) else error
     # Those of ssl have an errno that is not the system's.
     if isinstance(exc, http.client.HTTPException | OSError):
         return classify_transport(exc, ca_option=_CA) or explain(exc, ca_option=_CA)
@@ -106,6 +118,15 @@ def error_of(exc: Exception) -> ImgStoreError:
 def means(exc: Exception, *kinds: type[ImgStoreError]) -> bool:
     """Return whether an exception is, or is mapped to, one of these errors."""
     return isinstance(exc if isinstance(exc, ImgStoreError) else classify(exc), kinds)
+
+
+def is_answer(exc: Exception) -> bool:
+    """Return whether the server has said that it did not do something.
+
+    What it says of a host that it did not reach says nothing of what that host did.
+    """
+    names = {kind.__name__.rpartition(".")[2] for kind in type(exc).__mro__}
+    return "MethodFault" in names and not names & _UNSURE
 
 
 def may_pass(exc: Exception) -> bool:

@@ -29,6 +29,10 @@ _STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CON
 _PASSING: Final = frozenset({429, 502, 503, 504})
 
 
+# What tells files of one name apart: size and date, as far as the server states them.
+Identity = tuple[str | None, str | None]
+
+
 class Upload:
     """The bytes of one image, which can be sent again as long as the first block is all of them."""
 
@@ -44,9 +48,16 @@ class Upload:
         yield self._first
         if not self.is_small:
             self.is_begun = True
-            while block := self._body.read(MIB):
+            while block := self._read():
                 yield block
         self.is_sent = True
+
+    def _read(self) -> bytes:
+        try:
+            return self._body.read(MIB)
+        except OSError as exc:
+            # urllib3 takes a broken pipe for one to the server, and waits for its answer.
+            raise RuntimeError("the source failed") from exc
 
     @property
     def headers(self) -> dict[str, str]:
@@ -98,6 +109,15 @@ class Files:
             return False
         return True
 
+    def identity(self, place: Place) -> Identity:
+        """Return what tells a file from later ones of its name; raises NotFound."""
+        response = self.send("HEAD", self._url(place), {})
+        settle(response)
+        if response.status_code == HTTPStatus.OK:
+            return response.headers.get("Content-Length"), response.headers.get("Last-Modified")
+        self.size(place)  # some servers refuse HEAD
+        return None, None
+
     def put(self, place: Place, upload: Upload) -> None:
         """Write a file; raises NotFound where its directory is missing."""
         url, headers = self._url(place), upload.headers
@@ -109,6 +129,8 @@ class Files:
             status = response.status_code
             settle(response)
             if status in _STORED:
+                if not upload.is_sent:
+                    raise StoreError("the server was content before it had all data")
                 return
             if status == HTTPStatus.INSUFFICIENT_STORAGE:
                 raise StorageFull("the datastore has no room for the image")

@@ -147,8 +147,7 @@ class VmwareStore(Store):
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         place, datastores = self._place(location), self._datastores.get()
         # The task deletes directories as well; this raises NotFound for them.
-        datastores.files.size(place)
-        datastores.delete(place)
+        datastores.delete(place, datastores.files.identity(place))
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         datastores = self._datastores.get()

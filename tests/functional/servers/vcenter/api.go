@@ -71,6 +71,11 @@ func (s *server) dispatch(w http.ResponseWriter, r *http.Request, method *simula
 	case *types.RefreshDatastore: // the simulator would say what is free on the disk of the tests
 		s.count()
 		send(w, 200, `<RefreshDatastoreResponse xmlns="urn:vim25"/>`)
+	case *types.CancelTask: // the simulator has none
+		if stop, ok := s.cancels.LoadAndDelete(request.This.Value); ok {
+			close(stop.(chan struct{}))
+		}
+		send(w, 200, `<CancelTaskResponse xmlns="urn:vim25"/>`)
 	default:
 		s.service.ServeSDK(&cookies{w}, r)
 	}

@@ -224,7 +224,9 @@ func (s *server) copy(to *os.File, r *http.Request, d *store, told *rule) error 
 		if left > 0 {
 			left -= int64(n)
 		}
-		if err == io.EOF {
+		if err == io.EOF && left == 0 && told.Kind == "status" {
+			return errTold
+		} else if err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/simulator"
 )
@@ -42,6 +43,7 @@ type server struct {
 	tickets
 	files
 	service *simulator.Service
+	cancels sync.Map // of tasks that wait before they begin, by their ids
 	stores  []*store
 	log     *os.File
 }

@@ -185,6 +185,50 @@ func (m *manager) MoveDatastoreFileTask(req *types.MoveDatastoreFile_Task) soap.
 	}
 }
 
+// CopyDatastoreFileTask writes a file anew under another name, which none may have without force.
+func (m *manager) CopyDatastoreFileTask(req *types.CopyDatastoreFile_Task) soap.HasFault {
+	target := req.DestinationDatacenter
+	if target == nil {
+		target = req.SourceDatacenter
+	}
+	task := m.run(req.SourceDatacenter, "CopyDatastoreFile_Task", func() types.BaseMethodFault {
+		from, fault := m.resolve(req.SourceDatacenter, req.SourceName)
+		if fault != nil {
+			return fault
+		}
+		to, fault := m.resolve(target, req.DestinationName)
+		if fault != nil {
+			return fault
+		}
+		return m.copy(from, to, req.Force != nil && *req.Force)
+	})
+	return &methods.CopyDatastoreFile_TaskBody{
+		Res: &types.CopyDatastoreFile_TaskResponse{Returnval: task},
+	}
+}
+
+func (m *manager) copy(from, to file, force bool) types.BaseMethodFault {
+	m.server.files.mu.Lock()
+	defer m.server.files.mu.Unlock()
+	m.server.disk.RLock()
+	defer m.server.disk.RUnlock()
+	if _, err := os.Stat(to.full); err == nil && !force {
+		return to.fault(os.ErrExist)
+	}
+	data, err := os.ReadFile(from.full)
+	if err != nil {
+		return from.fault(err)
+	}
+	if !to.take(int64(len(data)) - size(to.full)) {
+		about := types.FileFault{File: to.named}
+		return &types.NoDiskSpace{FileFault: about, Datastore: to.Name}
+	}
+	if err := os.WriteFile(to.full, data, 0o600); err != nil {
+		return to.fault(err)
+	}
+	return nil
+}
+
 func (m *manager) run(
 	dc *types.ManagedObjectReference, method string, what func() types.BaseMethodFault,
 ) types.ManagedObjectReference {

@@ -81,12 +81,15 @@ func (r *rules) gate() <-chan struct{} {
 	return r.going
 }
 
-// wait takes so many seconds, unless it is released before.
-func (r *rules) wait(seconds float64) {
+// wait takes so many seconds, unless it is released before, and tells whether it was stopped.
+func (r *rules) wait(seconds float64, stop <-chan struct{}) bool {
 	select {
+	case <-stop:
+		return true
 	case <-r.gate():
 	case <-time.After(time.Duration(seconds * float64(time.Second))):
 	}
+	return false
 }
 
 // stand waits until it is released, or the client has gone.
@@ -104,7 +107,7 @@ func (s *server) apply(told *rule, w http.ResponseWriter, r *http.Request) bool 
 	}
 	switch told.Kind {
 	case "slow":
-		s.rules.wait(told.Seconds)
+		s.rules.wait(told.Seconds, nil)
 	case "stall":
 		if told.After <= 0 || !moves(r) {
 			s.rules.stand(r.Context())

@@ -20,6 +20,8 @@ func (s *server) start(entity mo.Reference, method string, what work) types.Mana
 	name := strings.ToLower(method[:1]) + strings.TrimSuffix(method[1:], "_Task") + "Task"
 	task := simulator.CreateTask(entity, name, nil)
 	told := s.rules.take("task", method)
+	stop := make(chan struct{})
+	s.cancels.Store(task.Self.Value, stop)
 	go func() {
 		change(task, func(info *types.TaskInfo) {
 			now := time.Now()
@@ -27,10 +29,11 @@ func (s *server) start(entity mo.Reference, method string, what work) types.Mana
 		})
 		var result types.AnyType
 		var fault types.BaseMethodFault
-		if told != nil {
-			s.rules.wait(told.Seconds)
-		}
-		if told == nil || told.Fault == "" || told.Done {
+		cancelled := told != nil && s.rules.wait(told.Seconds, stop)
+		s.cancels.Delete(task.Self.Value)
+		if cancelled {
+			fault = new(types.RequestCanceled)
+		} else if told == nil || told.Fault == "" || told.Done {
 			result, fault = what()
 		}
 		if told != nil && told.Fault != "" {
