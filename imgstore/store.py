@@ -244,16 +244,22 @@ class Store(Driver):
             self._raise(exc, "leftovers")
 
     def remove_leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
-        """Remove what ``leftovers`` lists and return what was removed."""
-        removed = []
+        """Remove what ``leftovers`` lists, and return it; raises InUse once the others are gone."""
+        removed, in_use = [], None
         try:
             self._check_open()
             for leftover in self._leftovers(age_limit(older_than)):
                 try:
                     self._remove_leftover(leftover)
+                    removed.append(leftover)
                 except (errors.NotFound, FileNotFoundError):
                     continue
-                removed.append(leftover)
+                except Exception as exc:
+                    in_use = self._translate(exc, "remove_leftovers")
+                    if not isinstance(in_use, errors.InUse):
+                        raise
+            if in_use is not None:
+                raise in_use
         except Exception as exc:
             self._raise(exc, "remove_leftovers")
         return removed

@@ -418,6 +418,26 @@ def test_removing_leftovers_passes_over_what_came_alive():
     assert [each.key for each in store.remove_leftovers(older_than=timedelta(1))] == ["two"]
 
 
+def test_a_leftover_in_use_keeps_no_other():
+    """It is reported when the others are removed; any other failure ends the clean-up."""
+    tried = []
+
+    class Stuck(FakeStore):
+        def _remove_leftover(self, leftover):
+            tried.append(leftover.key)
+            if leftover.key == "one":
+                raise failure
+
+    failure = errors.InUse("a clone")
+    with pytest.raises(errors.InUse, match="a clone"):
+        Stuck().remove_leftovers(older_than=60)
+    assert tried == ["one", "two"]
+    failure = errors.StorageFull("full")
+    with pytest.raises(errors.StorageFull):
+        Stuck().remove_leftovers(older_than=60)
+    assert tried == ["one", "two", "one"]
+
+
 def test_check_reports_instead_of_raising():
     """Faults are texts; a backend that fails to answer is one of them."""
     assert FakeStore().check() == ["the bucket is missing; create it"]
