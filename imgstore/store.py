@@ -244,7 +244,7 @@ class Store(Driver):
             self._raise(exc, "leftovers")
 
     def remove_leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
-        """Remove what ``leftovers`` lists, and return it; raises InUse once the others are gone."""
+        """Remove what ``leftovers`` lists, and return it; raises InUse, TimedOut at the end."""
         removed, in_use = [], None
         try:
             self._check_open()
@@ -256,7 +256,7 @@ class Store(Driver):
                     continue
                 except Exception as exc:
                     in_use = self._translate(exc, "remove_leftovers")
-                    if not isinstance(in_use, errors.InUse):
+                    if not isinstance(in_use, errors.InUse | errors.TimedOut):
                         raise
             if in_use is not None:
                 raise in_use

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -363,6 +364,47 @@ class TestProcesses:
         assert found is not None
         assert found["attachments"] == []
         assert os.listdir(cinder.mounts / "nfs") == []
+
+
+class TestMembers:
+    """A user of the project like any other: Cinder tells it less, and forbids it to reset."""
+
+    @pytest.fixture
+    def member(self, make: Any, cinder: Cinder, keystone: Keystone) -> Callable[..., Any]:
+        user = keystone.user(new_id(), project=cinder.user.project)
+        return functools.partial(make, **login(user), wait_for_delete=False)
+
+    def test_processes_that_are_killed(self, member: Any, cinder: Cinder, child: Any) -> None:
+        store, name = member(), new_id()
+        kill(child("add", name))
+        image = store.add(name, DATA)
+        url = image.location.url.replace("fast", "child")
+        kill(child("get", url))
+        assert any("attached" in each.name for each in store.leftovers(older_than=0))
+        with contextlib.suppress(errors.InUse):  # Ceph keeps what the first one wrote to
+            store.remove_leftovers(older_than=0)
+        assert attachments(cinder) == []
+        kill(child("get", url))
+        assert not difference(content(store, image.location), DATA)
+        kill(child("get", url))
+        store.delete(image.location)
+        volume = image.location.rest.rpartition("/")[2]
+        until(lambda: cinder.volume(volume) is None, seconds=60, what="the volume is deleted")
+
+    def test_a_volume_that_is_stuck(self, member: Any, cinder: Cinder) -> None:
+        """It is in use by Cinder, and goes later."""
+        store, name = member(state_transition_timeout=3), new_id()
+        cinder.services["rbd"].kill()
+        with pytest.raises(errors.TimedOut):
+            store.add(name, DATA)
+        with pytest.raises(errors.AlreadyExists) as caught:
+            store.add(name, DATA)
+        assert caught.value.retryable
+        with pytest.raises(errors.InUse):
+            store.remove_leftovers(older_than=0)
+        cinder.heal()
+        until(lambda: is_clean(store, cinder), seconds=60, what="the volume is gone")
+        store.add(name, DATA)
 
 
 def test_dropped_readers_detach(make: Any, cinder: Cinder) -> None:

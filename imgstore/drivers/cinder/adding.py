@@ -23,7 +23,7 @@ from imgstore.drivers.cinder.client import (
 )
 from imgstore.drivers.cinder.devices import Writing
 from imgstore.drivers.cinder.locks import Fate
-from imgstore.drivers.cinder.removing import delete_image, discard
+from imgstore.drivers.cinder.removing import PASSING, delete_image, discard
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (
     AlreadyExists,
@@ -47,6 +47,7 @@ _ZEROS: Final = bytes(MIB)
 _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
 _ALIVE: Final = 60.0  # seconds between two signs of life of an add
 _UNDO: Final = 60.0  # seconds that a failed add waits until its volume may be deleted
+_BRIEFLY: Final = 10.0  # seconds for which what a dead add left is waited for
 
 
 class Adding:
@@ -75,7 +76,7 @@ class Adding:
             stays = False
             return volume_id
         except BaseException as exc:
-            if getattr(exc, "indeterminate", False):
+            if self._committing and getattr(exc, "indeterminate", False):
                 raise
             stays = not self._undo()
             if stays and self._committing and isinstance(exc, Exception):
@@ -136,8 +137,9 @@ class Adding:
         for other in others:
             if other.mark is None:
                 raise AlreadyExists(f"the volume {other.id} is an image of this id")
-            if self._attachments.fate(other.mark) is Fate.DEAD:
-                self._discard(other, seconds=0.0)
+            is_dead = self._attachments.fate(other.mark) is Fate.DEAD
+            if is_dead and other.status not in PASSING:
+                self._discard(other, seconds=_BRIEFLY)
                 continue
             if instead_of is None or _order(other) < _order(instead_of):
                 raise AlreadyExists(
@@ -289,7 +291,7 @@ class Adding:
             if is_refusal(exc):
                 self._committing = False
                 raise
-            if not self._is_described(exc):
+            if not self._is_described(exc, total):
                 raise
         if any(other.mark is None for other in self._others()):
             # Whoever looks last sees both; where both look last, neither stays.
@@ -299,9 +301,10 @@ class Adding:
                 retryable=True,
             )
 
-    def _is_described(self, exc: Exception) -> bool:
+    def _is_described(self, exc: Exception, total: int) -> bool:
         try:
-            return self._api.volume(self.volume.id).mark is None
+            found = self._api.volume(self.volume.id)
+            return (found.mark, found.metadata.get(SIZE)) == (None, str(total))
         except Exception:
             raise Unavailable(
                 "it cannot be told whether the image was completed",
@@ -312,24 +315,28 @@ class Adding:
     def _undo(self) -> bool:
         """Delete the volume; also one whose creation was not answered. Return whether it is gone.
 
-        What is left is for others to find, by the mark of an add that ended.
+        What is left, or comes later, is for others to find, by the mark of an add that ended.
         """
         if not self._asked:
             return True
         try:
-            for volume in [self._volume] if self._volume else self._lost():
-                if self._committing:
-                    delete_image(self._api, volume.id, self._settings)
-                else:
-                    self._discard(volume, seconds=min(_UNDO, self._settings.patience))
+            found = [self._volume] if self._volume else self._lost()
+            if self._committing:
+                delete_image(self._api, self.volume.id, self._settings)
+                return True
+            seconds = min(_UNDO, self._settings.patience)
+            gone = [self._discard(volume, seconds=seconds) for volume in found]
+            return bool(gone) and all(gone)
         except Exception as exc:
             LOG.warning("the volume of an add that failed stays: %s", describe(exc))
             return False
-        return True
 
-    def _discard(self, volume: Volume, *, seconds: float) -> None:
-        with contextlib.suppress(NotFound):
-            discard(self._api, volume, self._settings, self._attachments, seconds=seconds)
+    def _discard(self, volume: Volume, *, seconds: float) -> bool:
+        """Delete a volume that is no image; return whether it is gone already."""
+        try:
+            return discard(self._api, volume, self._settings, self._attachments, seconds=seconds)
+        except NotFound:
+            return True
 
     def _lost(self) -> list[Volume]:
         mark = self._metadata[MARK]

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from imgstore._interrupts import uninterrupted
@@ -18,16 +18,16 @@ from imgstore.drivers.cinder.connectors import Connectors
 from imgstore.drivers.cinder.devices import Device
 from imgstore.drivers.cinder.locks import Fate, Life, Locks, Record
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.errors import InUse
+from imgstore.errors import InUse, Unavailable
 from imgstore.translation import ClosedError, describe
 
 LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.5  # seconds until a busy volume is asked for again; then twice as many
 _DETACH_ATTEMPTS: Final = 3
-# Seconds for which nobody goes on with a reservation that its maker has forgotten. It takes one
-# request to go on.
-_FORGOTTEN: Final = 10.0
+# Seconds for which nobody goes on with a reservation that its maker has forgotten. Those that work
+# go on with the next request; the storage may take some time for it.
+_FORGOTTEN: Final = 30.0
 # What Cinder says of a volume that is attached, or being read by Cinder itself, and so refuses to
 # reserve.
 _BUSY: Final = ("must be available", "downloading to reserve", "is in use", "already attached")
@@ -46,6 +46,7 @@ class Attached:
         # Known wherever an interrupt comes.
         self.id: str | None = None
         self.is_in_doubt = False  # whether there may be an attachment without a known id
+        self.connection: Mapping[str, Any] = {}
         self.device: Device | None = None
 
 
@@ -71,21 +72,33 @@ class Attachments:
         """Attach a volume for this caller alone; raises InUse where somebody else has it."""
         if self._closed:
             raise ClosedError("the store is closed")
+        properties = self._connectors.properties()
         attached = Attached(api, volume.id, self.life())
         self._all.add(attached)
         try:
             self._reserve(attached, volume, mode)
-            connector = {**self._connectors.properties(), "mountpoint": attached.life.name}
-            connection = api.connect(str(attached.id), connector)
-            uninterrupted(lambda: self._connect(attached, volume, connection))
-            api.complete(str(attached.id))
+            self._connect(attached, volume, properties)
         except BaseException:
             self.detach(attached)
             raise
         return attached
 
-    def _connect(self, attached: Attached, volume: Volume, connection: Mapping[str, Any]) -> None:
-        attached.device = self._connectors.connect(volume, connection)
+    def _connect(self, attached: Attached, volume: Volume, properties: Mapping[str, Any]) -> None:
+        api, attachment = attached.api, str(attached.id)
+
+        def connect() -> None:
+            attached.device = self._connectors.connect(volume, attached.connection)
+
+        try:
+            attached.connection = api.connect(
+                attachment, {**properties, "mountpoint": attached.life.name}
+            )
+            uninterrupted(connect)
+            api.complete(attachment)
+        except Exception as exc:
+            if status_of(exc) == 404:
+                raise Unavailable("somebody has ended the attachment") from exc
+            raise
 
     def detach(self, attached: Attached) -> None:
         """Disconnect and detach.
@@ -96,7 +109,7 @@ class Attachments:
         def detach() -> None:
             with contextlib.suppress(KeyError):
                 self._all.remove(attached)
-                _detach(attached)
+                _detach(attached, self._connectors)
 
         if os.getpid() == self._pid:
             uninterrupted(detach)
@@ -156,23 +169,23 @@ class Attachments:
     def exit(self) -> None:
         """Detach, at the interpreter's exit, what somebody has left open."""
         if os.getpid() == self._pid:
-            _detach_all(self._all)
+            while self._all:
+                with contextlib.suppress(KeyError):
+                    _detach(self._all.pop(), self._connectors)
 
     def _reserve(self, attached: Attached, volume: Volume, mode: str) -> None:
         """Create the attachment; a busy volume is asked for again, as often as configured."""
         attached.life.note(volume.id)
+        left, was_freed = self._settings.attachment_attempts, False
         pause = _FIRST_PAUSE
-        for attempt in range(self._settings.attachment_attempts):
-            if attempt:
-                time.sleep(pause)
-                pause *= 2
 
-            def attach() -> None:
-                attached.is_in_doubt = True
-                attached.id = attached.api.attach(volume.id, mode)
-                attached.is_in_doubt = False
-                attached.life.note(attached.id)
+        def attach() -> None:
+            attached.is_in_doubt = True
+            attached.id = attached.api.attach(volume.id, mode)
+            attached.is_in_doubt = False
+            attached.life.note(attached.id)
 
+        while True:
             try:
                 uninterrupted(attach)
                 return
@@ -180,8 +193,15 @@ class Attachments:
                 attached.is_in_doubt = not is_refusal(exc)
                 if not _is_busy(exc):
                     raise
-                if self.end_dead(attached.api, attached.api.volume(volume.id)):
-                    pause = 0.0 if not attempt else pause
+            found = attached.api.volume(volume.id)
+            if self.end_dead(attached.api, found) and not was_freed:
+                was_freed = True
+                continue
+            left -= 1
+            if not left:
+                break
+            time.sleep(pause)
+            pause *= 2
         raise InUse(
             "the volume is attached, and its type does not allow that more than once",
             remedy="try again later, call remove_leftovers() if its process died, or give the "
@@ -197,9 +217,23 @@ class Attachments:
         """Return what processes that died noted of the volumes that they attached."""
         return self._locks.records()
 
+    def sweep(self, volumes: Iterable[Volume]) -> None:
+        """Forget what dead processes noted of volumes that are free."""
+        records = self._locks.records()
+        for volume in volumes:
+            if volume.id in records and volume.status == "available":
+                self._forget(records[volume.id])
+        self._locks.sweep()
+
+    def _forget(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.is_dead:
+                self._locks.remove(record)
+
     def has_dead(self, volume: Volume, records: Mapping[str, list[Record]]) -> bool:
         """Return whether a process of this host that died, or failed, has attached a volume."""
-        if volume.id in records and volume.status != "available":
+        noted = records.get(volume.id, ())
+        if volume.status != "available" and any(each.is_dead for each in noted):
             return True
         return any(self.fate(use.device) is Fate.DEAD for use in volume.uses)
 
@@ -210,7 +244,11 @@ class Attachments:
         """
         ended = False
         uses = {use.id: use.device for use in volume.uses if self.fate(use.device) is Fate.DEAD}
-        records = [each for each in self.records().get(volume.id, ()) if each.attachment]
+        records = [
+            each
+            for each in self._locks.records().get(volume.id, ())
+            if each.is_dead and each.attachment
+        ]
         for attachment in {*uses, *(str(each.attachment) for each in records)}:
             LOG.info("ending an attachment of %s, whose process died", volume.id)
             try:
@@ -229,15 +267,17 @@ class Attachments:
 
         Cinder does not say whose a reservation is. That of a process that works does not last.
         """
-        records = [each for each in self.records().get(volume_id, ()) if not each.attachment]
-        reserved = set(api.reservations_of(volume_id)) if records else set()
+        noted = self._locks.records().get(volume_id, ())
+        forgotten = [each for each in noted if each.is_dead and not each.attachment]
+        reserved = set(api.reservations_of(volume_id)) if forgotten else set()
         deadline = time.monotonic() + _FORGOTTEN
         while reserved and time.monotonic() < deadline:
             time.sleep(self._settings.poll_interval)
             reserved &= set(api.reservations_of(volume_id))
+        noted = self._locks.records().get(volume_id, ())
+        reserved -= {str(each.attachment) for each in noted if not each.is_dead}
         ended = [self.end(api, volume_id, each, is_here=False) for each in reserved]
-        for record in records:
-            self._locks.remove(record)
+        self._forget(forgotten)
         return any(ended)
 
     def end(self, api: Api, volume_id: str, attachment: str, *, is_here: bool) -> bool:
@@ -259,8 +299,7 @@ class Attachments:
     def forget(self, volume: Volume) -> None:
         """Remove what dead lives noted of a volume that is gone."""
         self._locks.forget(volume.mark or "")
-        for record in self.records().get(volume.id, ()):
-            self._locks.remove(record)
+        self._forget(self._locks.records().get(volume.id, ()))
 
 
 class _Shared:
@@ -277,7 +316,7 @@ def _is_busy(exc: Exception) -> bool:
     return status_of(exc) in {400, 409} and any(words in said for words in _BUSY)
 
 
-def _detach(attached: Attached) -> None:
+def _detach(attached: Attached, connectors: Connectors) -> None:
     """Do it to the end; nothing is raised, for something else may be.
 
     The life's file stays for what did not succeed.
@@ -287,12 +326,17 @@ def _detach(attached: Attached) -> None:
     try:
         if device is not None:
             device.disconnect()
+        elif attached.connection:  # which may be half made
+            connectors.forget(attached.volume_id, attached.connection)
         if attached.id is not None:
             _end(attached.api, attached.id)
     except Exception as exc:
         LOG.warning("volume %s stays attached: %s", attached.volume_id, describe(exc))
         is_done = False
-    attached.life.end(keep=not is_done)
+    try:
+        attached.life.end(keep=not is_done)
+    except OSError as exc:
+        LOG.warning("a lock cannot be removed: %s", describe(exc))
 
 
 def _end(api: Api, attachment: str) -> None:
@@ -309,13 +353,6 @@ def _end(api: Api, attachment: str) -> None:
                 raise
         else:
             return
-
-
-def _detach_all(everything: set[Attached]) -> None:
-    """Detach what nobody detaches any more."""
-    while everything:
-        with contextlib.suppress(KeyError):
-            _detach(everything.pop())
 
 
 _living: weakref.WeakSet[Attachments] = weakref.WeakSet()

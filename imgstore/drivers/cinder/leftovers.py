@@ -24,7 +24,9 @@ def find(
     """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
     limit = datetime.now(timezone.utc) - older_than
     records = attachments.records()
-    for volume in api.volumes():
+    volumes = list(api.volumes())
+    attachments.sweep(volumes)
+    for volume in volumes:
         if not _is_of_store(volume, settings) or volume.active > limit:
             continue
         if volume.mark is not None:

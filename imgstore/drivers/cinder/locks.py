@@ -7,6 +7,7 @@ import enum
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import secrets
@@ -27,8 +28,10 @@ _PREFIX: Final = "imgstore-cinder-"
 _LIFE: Final = _PREFIX + "life-"
 _PAUSE: Final = 0.02  # seconds between attempts to get a lock
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
-# imgstore-<number>.<start of the host's system>.<host>
-_NAME: Final = re.compile(r"imgstore-([0-9a-f]{16})\.([0-9a-f]+)\.(.+)", re.DOTALL)
+# imgstore-<number>.<start of the system>.<machine>.<host>
+_NAME: Final = re.compile(r"imgstore-([0-9a-f]{16})\.([0-9a-f]+)\.([0-9a-f]*)\.(.+)", re.DOTALL)
+_MACHINE: Final = Path("/etc/machine-id")  # machine-id(5)
+_KEPT: Final = 7 * 24 * 3600.0  # seconds that the file of a life without notes is kept
 # Descriptors of locks that this process has. A forked child would keep them locked.
 _open: set[int] = set()
 
@@ -149,7 +152,7 @@ class Life:
 
     def __init__(self, locks: Locks) -> None:
         number = secrets.token_hex(8)
-        self.name = f"imgstore-{number}.{_boot()}.{socket.gethostname()}"
+        self.name = f"imgstore-{number}.{_boot()}.{_machine()}.{socket.gethostname()}"
         self._lock = locks.lock(f"life-{number}")
         self._lock.take(seconds=None)
 
@@ -172,10 +175,11 @@ class Fate(enum.Enum):
 
 @dataclass(frozen=True)
 class Record:
-    """What a life that ended as an attachment left: its id, None where nobody learned it."""
+    """What a life noted as an attachment: its id, None where nobody has learned it."""
 
     number: str
     attachment: str | None
+    is_dead: bool
 
 
 class Locks:
@@ -204,15 +208,20 @@ class Locks:
         """Return whether the bearer of a name lives, as far as this host can tell.
 
         It cannot for those of other hosts, and of services with another directory for locks,
-        unless the system has been started anew since.
+        unless this machine has been started anew since.
         """
         found = _NAME.fullmatch(life)
-        if found is None or found[3] != socket.gethostname():
+        if found is None or found[4] != socket.gethostname():
             return Fate.UNKNOWN
-        free = _is_free(self.directory / f"{_LIFE}{found[1]}")
-        if free is None:
-            return Fate.UNKNOWN if found[2] == _boot() else Fate.DEAD
-        return Fate.DEAD if free else Fate.ALIVE
+        try:
+            free = _is_free(self.directory / f"{_LIFE}{found[1]}")
+        except ConfigError:  # without a directory nothing is known
+            return Fate.UNKNOWN
+        if free is not None:
+            return Fate.DEAD if free else Fate.ALIVE
+        # Other machines may have the same name.
+        is_restarted = found[2] != _boot() and found[3] and found[3] == _machine()
+        return Fate.DEAD if is_restarted else Fate.UNKNOWN
 
     def forget(self, life: str) -> None:
         """Remove what a dead life left."""
@@ -228,15 +237,33 @@ class Locks:
         (self.directory / f"{_LIFE}{number}").unlink(missing_ok=True)
 
     def records(self) -> dict[str, list[Record]]:
-        """Return what this host's dead lives noted, by the id of the volume."""
+        """Return what this host's lives noted, by the id of the volume."""
         found: dict[str, list[Record]] = {}
-        for path in self.directory.glob(f"{_LIFE}*"):
+        for path, is_dead in self._lives():
             with contextlib.suppress(OSError):  # it may be gone, or another service's
                 lines = path.read_text().split()
-                if lines and _is_free(path):
-                    record = Record(path.name.removeprefix(_LIFE), lines[1] if lines[1:] else None)
+                if lines:
+                    attachment = lines[1] if lines[1:] else None
+                    record = Record(path.name.removeprefix(_LIFE), attachment, is_dead)
                     found.setdefault(lines[0], []).append(record)
         return found
+
+    def sweep(self) -> None:
+        """Remove files of dead lives that noted nothing, and that nobody has asked for long."""
+        limit = time.time() - _KEPT
+        for path, is_dead in self._lives():
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                if is_dead and not found.st_size and found.st_mtime < limit:
+                    path.unlink()
+
+    def _lives(self) -> Iterator[tuple[Path, bool]]:
+        """Yield the files of lives, and whether their bearers are dead: then they do not change."""
+        with contextlib.suppress(ConfigError):
+            for path in self.directory.glob(f"{_LIFE}*"):
+                free = _is_free(path)
+                if free is not None:
+                    yield path, free
 
 
 def _is_free(path: Path) -> bool | None:
@@ -260,6 +287,16 @@ def _is_free(path: Path) -> bool | None:
 def _boot() -> str:
     """Return what is another one after each start of the system, see random(4)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what tells this machine from others, nothing where that is not known."""
+    try:
+        known = _MACHINE.read_bytes().strip()
+    except OSError:
+        return ""
+    return hashlib.sha256(known).hexdigest()[:8] if known else ""
 
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:

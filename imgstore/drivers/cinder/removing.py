@@ -12,11 +12,12 @@ from imgstore.drivers.cinder.client import Api, Volume, is_refusal, status_of
 from imgstore.drivers.cinder.locks import Fate
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import InUse, NotFound, TimedOut
+from imgstore.translation import describe
 
 T = TypeVar("T")
 
 # States from which a volume goes on by itself.
-_PASSING: Final = frozenset(
+PASSING: Final = frozenset(
     {"creating", "extending", "attaching", "detaching", "reserved", "downloading"}
 )
 _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
@@ -24,11 +25,11 @@ _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twi
 
 def discard(
     api: Api, volume: Volume, settings: Settings, attachments: Attachments, *, seconds: float
-) -> None:
-    """Delete a volume that is no image; raises NotFound if it is gone, or became one.
+) -> bool:
+    """Delete a volume that is no image; return whether it is gone, and not only accepted to go.
 
-    One that Cinder still works at is waited for. A state that only an administrator may leave is
-    left, if the store's user is one.
+    Raises NotFound if it is gone, or became an image, and InUse. One that Cinder still works at is
+    waited for. A state that only an administrator may leave is left, if the store's user is one.
     """
     is_here = attachments.fate(volume.mark or "") is not Fate.UNKNOWN
     deadline = time.monotonic() + seconds
@@ -36,18 +37,26 @@ def discard(
         found = present(lambda: api.volume(volume.id))
         if found.mark is None or found.mark != volume.mark:
             raise NotFound("the volume has become an image")
+        failure: Exception | None = None
         for attachment in api.attachments_of(volume.id):
-            with contextlib.suppress(Exception):
+            try:
                 attachments.end(api, volume.id, attachment, is_here=is_here)
                 found = api.volume(volume.id)
-        if found.status not in _PASSING or time.monotonic() > deadline:
+            except Exception as exc:
+                failure = exc
+        if found.status not in PASSING or time.monotonic() > deadline:
             break
         time.sleep(settings.poll_interval)
+    if failure is not None:
+        # To reset the volume would end the attachment at Cinder, with a device still there.
+        raise InUse("the volume is attached, and cannot be detached", retryable=True) from failure
     if found.status != "deleting":
         _delete(api, volume.id)
-    if settings.waits_for_delete:
-        wait_until_gone(api, volume.id, settings)
+    if not settings.waits_for_delete:
+        return False  # Cinder may give it up
+    wait_until_gone(api, volume.id, settings)
     attachments.forget(volume)
+    return True
 
 
 def delete_image(api: Api, volume_id: str, settings: Settings) -> None:
@@ -66,7 +75,12 @@ def _delete(api: Api, volume_id: str) -> None:
     except Exception as exc:
         if not is_refusal(exc):
             raise
-        api.reset(volume_id)
+        try:
+            api.reset(volume_id)
+        except Exception:  # it is for administrators
+            raise InUse(
+                f"Cinder does not delete the volume: {describe(exc)}", retryable=True
+            ) from exc
         present(lambda: api.delete(volume_id))
 
 

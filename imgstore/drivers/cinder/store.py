@@ -204,6 +204,7 @@ class CinderStore(Store):
             raise InUse(f"Cinder does not delete the volume: {_said(exc)}", retryable=True) from exc
         if self._settings.waits_for_delete:
             wait_until_gone(api, volume.id, self._settings)
+        self._attachments.get().forget(volume)
 
     def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
         """Return whether a volume has the store's type, or Cinder's default if it has none."""

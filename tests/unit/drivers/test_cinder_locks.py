@@ -114,25 +114,45 @@ def test_other_directories_and_hosts_are_not_known(locks: Locks, tmp_path: Path)
     life = Life(locks)
     other = Locks(str(tmp_path / "other"))
     assert other.fate(life.name) is Fate.UNKNOWN
-    number, boot, host = life.name.split(".", 2)
-    assert locks.fate(f"{number}.{boot}.x{host}") is Fate.UNKNOWN
-    assert other.fate(f"{number}.0{boot[1:]}0.{host}") is Fate.DEAD  # before the system started
+    number, boot, machine, host = life.name.split(".", 3)
+    assert locks.fate(f"{number}.{boot}.{machine}.x{host}") is Fate.UNKNOWN
+    # Before the system was started; there may be machines of the same name.
+    known = Fate.DEAD if machine else Fate.UNKNOWN
+    assert other.fate(f"{number}.{boot}0.{machine}.{host}") is known
+    assert other.fate(f"{number}.{boot}0..{host}") is Fate.UNKNOWN
+    assert other.fate(f"{number}.{boot}0.{machine}0.{host}") is Fate.UNKNOWN
+    assert Locks(None).fate(life.name) in {Fate.UNKNOWN, Fate.ALIVE}
 
 
 def test_what_a_life_noted(locks: Locks) -> None:
-    """It is read once the life has ended."""
+    """And whether it has ended."""
     one, two = Life(locks), Life(locks)
     one.note("volume-1")
     two.note("volume-1")
     two.note("attachment-2")
-    assert locks.records() == {}
     one.end(keep=True)
-    two.end(keep=True)
     found = locks.records()["volume-1"]
-    assert {each.attachment for each in found} == {None, "attachment-2"}
+    assert {(each.attachment, each.is_dead) for each in found} == {
+        (None, True),
+        ("attachment-2", False),
+    }
+    two.end(keep=True)
     for each in found:
         locks.remove(each)
     assert locks.records() == {}
+
+
+def test_what_is_swept(locks: Locks) -> None:
+    """Old files without notes, whose lives have ended."""
+    lives = [Life(locks) for _ in range(4)]
+    lives[0].note("volume")
+    for life in lives[:3]:
+        life.end(keep=True)
+    paths = [locks.directory / f"imgstore-cinder-life-{each.name[9:25]}" for each in lives]
+    for path in (paths[0], paths[1], paths[3]):
+        os.utime(path, (0, 0))
+    locks.sweep()
+    assert [path.exists() for path in paths] == [True, False, True, True]
 
 
 def test_a_child_gives_back_nothing(locks: Locks) -> None:
