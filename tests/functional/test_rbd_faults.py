@@ -139,7 +139,7 @@ class TestOsd:
             with store.get(image.location) as reader:
                 got = bytearray(reader.read(20 * MIB))
                 ceph.osd.kill()
-                later(14, ceph.osd.revive)
+                later(11, ceph.osd.revive)
                 got += reader.read()
             assert got == data
 
