@@ -31,7 +31,8 @@ class Harness:
     the credentials that the store was given, none of which may be shown. ``threads`` is how many
     use the store at once. ``memory_limit`` is how many bytes of memory an add or a read may take,
     however large the image; None leaves that test out. ``patience`` is how many seconds threads
-    and connections may take to end after their use.
+    and connections may take to end after their use, ``kept_connections`` how many more than after
+    a first use a pool may come to keep: as many as are used at once.
     """
 
     capabilities: ClassVar[Capability] = (
@@ -66,6 +67,7 @@ class Harness:
     threads: ClassVar[int] = 8
     memory_limit: ClassVar[int | None] = None
     patience: ClassVar[float] = 5.0
+    kept_connections: ClassVar[int] = 0
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run tests that take ``image_size`` or ``good_id`` for each of the class's values."""

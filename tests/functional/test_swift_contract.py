@@ -57,6 +57,7 @@ class Containers(Harness):
         "swift+http://127.0.0.1/image",
         "swift+http://image",
     )
+    kept_connections = 4  # of three workers, and of what is asked beside them
     options: ClassVar[dict[str, Any]] = {}
     user: ClassVar[str] = "swift_user"
     server: ClassVar[str] = "swift"
