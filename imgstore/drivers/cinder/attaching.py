@@ -214,7 +214,7 @@ class Attachments:
         return self._locks.fate(life)
 
     def records(self) -> dict[str, list[Record]]:
-        """Return what processes that died noted of the volumes that they attached."""
+        """Return what this host's processes, living and dead, noted of volumes that they attach."""
         return self._locks.records()
 
     def sweep(self, volumes: Iterable[Volume]) -> None:
@@ -333,10 +333,7 @@ def _detach(attached: Attached, connectors: Connectors) -> None:
     except Exception as exc:
         LOG.warning("volume %s stays attached: %s", attached.volume_id, describe(exc))
         is_done = False
-    try:
-        attached.life.end(keep=not is_done)
-    except OSError as exc:
-        LOG.warning("a lock cannot be removed: %s", describe(exc))
+    attached.life.end(keep=not is_done)
 
 
 def _end(api: Api, attachment: str) -> None:

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -23,6 +24,8 @@ from oslo_config import cfg
 from imgstore import _lazy
 from imgstore.drivers.cinder.client import INSTALL
 from imgstore.errors import ConfigError, TimedOut
+
+LOG = logging.getLogger(__name__)
 
 _PREFIX: Final = "imgstore-cinder-"
 _LIFE: Final = _PREFIX + "life-"
@@ -161,8 +164,14 @@ class Life:
         self._lock.write(f"{text}\n")
 
     def end(self, *, keep: bool = False) -> None:
-        """Say that the bearer does not any more; ``keep`` the file if something is left."""
-        self._lock.leave(keep=keep)
+        """Say that the bearer does not any more; ``keep`` the file if something is left.
+
+        A file that cannot be removed is logged: what the bearer did is done all the same.
+        """
+        try:
+            self._lock.leave(keep=keep)
+        except OSError as exc:
+            LOG.warning("the lock %s stays: %s", self._lock.path, exc.strerror)
 
 
 class Fate(enum.Enum):

@@ -142,6 +142,16 @@ def test_what_a_life_noted(locks: Locks) -> None:
     assert locks.records() == {}
 
 
+def test_a_file_that_cannot_be_removed(locks: Locks, caplog: pytest.LogCaptureFixture) -> None:
+    """What was done is no failure because of it."""
+    life = Life(locks)
+    path = locks.directory / f"imgstore-cinder-life-{life.name[9:25]}"
+    path.unlink()
+    path.mkdir()
+    life.end()
+    assert "stays" in caplog.text
+
+
 def test_what_is_swept(locks: Locks) -> None:
     """Old files without notes, whose lives have ended."""
     lives = [Life(locks) for _ in range(4)]
