@@ -285,8 +285,7 @@ class Client:
         except BaseException:
             settle(response)
             raise
-        # Closing the response would take a lock of the pool, which the garbage collector must not.
-        return Opened(_pieces(response), size, version, response.raw.close)
+        return Opened(_pieces(response), size, version, response.raw.close)  # takes no lock
 
     def size(self, url: Url) -> int:
         """Return an image's size: by HEAD and, where that does not tell, by a one-byte range."""

@@ -165,21 +165,7 @@ func (m *manager) DeleteDatastoreFileTask(req *types.DeleteDatastoreFile_Task) s
 
 // MoveDatastoreFileTask gives a file another name; without force never that of another file.
 func (m *manager) MoveDatastoreFileTask(req *types.MoveDatastoreFile_Task) soap.HasFault {
-	target := req.DestinationDatacenter
-	if target == nil {
-		target = req.SourceDatacenter
-	}
-	task := m.run(req.SourceDatacenter, "MoveDatastoreFile_Task", func() types.BaseMethodFault {
-		from, fault := m.resolve(req.SourceDatacenter, req.SourceName)
-		if fault != nil {
-			return fault
-		}
-		to, fault := m.resolve(target, req.DestinationName)
-		if fault != nil {
-			return fault
-		}
-		return m.move(from, to, req.Force != nil && *req.Force)
-	})
+	task := m.runFor("MoveDatastoreFile_Task", request(*req), m.move)
 	return &methods.MoveDatastoreFile_TaskBody{
 		Res: &types.MoveDatastoreFile_TaskResponse{Returnval: task},
 	}
@@ -187,11 +173,24 @@ func (m *manager) MoveDatastoreFileTask(req *types.MoveDatastoreFile_Task) soap.
 
 // CopyDatastoreFileTask writes a file anew under another name, which none may have without force.
 func (m *manager) CopyDatastoreFileTask(req *types.CopyDatastoreFile_Task) soap.HasFault {
+	task := m.runFor("CopyDatastoreFile_Task", request(*req), m.copy)
+	return &methods.CopyDatastoreFile_TaskBody{
+		Res: &types.CopyDatastoreFile_TaskResponse{Returnval: task},
+	}
+}
+
+// request is what asks for a file to be had under another name.
+type request types.MoveDatastoreFileRequestType
+
+// runFor runs a task that has a file under another name.
+func (m *manager) runFor(
+	method string, req request, what func(from, to file, force bool) types.BaseMethodFault,
+) types.ManagedObjectReference {
 	target := req.DestinationDatacenter
 	if target == nil {
 		target = req.SourceDatacenter
 	}
-	task := m.run(req.SourceDatacenter, "CopyDatastoreFile_Task", func() types.BaseMethodFault {
+	return m.run(req.SourceDatacenter, method, func() types.BaseMethodFault {
 		from, fault := m.resolve(req.SourceDatacenter, req.SourceName)
 		if fault != nil {
 			return fault
@@ -200,11 +199,8 @@ func (m *manager) CopyDatastoreFileTask(req *types.CopyDatastoreFile_Task) soap.
 		if fault != nil {
 			return fault
 		}
-		return m.copy(from, to, req.Force != nil && *req.Force)
+		return what(from, to, req.Force != nil && *req.Force)
 	})
-	return &methods.CopyDatastoreFile_TaskBody{
-		Res: &types.CopyDatastoreFile_TaskResponse{Returnval: task},
-	}
 }
 
 func (m *manager) copy(from, to file, force bool) types.BaseMethodFault {
