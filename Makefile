@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vsphere bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-quick test-all test-vsphere bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -24,6 +24,12 @@ demo: ## store a disk image, read it back, verify it, delete it (IMAGE=path for 
 
 test: ## run every check on every supported interpreter of this machine
 	@$(PYTHON) -m tools.run_tests
+
+test-quick: ## lint, types, unit tests, and the contract without servers, on one interpreter
+	@$(PYTHON) -m tools.run_tests --quick
+
+test-all: ## every test on every setting, the servers' own and the heavy ones too: an hour or more
+	@$(PYTHON) -m tools.run_tests --all
 
 test-vsphere: ## run the contract on a vCenter Server or host (IMGSTORE_VSPHERE_…)
 	@$(ENVIRONMENT) tests

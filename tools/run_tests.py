@@ -1,81 +1,151 @@
 """What ``make test`` does: every check, on every supported interpreter, against one built wheel.
 
-With ``CI=true`` nothing may be missing and nothing may be skipped.
+``--quick`` runs what a person at work waits for, on one interpreter and without servers; ``--all``
+every test on every setting, the lab's own and the heavy ones too. With ``CI=true`` nothing may be
+missing and nothing may be skipped.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
+import json
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from tools import environments, interpreters, system_packages
+from tools import environments, families, interpreters, lab, report, steps, system_packages
 from tools.environments import ENVIRONMENTS, REPOSITORY
+from tools.schedule import Schedule
+from tools.steps import IN_CI, Step
 
-IN_CI = os.environ.get("CI") == "true"
 CI_NEEDS = ("3.11", "3.13")
 FUNCTIONAL = "3.11"  # the one that distributions build Ceph's bindings for
-SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
-LIMIT = 50 * 60  # seconds for one step
-REPORT = 120  # seconds between lines that say how far it is
-GRACE = 60  # seconds from its interruption to its end
+LIMIT = 80 * 60  # seconds for a run
+LIMIT_OF_ALL = 6 * 3600
 TESTS = REPOSITORY / "tests"
-# Functional tests run side by side: those with Ceph and some more, those with Cinder, which mostly
-# wait for it, and the rest.
-PARTS = (
-    (
-        "test_rbd*.py",
-        "test_s3*.py",
-        "test_servers_ceph.py",
-        "test_swift_faults.py",
-        "test_swift_identity.py",
-    ),
-    ("test_cinder*.py", "test_servers_cinder.py"),
-)
+DURATIONS = ENVIRONMENTS / "durations.json"
+PACKAGES = "system packages"
+WHEEL = "wheel"
+OPENSTACK = "environment openstack"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command; with ``python`` it needs the test environment of that interpreter."""
+class Run:
+    """Which steps a run has: ``everything``, or only the ``quick`` ones."""
 
-    label: str
-    command: tuple[str, ...]
-    version: str = ""
-    python: str = ""
+    pythons: dict[str, str]
+    quick: bool = False
+    everything: bool = False
 
     @property
-    def name(self) -> str:
-        """The label as a file's name."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower())
+    def main(self) -> str:
+        """The version that the functional tests need, or else the newest."""
+        return FUNCTIONAL if FUNCTIONAL in self.pythons else list(self.pythons)[-1]
+
+    def steps(self) -> list[Step]:
+        """Return all steps, in no order."""
+        made = [self._make("lint", 40)]
+        made += [Step(WHEEL, prepare=environments.build_wheel, budget=10)]
+        if self.quick:
+            return [*made, *self._units([self.main])]
+        # Tests of the unit may use them as well: mke2fs, openssl.
+        made += [Step(PACKAGES, prepare=_provide_packages, budget=5)]
+        openstack = partial(environments.ensure, "openstack")
+        made += [Step(OPENSTACK, prepare=openstack, needs=(PACKAGES,), budget=5)]
+        return [*made, self._make("docs", 60), *self._units(self.pythons), *self._functional()]
+
+    def _make(self, target: str, budget: int) -> Step:
+        make = os.environ.get("MAKE", "make")
+        return Step(target, (make, "--no-print-directory", target), budget=budget)
+
+    def _units(self, versions: list[str] | dict[str, str]) -> list[Step]:
+        needs = () if self.quick else (PACKAGES,)
+        prepared = [
+            Step(
+                _environment(version),
+                prepare=partial(
+                    environments.ensure, "tests", version=version, python=self.pythons[version]
+                ),
+                needs=(WHEEL, *needs),
+                budget=5,
+            )
+            for version in versions
+        ]
+        paths = [f"--ignore={TESTS / name}" for name in ("functional", "real", "typing")]
+        return prepared + [
+            self._tests(f"unit tests {version}", version, [str(TESTS), *paths], 120)
+            for version in versions
+        ]
+
+    def _functional(self) -> list[Step]:
+        files = sorted((TESTS / "functional").glob("test_*.py"))
+        return [
+            self._tests(family.name, self.main, list(map(str, paths)), family.budget, family)
+            for family, paths in families.grouped(files).items()
+            if family.name != "control" or self._lab_counts
+        ]
+
+    def _tests(
+        self,
+        label: str,
+        version: str,
+        paths: list[str],
+        budget: int,
+        family: families.Family | None = None,
+    ) -> Step:
+        pytest = str(ENVIRONMENTS / f"tests{version}" / "bin" / "pytest")
+        options = [
+            "--config-file",
+            str(REPOSITORY / "pyproject.toml"),
+            "--rootdir",
+            str(REPOSITORY),
+        ]
+        options += ["--durations=25", "-m", self._selection(version)]
+        needs = [_environment(version)]
+        if family is not None and family.needs_openstack:
+            needs.append(OPENSTACK)
+        return Step(
+            label,
+            (pytest, *options, *paths),
+            needs=tuple(needs),
+            waits=family is not None and family.waits,
+            tests=True,
+            budget=budget,
+        )
+
+    @property
+    def _lab_counts(self) -> bool:
+        return self.everything or not lab.is_tested()
+
+    def _selection(self, version: str) -> str:
+        left_out = [] if self.everything else ["heavy"]
+        left_out += [] if self._lab_counts else ["lab"]
+        # The checkout is the same, whichever interpreter looks at it.
+        left_out += [] if version == self.main and not self.quick else ["tree"]
+        return " and ".join(f"not {mark}" for mark in left_out)
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a step ended; ``closing`` is the last line that it printed."""
+def _environment(version: str) -> str:
+    return f"environment tests{version}"
 
-    label: str
-    passed: bool
-    seconds: float
-    closing: str
+
+def _provide_packages() -> bool:
+    return system_packages.provide() or not IN_CI
 
 
 def main() -> int:
     """Run everything, print a summary, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="make", description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--all", action="store_true", dest="everything")
+    given = parser.parse_args()
     # A shell lets what it runs in the background ignore interrupts, which tests send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    complete = system_packages.provide()
     pythons = interpreters.find()
     absent = [version for version in interpreters.supported() if version not in pythons]
-    if IN_CI and not complete:
-        print("System packages are missing, which CI=true does not allow.")
-        return 1
     if needed := [version for version in CI_NEEDS if version in absent] if IN_CI else []:
         print(f"Missing, which CI=true does not allow: Python {', '.join(needed)}")
         return 1
@@ -84,135 +154,42 @@ def main() -> int:
         return 1
     for version, python in pythons.items():
         print(f"Python {version}: {python}", flush=True)
-    environments.build_wheel()
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        results = list(pool.map(_run, _steps(pythons)))
-    _provide_openstack()
-    # After the others: these are the tests with disks, servers and time limits.
-    with ThreadPoolExecutor(SIDE_BY_SIDE + 1) as pool:
-        results += pool.map(_run, _functional_steps(pythons))
-    _summarise(results, absent)
-    return 0 if all(result.passed for result in results) else 1
-
-
-def _provide_openstack() -> None:
-    """Set up what OpenStack's servers run in; where that fails, tests say what is missing."""
+    if given.everything:
+        os.environ["IMGSTORE_TESTS"] = "all"
     try:
-        environments.ensure("openstack")
-    except subprocess.CalledProcessError as exc:
-        print(f"Swift, Keystone and Cinder could not be installed: {exc}", flush=True)
-
-
-def _steps(pythons: dict[str, str]) -> list[Step]:
-    make = os.environ.get("MAKE", "make")
-    steps = [Step(target, (make, "--no-print-directory", target)) for target in ("lint", "docs")]
-    paths = [str(TESTS), *(f"--ignore={TESTS / name}" for name in ("functional", "real", "typing"))]
-    steps += [_tests("unit", version, python, *paths) for version, python in pythons.items()]
-    return steps
-
-
-def _functional_steps(pythons: dict[str, str]) -> list[Step]:
-    version = FUNCTIONAL if FUNCTIONAL in pythons else list(pythons)[-1]
-    files = sorted((TESTS / "functional").glob("test_*.py"))
-    parts = [
-        [path for path in files if any(path.match(pattern) for pattern in patterns)]
-        for patterns in PARTS
-    ]
-    parts.append([path for path in files if not any(path in part for part in parts)])
-    return [
-        _tests(f"functional {number} of {len(parts)}", version, pythons[version], *map(str, paths))
-        for number, paths in enumerate(parts, 1)
-    ]
-
-
-def _tests(kind: str, version: str, python: str, *paths: str) -> Step:
-    pytest = str(ENVIRONMENTS / f"tests{version}" / "bin" / "pytest")
-    configuration = ("--config-file", str(REPOSITORY / "pyproject.toml"))
-    command = (pytest, *configuration, "--rootdir", str(REPOSITORY), *paths)
-    return Step(f"{kind} tests, Python {version}", command, version, python)
-
-
-def _run(step: Step) -> Result:
-    """Run a step; what it prints is shown at its end."""
-    began = time.monotonic()
-    log = ENVIRONMENTS / "logs" / f"{step.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
-    print(f"started: {step.label}", flush=True)
-    try:
-        if step.python:
-            environments.ensure("tests", version=step.version, python=step.python)
-        passed = _execute(step, log)
-    except subprocess.CalledProcessError as exc:
-        passed = False
-        log.write_text(f"its environment could not be set up: {exc}\n")
-    print(f"\n---- {step.label}\n{log.read_text(errors='replace')}", flush=True)
-    return Result(step.label, passed, time.monotonic() - began, _closing(log))
-
-
-def _execute(step: Step, log: Path) -> bool:
-    """Run the command with its output in ``log``; return whether it succeeded in time."""
-    deadline = time.monotonic() + LIMIT
-    # Python 3.10 does not know PYTHONSAFEPATH. Away from the checkout no child process of a test
-    # finds the checkout's package there either.
-    directory = ENVIRONMENTS / "run" / step.name if step.python else REPOSITORY
-    directory.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            step.command,
-            cwd=directory,
-            env=_environ() if step.python else None,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+        schedule = Schedule(
+            Run(pythons, given.quick, given.everything).steps(), _cores(), _before()
         )
-        try:
-            while not _is_over(process) and time.monotonic() < deadline:
-                print(f"running: {step.label}: {_closing(log)}", flush=True)
-            if process.returncode is None:
-                output.write(f"\nstopped: it took longer than {LIMIT} s\n".encode())
-                output.flush()
-                process.send_signal(signal.SIGINT)
-        finally:
-            # When interrupted, pytest still has servers to stop and disks to unmount.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
-            process.kill()
-            process.wait()
-        return process.returncode == 0
+    except families.NoFamily as exc:
+        print(exc)
+        return 1
+    began = time.monotonic()
+    deadline = began + (LIMIT_OF_ALL if given.everything else LIMIT)
+    results = schedule.run(lambda step: steps.run(step, deadline))
+    _remember(results)
+    passed = all(result.passed for result in results)
+    if given.everything and passed:
+        lab.record()
+    report.show(results, time.monotonic() - began, [] if given.quick else absent)
+    return 0 if passed else 1
 
 
-def _is_over(process: subprocess.Popen[bytes]) -> bool:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(REPORT)
-    return process.returncode is not None
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
-def _closing(log: Path) -> str:
-    """Return the last line that says anything."""
-    lines = log.read_text(errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line.strip()), "")
+def _before() -> dict[str, float]:
+    """Return how long each step took the last time it passed."""
+    try:
+        found: dict[str, float] = json.loads(DURATIONS.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
-def _environ() -> dict[str, str]:
-    environ = os.environ | {
-        "PYTHONSAFEPATH": "1",
-        "IMGSTORE_WHEEL": str(environments.build_wheel()),
-    }
-    environ.pop("PYTHONPATH", None)
-    if IN_CI:
-        environ["IMGSTORE_REQUIRE"] = "all"
-    return environ
-
-
-def _summarise(results: list[Result], absent: list[str]) -> None:
-    print("\n---- summary")
-    for version in absent:
-        print(f"  absent            Python {version}")
-    for result in results:
-        verdict = "passed" if result.passed else "FAILED"
-        print(f"  {verdict}  {result.seconds:6.1f} s  {result.label}")
-    print(*(result.closing for result in results if "tests" in result.label), sep="\n")
+def _remember(results: list[steps.Result]) -> None:
+    took = {result.step.label: round(result.seconds, 1) for result in results if result.passed}
+    DURATIONS.write_text(json.dumps(_before() | took, indent=1, sort_keys=True))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ def provide(only: Collection[str] | None = None) -> bool:
     return False
 
 
+def names() -> list[str]:
+    """Return every package of the list, alternatives too."""
+    return [name for alternatives in _wanted(None) for name in alternatives]
+
+
 def _wanted(only: Collection[str] | None) -> list[list[str]]:
     lines = (line.partition("#")[0].strip() for line in _LIST.read_text().splitlines())
     wanted = [[name.strip() for name in line.split("|")] for line in lines if line]

@@ -37,7 +37,7 @@ def in_threads(count: int, call: Callable[[int], T]) -> list[T]:
         return [future.result(WAIT) for future in [pool.submit(run, n) for n in range(count)]]
 
 
-class Concurrency(Harness):
+class Concurrency(Harness, is_part=True):
     """Stores are used from many threads."""
 
     @needs(Capability.WRITE)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from imgstore.testing.adding import Adding, AddingRefused
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.copying import Copying
 from imgstore.testing.failures import Failures
-from imgstore.testing.harness import is_wanted
 from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.locations import Locations
 from imgstore.testing.ranges import Ranges, RangesRefused
@@ -30,17 +27,6 @@ class StoreContract(
     Concurrency,
     Lifecycle,
     Resources,
+    is_part=True,
 ):
     """Every test of the contract; derive from it and give it a ``store`` fixture."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Leave out the tests that do not suit what the class says about its store."""
-        super().__init_subclass__(**kwargs)
-        for name in dir(StoreContract):
-            if not name.startswith("test_"):
-                continue
-            test = getattr(StoreContract, name)
-            if not is_wanted(test, cls):
-                setattr(cls, name, None)  # pytest passes over what cannot be called
-            elif getattr(cls, name) is None:  # left out by a class in between
-                setattr(cls, name, test)

@@ -22,7 +22,7 @@ from imgstore.testing.harness import (
 )
 
 
-class Copying(Harness):
+class Copying(Harness, is_part=True):
     """Copies are images like any other."""
 
     @needs(Capability.WRITE)

@@ -19,6 +19,9 @@ WAIT: Final = 60  # seconds for a thread of a test, which has nothing slow to do
 Place = Callable[[bytes], Location]
 Undone = Callable[[], AbstractContextManager[str]]
 T = TypeVar("T", bound=Any)
+E = TypeVar("E", bound=BaseException)
+
+_LEFT_OUT: Final = "left out: it does not suit the store"  # pytest passes over what is no function
 
 
 class Harness:
@@ -29,10 +32,11 @@ class Harness:
     should hold at once. ``good_ids`` are image ids that the store must accept.
     ``foreign_locations`` are URLs of the store's schemes that lie outside it. ``secrets`` are
     the credentials that the store was given, none of which may be shown. ``threads`` is how many
-    use the store at once. ``memory_limit`` is how many bytes of memory an add or a read may take,
-    however large the image; None leaves that test out. ``patience`` is how many seconds threads
-    and connections may take to end after their use, ``kept_connections`` how many more than after
-    a first use a pool may come to keep: as many as are used at once.
+    use the store at once. ``library_half`` False leaves out the tests that never reach a driver:
+    one class of a driver is enough for them. ``memory_limit`` is how many bytes of memory an add or
+    a read may take, however large the image; None leaves that test out. ``patience`` is how many
+    seconds threads and connections may take to end after their use, ``kept_connections`` how many
+    more than after a first use a pool may come to keep: as many as are used at once.
     """
 
     capabilities: ClassVar[Capability] = (
@@ -65,9 +69,19 @@ class Harness:
     foreign_locations: ClassVar[tuple[str, ...]] = ()
     secrets: ClassVar[tuple[str, ...]] = ()
     threads: ClassVar[int] = 8
+    library_half: ClassVar[bool] = True
     memory_limit: ClassVar[int | None] = None
     patience: ClassVar[float] = 5.0
     kept_connections: ClassVar[int] = 0
+
+    def __init_subclass__(cls, *, is_part: bool = False, **kwargs: Any) -> None:
+        """Leave out the tests that do not suit the store; a part of the contract keeps all."""
+        super().__init_subclass__(**kwargs)
+        for name in () if is_part else dir(cls):
+            if name.startswith("test_") and (test := _test(cls, name)) is not None:
+                wanted = is_wanted(test, cls)
+                if wanted is (getattr(cls, name) is _LEFT_OUT):
+                    setattr(cls, name, test if wanted else _LEFT_OUT)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run tests that take ``image_size`` or ``good_id`` for each of the class's values."""
@@ -128,6 +142,12 @@ def lacks(capability: Capability) -> Callable[[T], T]:
     return _mark("lacks", capability)
 
 
+def library_half(test: T) -> T:
+    """Select a test that never reaches a driver, for classes that set ``library_half``."""
+    vars(test)["library_half"] = True
+    return test
+
+
 def _mark(key: str, capability: Capability) -> Callable[[T], T]:
     def mark(subject: T) -> T:
         tests = [subject]
@@ -146,13 +166,30 @@ def is_wanted(test: Callable[..., object], of: type[Harness]) -> bool:
     lacking: Capability = vars(test).get("lacks", Capability(0))
     if vars(test).get("measures_memory") and of.memory_limit is None:
         return False
+    if vars(test).get("library_half") and not of.library_half:
+        return False
     return needed in of.capabilities and not lacking & of.capabilities
+
+
+def _test(cls: type[Harness], name: str) -> Any:
+    """Return the test of that name as it was written, or None if a class took it out."""
+    found = (vars(base)[name] for base in cls.__mro__ if name in vars(base))
+    return next((test for test in found if test is not _LEFT_OUT), None)
 
 
 def measures_memory(test: T) -> T:
     """Select a test for stores that set ``memory_limit``."""
     vars(test)["measures_memory"] = True
     return test
+
+
+def refusal(expected: type[E], case: str, call: Callable[[], object]) -> E:
+    """Return how ``call`` is refused; ``case`` says of which case a failure is."""
+    try:
+        call()
+    except expected as exc:
+        return exc
+    raise AssertionError(f"{case}: this should have been refused")
 
 
 def new_id() -> str:

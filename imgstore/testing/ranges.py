@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import pytest
 
 from imgstore import Capability, Location, Store, errors
-from imgstore.testing.harness import KIB, MIB, Harness, Place, difference, lacks, needs, pattern
+from imgstore.testing.harness import (
+    KIB,
+    MIB,
+    Harness,
+    Place,
+    difference,
+    lacks,
+    library_half,
+    needs,
+    pattern,
+    refusal,
+)
 
 SIZE: Final = MIB + 3
 EDGES: Final = (0, 1, 64 * KIB - 1, 64 * KIB, MIB - 1, MIB, SIZE - 1, SIZE)
@@ -22,7 +34,7 @@ BAD_COUNTS: dict[str, Any] = {
 
 
 @needs(Capability.RANGES)
-class Ranges(Harness):
+class Ranges(Harness, is_part=True):
     """Ranges inside images, at their edges and beyond."""
 
     def test_every_range_gives_its_bytes(self, store: Store, place: Place) -> None:
@@ -57,27 +69,23 @@ class Ranges(Harness):
         with pytest.raises(errors.InvalidRange):
             store.get(location, offset=1)
 
-    @pytest.mark.parametrize("beyond", [1, 2, MIB, 1 << 62, 1 << 70])
-    @pytest.mark.parametrize("length", [None, 0, 1])
-    def test_an_offset_beyond_the_end_is_refused(
-        self, store: Store, place: Place, beyond: int, length: int | None
-    ) -> None:
+    def test_an_offset_beyond_the_end_is_refused(self, store: Store, place: Place) -> None:
         """An offset beyond the size is InvalidRange, raised by the call."""
         location = place(b"data")
-        with pytest.raises(errors.InvalidRange) as caught:
-            store.get(location, offset=4 + beyond, length=length)
-        assert caught.value.store == store.name
-        assert caught.value.operation == "get"
+        for beyond in (1, 2, MIB, 1 << 62, 1 << 70):
+            for length in (None, 0, 1):
+                get = partial(store.get, location, offset=4 + beyond, length=length)
+                error = refusal(errors.InvalidRange, f"{beyond} beyond, length {length}", get)
+                assert (error.store, error.operation) == (store.name, "get")
 
-    @pytest.mark.parametrize("name", ["offset", "length"])
-    @pytest.mark.parametrize("count", BAD_COUNTS.values(), ids=BAD_COUNTS)
-    def test_ranges_are_numbers_of_bytes(
-        self, store: Store, place: Place, name: str, count: Any
-    ) -> None:
+    @library_half
+    def test_ranges_are_numbers_of_bytes(self, store: Store, place: Place) -> None:
         """An offset or length that is not a number of bytes is InvalidRange."""
         location = place(b"data")
-        with pytest.raises(errors.InvalidRange):
-            store.get(location, **{name: count})
+        for name in ("offset", "length"):
+            for case, count in BAD_COUNTS.items():
+                get = partial(store.get, location, **{name: count})
+                refusal(errors.InvalidRange, f"{name}: {case}", get)
 
     def test_a_range_of_no_image_is_not_found(self, store: Store, missing: Location) -> None:
         """Whether the image exists is found out first, for empty ranges as well."""
@@ -96,7 +104,7 @@ class Ranges(Harness):
             assert not difference(reader.read(), data[7 : MIB + 7])
 
 
-class RangesRefused(Harness):
+class RangesRefused(Harness, is_part=True):
     """What a store without RANGES says to a range."""
 
     @lacks(Capability.RANGES)

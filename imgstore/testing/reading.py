@@ -14,7 +14,7 @@ from imgstore import ImageReader, Store
 from imgstore.testing.harness import KIB, MIB, WAIT, Harness, Place, difference, pattern
 
 
-class Reading(Harness):
+class Reading(Harness, is_part=True):
     """Whole images, read in every way there is."""
 
     def test_an_image_that_exists_is_read(

@@ -72,7 +72,7 @@ def memory_below(limit: int) -> Iterator[None]:
     assert growth < limit, f"{growth / MIB:.0f} MiB of memory, allowed are {limit / MIB:.0f}"
 
 
-class Resources(Harness):
+class Resources(Harness, is_part=True):
     """Whatever happens to a reader or an add, what it held is given back."""
 
     def test_readers_hold_nothing_afterwards(self, store: Store, place: Place) -> None:

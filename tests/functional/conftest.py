@@ -38,6 +38,16 @@ from servers.vsphere import vsphere as run_vsphere
 
 _SCRATCH = pytest.StashKey[Scratch]()
 _LOGGED = pytest.StashKey[dict[Path, int]]()
+# By the fixtures that start them, once a run.
+_SERVERS = {
+    "_nginx": "nginx",
+    "_ceph": "ceph",
+    "_radosgw": "radosgw",
+    "_keystone": "keystone",
+    "_swift": "swift",
+    "_cinder": "cinder",
+    "_vsphere": "vsphere",
+}
 
 
 @pytest.fixture(scope="session")
@@ -266,6 +276,21 @@ def faulty_filesystem(scratch: Scratch) -> Iterator[FaultyFilesystem]:
     """A FUSE file system that fails and hangs on demand."""
     with faulty(scratch) as made:
         yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that starts servers which its file does not name."""
+    for item in items:
+        marker = item.get_closest_marker("servers")
+        named = set(marker.args) if marker else set()
+        started = {_SERVERS[name] for name in _fixtures(item) if name in _SERVERS}
+        if marker is None or started - named:
+            servers = ", ".join(sorted(started - named)) or "its servers"
+            raise pytest.UsageError(f"{item.nodeid}: the file's `pytestmark` must name {servers}")
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 @pytest.hookimpl(wrapper=True)

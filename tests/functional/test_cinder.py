@@ -19,6 +19,8 @@ from imgstore import Location, RequestContext, Store, StoreManager, errors
 from imgstore.drivers.cinder import CinderStore
 from imgstore.testing.harness import content, difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("cinder", "keystone")
+
 MIB = 1 << 20
 GIB = 1 << 30
 DATA = pattern(5 * MIB + 3)

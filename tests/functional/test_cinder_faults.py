@@ -27,6 +27,8 @@ from servers.process import until
 from imgstore import RequestContext, Store, errors
 from imgstore.testing.harness import content, difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("cinder", "keystone")
+
 MIB = 1 << 20
 DATA = pattern(40 * MIB + 3)
 # What a process does that is killed, or ends, with an image open. The line says how far it is.

@@ -12,6 +12,8 @@ import pytest
 from servers.cinder import Cinder
 from servers.missing import root
 
+pytestmark = pytest.mark.servers("cinder", "keystone")
+
 # A process of root that gave up its rights, and gets them back for programs that it starts: so no
 # sudo has to be configured for the test.
 PROGRAM = """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from servers.everything import EVERYTHING, FEW
 from servers.filesystems import Filesystems
 from servers.fuse import FaultyFilesystem, faulty
 from servers.scratch import Scratch
@@ -21,6 +22,8 @@ from imgstore.testing.failures import Failures
 from imgstore.testing.harness import Harness
 from imgstore.testing.sources import Sources
 
+pytestmark = pytest.mark.servers("filesystems")
+
 MIB = 1024 * 1024
 
 
@@ -32,8 +35,10 @@ def mounted(scratch: Scratch) -> Iterator[FaultyFilesystem]:
 
 
 class Directories(Harness):
-    """A store in ``roots``."""
+    """A store in ``roots``; all that needs no server is tested in process."""
 
+    library_half = EVERYTHING
+    failures = FEW
     foreign_locations = ("file:///etc/passwd", "file://host/image", "filesystem:///")
     sizes = (0, 1, 64 * 1024 + 1, MIB, 5 * MIB + 3)
 

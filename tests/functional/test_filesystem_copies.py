@@ -18,6 +18,8 @@ from servers.missing import tool
 from imgstore import errors
 from imgstore.drivers.filesystem import FilesystemStore
 
+pytestmark = pytest.mark.servers("filesystems")
+
 KIB = 1024
 MIB = 1024 * KIB
 GRAIN = 64 * KIB

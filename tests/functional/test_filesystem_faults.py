@@ -16,6 +16,8 @@ from servers.process import until
 from imgstore import errors
 from imgstore.drivers.filesystem import FilesystemStore
 
+pytestmark = pytest.mark.servers("filesystems")
+
 MIB = 1024 * 1024
 DATA = os.urandom(3 * MIB + 5)
 ERRORS = [errno.EIO, errno.ESTALE]

@@ -16,6 +16,8 @@ from servers.filesystems import Filesystems, run_as
 from imgstore import errors
 from imgstore.drivers.filesystem import FilesystemStore
 
+pytestmark = pytest.mark.servers("filesystems")
+
 KIB = 1024
 MIB = 1024 * KIB
 

@@ -12,6 +12,8 @@ from servers.filesystems import Filesystems
 from imgstore import Store, errors
 from imgstore.drivers.filesystem import FilesystemStore
 
+pytestmark = pytest.mark.servers("filesystems")
+
 KIB = 1024
 MIB = 1024 * KIB
 

@@ -21,6 +21,8 @@ from servers.scratch import Scratch
 from imgstore import errors
 from imgstore.drivers.filesystem import FilesystemStore
 
+pytestmark = pytest.mark.servers("filesystems")
+
 MIB = 1024 * 1024
 SECONDS = 60
 

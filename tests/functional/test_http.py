@@ -22,6 +22,8 @@ from imgstore import Capability, Location, errors
 from imgstore.drivers.http import HttpStore
 from imgstore.testing import StoreContract
 
+pytestmark = pytest.mark.servers("nginx")
+
 MIB = 1 << 20
 DATA = os.urandom(3 * MIB + 7)
 CREDENTIALS = f"{USER}:{quote(PASSWORD)}@"

@@ -17,6 +17,8 @@ from servers.process import free_port
 from imgstore import errors
 from imgstore.drivers.http import HttpStore
 
+pytestmark = pytest.mark.servers("nginx")
+
 DATA = os.urandom(70001)
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 SECRET = "signature-of-the-query"

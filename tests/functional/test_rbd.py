@@ -22,6 +22,8 @@ from imgstore.drivers.rbd import RbdStore
 from imgstore.store import Ownership
 from imgstore.testing.harness import content, new_id, pattern
 
+pytestmark = pytest.mark.servers("ceph")
+
 MIB = 1024 * 1024
 CLUSTER = "0f0f0f0f-1111-2222-3333-444444444444"
 

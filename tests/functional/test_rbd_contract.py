@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
+from servers.everything import EVERYTHING, FEW
 from servers.kept import Kept
 from servers.pools import RbdPool, admin, make_pool
 from servers.scratch import Scratch
@@ -23,6 +24,8 @@ from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
 
+pytestmark = pytest.mark.servers("ceph")
+
 MIB = 1024 * 1024
 ELSEWHERE = str(uuid.UUID(int=1))
 
@@ -34,6 +37,7 @@ class Pools(Harness):
         Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
     )
     large = 19 * MIB + 7
+    failures = FEW
     memory_limit = 100 * MIB
     foreign_locations = (
         f"rbd://{ELSEWHERE}/images/image/snap",
@@ -66,6 +70,7 @@ class TestDefaults(Pools, StoreContract):
 class TestLayeringOnly(Pools, Adding, Reading, Ranges, Resources):
     """Images without locks and object maps, small objects, one chunk under way."""
 
+    library_half = EVERYTHING
     memory_limit = 40 * MIB
     options: ClassVar[dict[str, Any]] = {
         "features": ("layering",),
@@ -77,6 +82,7 @@ class TestLayeringOnly(Pools, Adding, Reading, Ranges, Resources):
 class TestThin(Pools, Adding, Reading):
     """Zeros are not written."""
 
+    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {"thin_provisioning": True}
 
 
@@ -92,6 +98,8 @@ def erasure_coded(scratch: Scratch) -> Iterator[RbdPool]:
 class TestDataPool(Pools, Adding, Concurrency):
     """Data in an erasure-coded pool."""
 
+    library_half = EVERYTHING
+
     @pytest.fixture
     def rbd_pool(self, erasure_coded: RbdPool) -> RbdPool:
         return erasure_coded
@@ -106,6 +114,7 @@ class TestDataPool(Pools, Adding, Concurrency):
 class TestNamespace(Pools, Reading, Copying, Concurrency):
     """A namespace of the pool."""
 
+    library_half = EVERYTHING
     test_copying_here_is_unsupported = None  # it is for stores that cannot write
 
     @pytest.fixture

@@ -25,6 +25,8 @@ from imgstore import errors
 from imgstore.drivers.rbd import RbdStore
 from imgstore.testing.harness import content, new_id, pattern
 
+pytestmark = pytest.mark.servers("ceph")
+
 MIB = 1024 * 1024
 LIMIT = 4  # seconds that stores of these tests wait for the cluster
 

@@ -30,6 +30,8 @@ from imgstore.testing.concurrency import in_threads
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("radosgw", "ceph")
+
 MIB = 1024 * 1024
 IN_PARTS = {"large_object_size": 0, "large_object_chunk_size": 5}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+from servers.everything import EVERYTHING, FEW
 from servers.kept import Kept
 from servers.names import resolving
 from servers.radosgw import NAME, RadosGateway, User
@@ -20,6 +21,8 @@ from imgstore.testing.harness import Harness
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
+
+pytestmark = pytest.mark.servers("radosgw", "ceph")
 
 MIB = 1024 * 1024
 
@@ -39,6 +42,7 @@ class Buckets(Harness):
     capabilities = (
         Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
     )
+    failures = FEW
     # Without the one that has an "@" in it: in S3 locations that ends credentials.
     good_ids = tuple(name for name in Harness.good_ids if "@" not in name)
     foreign_locations = (
@@ -104,6 +108,7 @@ class Virtual(Buckets):
 class TestHttps(Virtual, Adding, Reading, Ranges, Resources):
     """Virtual hosts over https, verified by a CA file; parts carry an MD5."""
 
+    library_half = EVERYTHING
     memory_limit = 60 * MIB
     scheme = "https"
 
@@ -111,16 +116,20 @@ class TestHttps(Virtual, Adding, Reading, Ranges, Resources):
 class TestVirtualHttp(Virtual, Reading):
     """Virtual hosts over http."""
 
+    library_half = EVERYTHING
+
 
 class TestPathHttps(Buckets, Reading):
     """Path style over https."""
 
+    library_half = EVERYTHING
     scheme = "https"
 
 
 class TestParts(Buckets, StoreContract):
     """Every image that is larger than a part in parts, unsigned, two at a time."""
 
+    library_half = EVERYTHING
     large = 13 * MIB + 7
     memory_limit = 40 * MIB
     options: ClassVar[dict[str, Any]] = {
@@ -135,12 +144,14 @@ class TestParts(Buckets, StoreContract):
 class TestUnconditional(Buckets, Adding):
     """As with a server that takes no notice of If-None-Match."""
 
+    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {"conditional_writes": False}
 
 
 class TestChecksums(Buckets, Adding, Reading):
     """The SDK's own checksums, which this server does not know."""
 
+    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {
         "large_object_size": 0,
         "large_object_chunk_size": 5,
@@ -153,5 +164,6 @@ class TestChecksums(Buckets, Adding, Reading):
 class TestParallelReads(Buckets, Reading, Ranges, Concurrency):
     """Ranges side by side."""
 
+    library_half = EVERYTHING
     large = 19 * MIB + 7
     options: ClassVar[dict[str, Any]] = {"get_workers": 3}

@@ -23,6 +23,8 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("radosgw", "ceph")
+
 MIB = 1024 * 1024
 IN_PARTS = {"large_object_size": 0, "large_object_chunk_size": 5}
 

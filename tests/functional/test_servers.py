@@ -23,6 +23,8 @@ from servers.process import Process, ServerFailed, accepts, free_port, state, un
 from servers.proxy import Direction, Proxy
 from servers.scratch import Scratch, mounts_below
 
+pytestmark = [pytest.mark.servers("filesystems"), pytest.mark.lab]
+
 HERE = Path(__file__).parent
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 ECHO = """

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
+from servers.containers import container as make_container
 from servers.link import link as run_link
 from servers.names import resolving
 from servers.process import Process, ServerFailed, free_ports, state, until
 from servers.radosgw import NAME, RadosGateway, Session, User
 from servers.radosgw import radosgw as run_radosgw
 from servers.scratch import Scratch
+
+pytestmark = [pytest.mark.servers("ceph", "radosgw"), pytest.mark.lab]
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -403,3 +407,12 @@ def test_cluster_dies_with_a_killed_run(radosgw: RadosGateway, tmp_path: Path) -
     until(lambda: not any(state(pid) for pid in pids), seconds=10, what="all are gone")
     with Scratch(tmp_path) as after:
         assert list(tmp_path.iterdir()) == [after.path]
+
+
+def test_radosgw_has_the_same_shape(radosgw: RadosGateway) -> None:
+    """The helpers work on Ceph's gateway, too."""
+    user = radosgw.swift_user(radosgw.user(f"swift{uuid.uuid4().hex[:8]}"))
+    with make_container(user) as container:
+        container.put_dynamic("key", b"one", b"two")
+        assert container.content("key") == b"onetwo"
+        assert len(container.names()) == 3

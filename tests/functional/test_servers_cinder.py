@@ -16,6 +16,8 @@ from servers.missing import Missing
 from servers.process import ServerFailed
 from servers.scratch import Scratch
 
+pytestmark = [pytest.mark.servers("cinder", "keystone"), pytest.mark.lab]
+
 
 @pytest.fixture(autouse=True)
 def _emptied(cinder: Cinder) -> Iterator[None]:

@@ -27,6 +27,11 @@ from servers.radosgw import SwiftUser
 from servers.swift import Swift
 from servers.vsphere import VSphere
 
+pytestmark = [
+    pytest.mark.servers("control", "nginx", "ceph", "keystone", "swift", "vsphere"),
+    pytest.mark.lab,
+]
+
 HERE = Path(__file__).parent
 
 

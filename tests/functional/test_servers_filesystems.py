@@ -22,6 +22,8 @@ from servers.fuse import FaultyFilesystem, faulty
 from servers.process import until
 from servers.scratch import Scratch, mounts_below
 
+pytestmark = [pytest.mark.servers("filesystems"), pytest.mark.lab]
+
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 

@@ -17,6 +17,8 @@ from servers.hostile import MARKER, Hostile, full_backlog
 from servers.nginx import PASSWORD, USER, Nginx
 from servers.process import until
 
+pytestmark = [pytest.mark.servers("nginx"), pytest.mark.lab]
+
 
 class Answer:
     """A response that was read to its end."""

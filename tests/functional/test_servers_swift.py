@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +26,12 @@ from servers.keystone import keystone as run_keystone
 from servers.missing import Missing
 from servers.openstack import ask
 from servers.process import Process, ServerFailed, state, until
-from servers.radosgw import RadosGateway
 from servers.scratch import Scratch
 from servers.swift import OTHER, Swift
 from servers.swift import swift as run_swift
 from swiftclient import ClientException
+
+pytestmark = [pytest.mark.servers("swift", "keystone"), pytest.mark.lab]
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -234,15 +234,6 @@ def test_v1_user_has_an_account(swift: Swift, connect: Open, who: str) -> None:
         assert container.content("key") == b"data"
         assert container.raw.url == swift.account_url(user)
     assert status(connect(replace(user, key="wrong")).head_account) == 401
-
-
-def test_radosgw_has_the_same_shape(radosgw: RadosGateway) -> None:
-    """The helpers work on Ceph's gateway, too."""
-    user = radosgw.swift_user(radosgw.user(f"swift{uuid.uuid4().hex[:8]}"))
-    with make_container(user) as container:
-        container.put_dynamic("key", b"one", b"two")
-        assert container.content("key") == b"onetwo"
-        assert len(container.names()) == 3
 
 
 def test_objects_are_put_once(container: Container) -> None:

@@ -21,6 +21,8 @@ from servers.datacenters import (
 from servers.process import until
 from servers.vsphere import PASSWORD, USER, Datastore, VSphere
 
+pytestmark = [pytest.mark.servers("vsphere"), pytest.mark.lab]
+
 MIB = 1 << 20
 DATA = bytes(range(256)) * 8192  # 2 MiB
 

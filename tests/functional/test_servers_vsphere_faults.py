@@ -23,6 +23,8 @@ from servers.process import ServerFailed, state, until
 from servers.scratch import Scratch
 from servers.vsphere import Datastore, VSphere
 
+pytestmark = [pytest.mark.servers("vsphere"), pytest.mark.lab]
+
 HERE = Path(__file__).parent
 MIB = 1 << 20
 DATA = bytes(range(256)) * 8192  # 2 MiB

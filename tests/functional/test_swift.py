@@ -17,6 +17,8 @@ from imgstore import Capability, Location, RequestContext, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.harness import content, difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("swift", "keystone")
+
 MIB = 1024 * 1024
 IN_SEGMENTS: dict[str, Any] = {"large_object_size": 1, "large_object_chunk_size": 1}
 

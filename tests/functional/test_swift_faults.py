@@ -22,6 +22,8 @@ from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("swift", "keystone")
+
 MIB = 1024 * 1024
 IN_SEGMENTS = {"large_object_size": 1, "large_object_chunk_size": 4}
 

@@ -27,6 +27,8 @@ from imgstore.drivers.swift import SwiftStore
 from imgstore.store import Ownership
 from imgstore.testing.harness import content, new_id
 
+pytestmark = pytest.mark.servers("swift", "keystone")
+
 Make = Callable[..., SwiftStore]
 Write = Callable[..., str]
 Caplog = pytest.LogCaptureFixture

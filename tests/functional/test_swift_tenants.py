@@ -25,6 +25,8 @@ from imgstore.store import Ownership
 from imgstore.testing.doubles import Failing, Paused
 from imgstore.testing.harness import difference, new_id, pattern
 
+pytestmark = pytest.mark.servers("swift", "keystone")
+
 IN_SEGMENTS = {"large_object_size": 1, "large_object_chunk_size": 4}
 LARGE = 40 * MIB  # more than is read ahead
 

@@ -24,6 +24,8 @@ from imgstore.drivers.vmware import VmwareStore
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id
 
+pytestmark = pytest.mark.servers("vsphere")
+
 MIB = 1024 * 1024
 
 Make = Callable[..., VmwareStore]

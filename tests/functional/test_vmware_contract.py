@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
+from servers.everything import EVERYTHING, FEW
 from servers.kept import Kept
 from servers.vsphere import PASSWORD, VSphere
 
@@ -15,6 +16,8 @@ from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.harness import Harness
+
+pytestmark = pytest.mark.servers("vsphere")
 
 
 class Datastores(Harness):
@@ -28,6 +31,7 @@ class Datastores(Harness):
         "vsphere://127.0.0.1:1/folder/openstack_glance/image?dsName=images&dcPath=DC0",
         "vsphere://image",
     )
+    failures = FEW
     secrets = (PASSWORD,)
     options: ClassVar[dict[str, Any]] = {}
 
@@ -60,6 +64,7 @@ class TestOne(Datastores, StoreContract):
 class TestSeveral(Datastores, Adding, Concurrency):
     """Datastores of two datacenters, of which two have one name."""
 
+    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {
         "datastores": ["DC0:images", "F0/DC1:images", r"/F0/DC1/:odd\:+&name"],
     }

@@ -19,6 +19,8 @@ from imgstore import errors
 from imgstore.drivers.vmware import VmwareStore
 from imgstore.testing.harness import content, difference, new_id
 
+pytestmark = pytest.mark.servers("vsphere")
+
 MIB = 1024 * 1024
 SMALL = b"small"
 IMAGE = ["[images] openstack_glance/image"]

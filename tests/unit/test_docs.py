@@ -20,6 +20,8 @@ from imgstore import StoreManager, errors
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.loading import installed_drivers
 
+pytestmark = pytest.mark.tree
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))]

@@ -13,6 +13,8 @@ import pytest
 
 import imgstore
 
+pytestmark = pytest.mark.tree
+
 PACKAGE = Path(imgstore.__file__).parent
 LAYERS = (
     {"errors", "secret", "context"},

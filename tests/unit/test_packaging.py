@@ -162,6 +162,7 @@ def test_versions_agree() -> None:
     assert [int(minor) for minor in minors] == list(range(int(minors[0]), int(minors[-1]) + 1))
 
 
+@pytest.mark.tree
 @pytest.mark.parametrize(
     ("body", "in_ci"),
     [

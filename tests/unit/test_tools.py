@@ -1,0 +1,149 @@
+"""What runs the tests: order, families, and what a failed run says last."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.tree
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tools():
+    """Give a function that imports a module of the checkout's tools, and not its imgstore."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(REPOSITORY)])
+        yield lambda name: importlib.import_module(f"tools.{name}")
+
+
+@pytest.fixture
+def step(tools):
+    return tools("steps").Step
+
+
+@pytest.fixture
+def run(tools):
+    """Give a function that runs steps and returns labels as they began, and the results."""
+
+    def run(steps, cores=1, fails=(), seconds=None):
+        begun, lock = [], threading.Lock()
+
+        def execute(step):
+            with lock:
+                begun.append(step.label)
+            return tools("steps").Result(step, passed=step.label not in fails, seconds=1.0)
+
+        results = tools("schedule").Schedule(steps, cores, seconds or {}).run(execute)
+        return begun, {result.step.label: result for result in results}
+
+    return run
+
+
+def test_the_longest_chain_begins(step, run):
+    """A short step that a long one needs comes before one of middle length."""
+    steps = [
+        step("middle", budget=50),
+        step("long", budget=90, needs=("short",)),
+        step("short", budget=1),
+    ]
+    begun, _ = run(steps)
+    assert begun == ["short", "long", "middle"]
+
+
+def test_what_the_last_run_took_counts(step, run):
+    """Seconds of a run before go before the guess."""
+    steps = [step("one", budget=10), step("two", budget=20)]
+    assert run(steps)[0] == ["two", "one"]
+    assert run(steps, seconds={"one": 30.0})[0] == ["one", "two"]
+
+
+def test_a_step_that_waits_has_room_beside_the_others(tools, step):
+    """With one core a step that works and one that waits run at once, and no third."""
+    both, third = threading.Barrier(2), []
+
+    def execute(step):
+        if step.label == "third":
+            third.append(both.n_waiting)
+        else:
+            both.wait(30)
+        return tools("steps").Result(step, passed=True)
+
+    steps = [step("waits", waits=True), step("works"), step("third", budget=1)]
+    results = tools("schedule").Schedule(steps, 1).run(execute)
+    assert len(results) == 3
+    assert third == [0]
+
+
+def test_what_needs_a_failed_step_is_not_run(step, run):
+    """Neither is what needs such a step in turn; the others are."""
+    steps = [
+        step("broken"),
+        step("next", needs=("broken",)),
+        step("last", needs=("next",)),
+        step("other"),
+    ]
+    begun, results = run(steps, fails=("broken",))
+    assert sorted(begun) == ["broken", "other"]
+    assert results["next"].missing == "not run: it needs 'broken', which failed"
+    assert results["last"].missing == "not run: it needs 'next', which failed"
+    assert results["other"].passed
+
+
+def test_a_need_that_nobody_fulfils_is_an_error(tools, step):
+    """A label that is misspelt is told at once."""
+    with pytest.raises(ValueError, match="steps need what nobody does: nothing"):
+        tools("schedule").Schedule([step("one", needs=("nothing",))], 1)
+
+
+def test_every_file_of_functional_tests_joins_a_family(tools):
+    """Each file names servers that some family has together."""
+    files = sorted((REPOSITORY / "tests" / "functional").glob("test_*.py"))
+    groups = tools("families").grouped(files)
+    assert sorted(path for paths in groups.values() for path in paths) == files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import pytest\n", "joins no family of tests: write pytestmark"),
+        ("pytestmark = pytest.mark.heavy\n", "joins no family of tests: write pytestmark"),
+        ('pytestmark = pytest.mark.servers("tape")\n', "no family has tape together"),
+    ],
+)
+def test_a_file_without_a_family_is_an_error(tools, tmp_path, text, said):
+    """A new file must name its servers, and a family must have them."""
+    path = tmp_path / "test_new.py"
+    path.write_text(text)
+    with pytest.raises(tools("families").NoFamily, match=said):
+        tools("families").grouped([path])
+
+
+def test_a_failed_run_names_the_failed_tests_last(tools, tmp_path, capsys, monkeypatch):
+    """The last lines name each failed test with its error's first line."""
+    monkeypatch.setattr(tools("steps"), "LOGS", tmp_path)  # where a run keeps its logs
+    step, result = tools("steps").Step, tools("steps").Result
+    tests, lint = step("swift", tests=True, command=("pytest",)), step("lint", command=("make",))
+    tests.log.write_text(
+        "FAILED tests/functional/test_swift.py::test_it[one] - errors.Unavailable: swift: add\n"
+        "ERROR tests/functional/test_swift.py::test_that - servers.missing.Missing\n"
+        "ERROR    some.logger:client.py:1 a line of a log\n"
+        "===== 1 failed, 41 passed, 1 error in 3.21s =====\n"
+    )
+    lint.log.write_text("E501 Line too long\nFound 1 error.\n")
+    results = [result(tests, passed=False, seconds=3.2), result(lint, passed=False, seconds=1.0)]
+    tools("report").show(results, 4.2, ["3.13"])
+    printed = capsys.readouterr().out
+    assert "absent              Python 3.13" in printed
+    assert "tests: 41 passed, 2 failed" in printed
+    assert printed.splitlines()[-4:] == [
+        "FAILED tests/functional/test_swift.py::test_it[one] - errors.Unavailable: swift: add",
+        "ERROR tests/functional/test_swift.py::test_that - servers.missing.Missing",
+        "lint: E501 Line too long",
+        "lint: Found 1 error.",
+    ]

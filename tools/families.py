@@ -1,0 +1,70 @@
+"""Families of functional tests: files that share servers run in one process.
+
+Each file names its servers in ``pytestmark = pytest.mark.servers("swift", "keystone")``; the family
+is the first one that has all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class NoFamily(Exception):
+    """A file of tests does not say which servers it needs, or no family has them together."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tests that share ``servers``; ``budget`` is how many seconds they should take together."""
+
+    name: str
+    servers: frozenset[str]
+    budget: int
+    waits: bool = False
+
+    @property
+    def needs_openstack(self) -> bool:
+        """Whether servers of OpenStack are among them."""
+        return "keystone" in self.servers
+
+
+FAMILIES = (
+    Family("files", frozenset({"filesystems", "nginx"}), 240),
+    Family("ceph", frozenset({"ceph", "radosgw"}), 540),
+    Family("swift", frozenset({"keystone", "swift"}), 420),
+    Family("cinder", frozenset({"keystone", "cinder"}), 900, waits=True),
+    Family("vsphere", frozenset({"vsphere"}), 240),
+    Family("control", frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere"}), 120),
+)
+
+
+def grouped(paths: Iterable[Path]) -> dict[Family, list[Path]]:
+    """Return the files of each family; raises NoFamily for a file that joins none."""
+    groups: dict[Family, list[Path]] = {family: [] for family in FAMILIES}
+    for path in paths:
+        groups[_family(path, named(path))].append(path)
+    return {family: files for family, files in groups.items() if files}
+
+
+def named(path: Path) -> frozenset[str]:
+    """Return the servers that a file of tests names."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+            calls = [each for each in ast.walk(node.value) if isinstance(each, ast.Call)]
+            found = [call for call in calls if ast.unparse(call.func) == "pytest.mark.servers"]
+            if found:
+                return frozenset(ast.literal_eval(name) for name in found[0].args)
+    raise NoFamily(
+        f"{path} joins no family of tests: write"
+        ' pytestmark = pytest.mark.servers("…") with the servers that it needs'
+    )
+
+
+def _family(path: Path, servers: frozenset[str]) -> Family:
+    for family in FAMILIES:
+        if servers <= family.servers:
+            return family
+    raise NoFamily(f"{path}: no family has {', '.join(sorted(servers))} together")
