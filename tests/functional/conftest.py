@@ -206,6 +206,13 @@ def container(swift: Swift, swift_user: KeystoneUser) -> Iterator[Container]:
         swift.heal()
 
 
+@pytest.fixture(scope="class")
+def images(request: pytest.FixtureRequest) -> Iterator[Container]:
+    """A container for all tests of a class, of the `user` that it names."""
+    with make_container(request.getfixturevalue(request.cls.user)) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def _vsphere(scratch: Scratch) -> Iterator[VSphere]:
     with run_vsphere(scratch) as server:

@@ -140,8 +140,15 @@ def test_an_id_is_free_once_its_image_is_deleted(make: Any, cinder: Cinder) -> N
 class TestGrowing:
     """Images whose size nobody knows."""
 
-    @pytest.mark.parametrize("kind", ["fast", "slow"])
-    @pytest.mark.parametrize("options", [{}, {"do_extend_attached": True}], ids=["", "attached"])
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            ("fast", {"do_extend_attached": True}),
+            ("slow", {}),
+            pytest.param("fast", {}, marks=pytest.mark.heavy),
+            pytest.param("slow", {"do_extend_attached": True}, marks=pytest.mark.heavy),
+        ],
+    )
     def test_nothing_is_lost(self, make: Any, cinder: Cinder, kind: str, options: Any) -> None:
         """Through several extensions, online or offline, what was written before stays."""
         store = make(kind, extend_step=0, **options)

@@ -107,7 +107,7 @@ class TestServerKilled:
             ("object", 1, 40 * MIB),
             ("proxy", 1, None),
             ("proxy", 25, None),
-            ("object", 25, None),
+            pytest.param("object", 25, None, marks=pytest.mark.heavy),
         ],
     )
     def test_an_upload_survives_a_restart(
@@ -131,7 +131,7 @@ class TestServerKilled:
             ("object", 1, 1),
             ("object", 1, 3),
             ("proxy", 25, 1),
-            ("object", 25, 3),
+            pytest.param("object", 25, 3, marks=pytest.mark.heavy),
         ],
     )
     def test_a_read_survives_a_restart(
@@ -178,7 +178,7 @@ class TestServerKilled:
         assert "image" not in container.names()
         assert container.segments() == []
 
-    @pytest.mark.parametrize("which", ["proxy", "object"])
+    @pytest.mark.parametrize("which", ["proxy", pytest.param("object", marks=pytest.mark.heavy)])
     def test_a_frozen_server(
         self, make: Make, swift: Swift, container: Container, which: str
     ) -> None:

@@ -11,7 +11,6 @@ from imgstore import Capability, Store
 from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.harness import Harness
 from servers.containers import Container
-from servers.containers import container as make_container
 from servers.everything import FEW
 from servers.kept import Kept
 from servers.radosgw import SwiftUser
@@ -38,12 +37,6 @@ class Containers(Harness):
     options: ClassVar[dict[str, Any]] = {}
     user: ClassVar[str] = "swift_user"
     server: ClassVar[str] = "swift"
-
-    @pytest.fixture(scope="class")
-    def images(self, request: pytest.FixtureRequest) -> Iterator[Container]:
-        """A container for all tests of a class, of its user's."""
-        with make_container(request.getfixturevalue(request.cls.user)) as made:
-            yield made
 
     @pytest.fixture
     def store(
