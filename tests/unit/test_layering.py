@@ -25,6 +25,7 @@ LAYERS = (
         "placement",
         "hashing",
         "arguments",
+        "redaction",
         "translation",
     }
     | {"extents", "model", "reader", "sources", "streams"},

@@ -208,6 +208,7 @@ class Clients:
         # A redirect would take the password, or the token, to another host.
         self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
+        _keystone.learn_tokens(self._session, settings.redaction)
         self._lock = threading.Lock()
         self._own: Api | None = None
 

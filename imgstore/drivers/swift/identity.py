@@ -151,6 +151,7 @@ class Keystone:
         # A redirect would take the password to another host.
         self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
         self._session.timeout = (settings.connect_timeout, settings.read_timeout)
+        _keystone.learn_tokens(self._session, settings.redaction)
 
     def log_in(self, **scope: str) -> Access:
         """Return a new token, of the account's project or of the trust in ``scope``."""
