@@ -101,8 +101,9 @@ class Redaction:
                 continue
             clean = known.get(id(inner)) or self._chain(inner, location, known)
             if clean is not inner:
-                setattr(exc, name, clean)
-        exc.__suppress_context__ = suppressed
+                # Past the class, which may refuse: pyVmomi's do.
+                BaseException.__setattr__(exc, name, clean)
+                BaseException.__setattr__(exc, "__suppress_context__", suppressed)
         if isinstance(exc, ImgStoreError):
             exc.reason = self.text(exc.reason, location=location)
             exc.remedy = self.text(exc.remedy, location=location)
@@ -120,7 +121,8 @@ class Redaction:
             raise error
         finally:
             if error.__context__ is not None:
-                error.__context__ = self.chain(error.__context__)
+                clean = self.chain(error.__context__)
+                BaseException.__setattr__(error, "__context__", clean)
 
     def watch(self, module: str, *loggers: str) -> Redaction:
         """Mask secrets in what loggers say, as long as the store is there; return self.

@@ -152,6 +152,12 @@ class Echo(Exception):
         """Return what the server said."""
         return self.said
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what is no field, as some SDKs' exceptions do."""
+        if name != "said":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
 
 class EchoStore(Store):
     """A store whose server gives back what it was sent."""
