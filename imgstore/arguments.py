@@ -120,7 +120,7 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
         return value
     try:
         read = opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
-    except (TypeError, ValueError) as exc:
+    except (AttributeError, TypeError, ValueError, OverflowError) as exc:
         reason = "it is a secret, and not text" if opt.secret else str(exc)
         raise errors.ConfigError(f"{opt.name}: {reason}") from None
     if value is None or (isinstance(read, float) and not math.isfinite(read)):

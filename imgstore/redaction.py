@@ -28,6 +28,11 @@ _BEFORE: Final = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt]))"
 _AFTER: Final = r"(?!\w)"
 # What stands before the "@" of a URL; to the last one, for "/" may stand in a password.
 _USERINFO: Final = re.compile(r"(?:.*?://)?(.+)@", re.DOTALL)
+# What Keystone and Cinder call secrets in JSON: OSSN-0085 is about keyrings in logs.
+_FIELD: Final = re.compile(
+    r"""(?s)(["'](?:\w*_)?(?:keyring|password|secret|adminPass)["']\s*:\s*(["']))"""
+    r"""(?:\\.|(?!\2)[^\\])*(\2)"""
+)
 # Their queries may be signatures that give access.
 _SIGNED: Final = frozenset({"http", "https"})
 
@@ -291,7 +296,7 @@ class _LogMask(logging.Filter):
             text = record.getMessage()
         except Exception:  # the handlers say so
             return True
-        clean = redaction.text(text)
+        clean = _FIELD.sub(rf"\1{MASK}\3", redaction.text(text))
         if clean != text:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[1] is not None:

@@ -49,6 +49,15 @@ def no_keystone(what: str, *, remedy: str) -> ConfigError:
     return ConfigError(f"the auth_address {what}: there is no Keystone with API v3", remedy=remedy)
 
 
+def check_sendable(*values: str) -> None:
+    """Raise PermissionDenied for a key or token that no header can hold."""
+    if not all(value.isprintable() and value == value.strip() for value in values):
+        raise PermissionDenied(
+            "the user, its key or token holds characters that HTTP cannot send",
+            remedy="check where they come from",
+        )
+
+
 def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> ImgStoreError:
     """Return what an error of keystoneauth1 means; ``remedy`` is for an address that is wrong."""
     exceptions = _lazy.load("keystoneauth1.exceptions", install=install)

@@ -102,11 +102,9 @@ def test_cinder(cinder: Cinder, caplog: Caplog) -> None:
             {"auth_address": f"http://{nowhere()}/v3"},
         ):
             shown.smoke(cinder_store(cinder, **quick, **options), f"cinder://{ID}")
-    text = shown.text()
-    assert "keystoneauth" in text
-    shown.has_none_of([cinder.user.password, WRONG])
-    assert "'keyring': 'AQ" not in text
-    assert '"keyring": "[client' not in text
+    key = cinder.key_file.read_text().partition("key = ")[2].split()[0]
+    assert "keystoneauth" in shown.text()
+    shown.has_none_of([cinder.user.password, WRONG, key])
 
 
 def test_http(nginx: Nginx, caplog: Caplog) -> None:
@@ -172,7 +170,7 @@ ECHOED: dict[str, tuple[Callable[[str], Store], str]] = {
 }
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 503])
+@pytest.mark.parametrize("status", [400, 503])
 @pytest.mark.parametrize(("make", "at"), ECHOED.values(), ids=ECHOED)
 def test_what_gives_back_requests(
     make: Callable[[str], Store], at: str, status: int, caplog: Caplog

@@ -23,6 +23,13 @@ from imgstore.store import Capability, Ownership
 
 KEY: Final = 'pa/ss+wo&rd "9"=<x>\\é'
 
+# As Cinder answers it; nobody knew of these secrets before.
+CONNECTION: Final = {
+    "keyring": '[client.cinder]\n\tkey = "AQBx-of-a-keyring"\n',
+    "auth_password": "chap-secret",
+    "secret_uuid": "uuid-of-secret",
+}
+
 FORMS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "percent": lambda text: quote(text, safe=""),
@@ -273,12 +280,16 @@ def test_lines_of_an_sdks_logger_are_masked(caplog):
     redaction.watch(__name__, logger.name)
     with caplog.at_level(logging.DEBUG):
         logger.debug("sent %s", {"key": KEY})
+        logger.debug("RESP BODY: %s", json.dumps({"connection_info": CONNECTION}))
+        logger.debug("%r", CONNECTION)
         try:
             raise Echo(KEY)
         except Echo:
             logger.exception("it failed")
     assert KEY not in caplog.text
     assert "sent {'key': '***'}" in caplog.text
+    assert caplog.text.count("AQBx-of-a-keyring") == caplog.text.count("chap-secret") == 0
+    assert caplog.text.count("uuid-of-secret") == 2
     assert "Echo: ***" in caplog.text
     del redaction
     assert not logger.filters
