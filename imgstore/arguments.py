@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from oslo_config import cfg
 
 from imgstore import errors
 from imgstore.location import Location
 from imgstore.secret import Secret
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class FileOpt(cfg.StrOpt):
@@ -109,15 +113,82 @@ def all_checked(*checks: Callable[[], Any]) -> list[Any]:
 def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
     """Return a value as its option's type has it, as if it stood in a configuration file.
 
-    None stays None where that is the default, unless ``needed``. Raises ConfigError.
+    None stays None where that is the default, unless ``needed``. Secrets become a Secret. Raises
+    ConfigError.
     """
     if isinstance(value, Secret) or (value is None and opt.default is None and not needed):
         return value
     try:
         read = opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
-    except (TypeError, ValueError) as exc:
+    except (AttributeError, TypeError, ValueError, OverflowError) as exc:
         reason = "it is a secret, and not text" if opt.secret else str(exc)
         raise errors.ConfigError(f"{opt.name}: {reason}") from None
     if value is None or (isinstance(read, float) and not math.isfinite(read)):
         raise errors.ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
-    return read
+    return Secret(read) if opt.secret else read
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Yield the texts of an option's value, which may be a list or a mapping."""
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for each in value.values() for text in texts_in(each))
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from (text for each in value for text in texts_in(each))
+
+
+def check_texts(options: Mapping[str, cfg.Opt], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for keywords of a constructor that hold control characters.
+
+    Headers, URLs and messages are made of them; a line end would begin another header.
+    """
+    found = [
+        options[keyword].name
+        for keyword, value in given.items()
+        if keyword in options and any(map(_CONTROL.search, texts_in(value)))
+    ]
+    if found:
+        raise errors.ConfigError(
+            f"{', '.join(found)}: there is a control character in it (the value is not shown)",
+            remedy="remove it; it may be the line end of a file that the value came from",
+        )
+
+
+def checked_name(name: object) -> str:
+    """Return the name of a store; raises InvalidArgument."""
+    if isinstance(name, str) and name.isprintable() and name and not set(name) & set("/?#@:"):
+        return name
+    raise errors.InvalidArgument(
+        f"{name!a} cannot be the name of a store",
+        remedy="use printable text without '/', '?', '#', '@' and ':'",
+    )
+
+
+def checked_prefixes(also_owns: Iterable[str]) -> tuple[Location, ...]:
+    """Return prefixes of former places; raises InvalidArgument."""
+    prefixes = []
+    given = [also_owns] if isinstance(also_owns, str) else also_owns
+    for number, prefix in enumerate(given, start=1):
+        try:
+            prefixes.append(Location.parse(prefix))
+        except errors.InvalidLocation as exc:
+            # It is not quoted, for it may hold a password or a signature.
+            raise errors.InvalidArgument(
+                f"store_also_owns: number {number}: {exc.reason}",
+                remedy="list URL prefixes such as file:///former/directory",
+            ) from None
+    return tuple(prefixes)
+
+
+def is_web_url(text: str) -> bool:
+    """Return whether text is a URL of http or https with a host, and without credentials."""
+    try:
+        parts = urlsplit(text)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    is_plain = "@" not in parts.netloc and not _CONTROL.search(text)
+    return is_whole and is_plain and parts.scheme in {"http", "https"}

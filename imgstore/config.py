@@ -22,7 +22,7 @@ from oslo_config import cfg, types
 
 from imgstore.arguments import FileOpt
 from imgstore.errors import ConfigError, DriverUnavailable, ImgStoreError
-from imgstore.loading import faults_together, installed_drivers
+from imgstore.loading import built, faults_together, installed_drivers
 from imgstore.model import Capability
 from imgstore.secret import Secret
 from imgstore.store import Store
@@ -357,7 +357,7 @@ class Configuration:
             values = self._values(wanted, driver, faults)
             if _required(driver) <= values.keys():  # it may find more faults
                 values |= driver.settings_elsewhere(self._conf)
-                store = driver(name, single=wanted.single, **values)
+                store = built(driver, name, single=wanted.single, values=values)
                 if faults:
                     store.close()
                 else:

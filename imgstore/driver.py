@@ -31,6 +31,10 @@ class Driver(ABC):
     which ``_classify`` maps. They never log and raise. They may be called from many threads: a
     store does not change after ``__init__``, the state of an upload lives in local variables.
 
+    ``_secrets`` knows the values of secret options, the credentials in others, and callers'
+    tokens: what a driver gets at run time, it tells it by ``learn``. Errors, their causes, what
+    ``_check`` yields and the lines of loggers are shown without them.
+
     ``OPTIONS`` maps each keyword of the constructor to its oslo.config option; an option whose
     keyword has no default is required. Constructors never touch the network.
     """
@@ -41,6 +45,9 @@ class Driver(ABC):
     # say about its alternatives.
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
     schemes: ClassVar[tuple[str, ...]] = ()
+    # Names of loggers of the SDK whose lines may hold secrets; they are masked. Those of the
+    # driver's own package are in any case.
+    sdk_loggers: ClassVar[tuple[str, ...]] = ()
     capabilities: Capability = Capability(0)
     read_retries: int = 3
 

@@ -29,6 +29,7 @@ class Layer(Store):
             store.name, weight=store.weight, description=store.description, single=store.single
         )
         self.inner = store
+        self._secrets = store._secrets
         self.also_owns = store.also_owns
         self.capabilities = store.capabilities
         self.read_retries = store.read_retries

@@ -10,6 +10,7 @@ from typing import Any, Final
 from stevedore.named import NamedExtensionManager
 
 from imgstore.errors import ConfigError, DriverUnavailable
+from imgstore.redaction import Redaction
 from imgstore.store import Store
 from imgstore.translation import describe
 
@@ -45,6 +46,17 @@ def load_driver(name: str) -> type[Store]:
     if not (isinstance(driver, type) and issubclass(driver, Store)):
         raise DriverUnavailable(f"the driver {name!r} ({values[0]}) is not a subclass of Store")
     return driver
+
+
+def built(driver: type[Store], name: str, *, single: bool, values: Mapping[str, Any]) -> Store:
+    """Return a store; what its constructor raises shows nothing that is secret in ``values``."""
+    try:
+        return driver(name, single=single, **values)
+    except Exception as exc:
+        clean = Redaction.of(driver.OPTIONS, values).chain(exc)
+        if clean is exc:
+            raise
+        raise clean from None
 
 
 def installed_drivers() -> list[type[Store]]:

@@ -12,6 +12,7 @@ from typing import Final, NoReturn, Protocol, final
 
 from imgstore._janitor import Janitor
 from imgstore.errors import IntegrityError
+from imgstore.translation import raise_for
 
 _PAUSE: Final = 0.2  # seconds before a broken read is resumed
 
@@ -368,9 +369,7 @@ class ImageReader:
         self._check_open()
         error = self._translate(exc)
         self._failed = error
-        if error is exc:
-            raise exc
-        raise error from exc
+        raise_for(error, exc)
 
     def _release(self, janitor: Janitor | None = None) -> None:
         try:

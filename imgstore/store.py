@@ -6,19 +6,29 @@ import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from imgstore import errors
 from imgstore._janitor import Janitor
 from imgstore._process import PerProcess
-from imgstore.arguments import age_limit, check_image_id, check_range, is_below, is_safe_image_id
+from imgstore.arguments import (
+    age_limit,
+    check_image_id,
+    check_range,
+    check_texts,
+    checked_name,
+    checked_prefixes,
+    is_below,
+    is_safe_image_id,
+)
 from imgstore.context import ContextLike, RequestContext
 from imgstore.driver import Driver
 from imgstore.hashing import Digests
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
+from imgstore.redaction import Redaction
 from imgstore.streams import Body, ImageReader, Opened, Progress, Sink, Source
-from imgstore.translation import ClosedError, describe, error_class
+from imgstore.translation import ClosedError, describe, error_class, raise_for
 
 __all__ = [
     "Added",
@@ -43,6 +53,15 @@ class Store(Driver):
     Driver. Stores may be used from many threads at once.
     """
 
+    _secrets: Redaction
+
+    def __new__(cls, *args: Any, **given: Any) -> Any:
+        """Note what is secret, and refuse what no header can hold, before a driver sees it."""
+        check_texts(cls.OPTIONS, given)
+        store, secrets = super().__new__(cls), Redaction.of(cls.OPTIONS, given)
+        store._secrets = secrets.watch(cls.__module__, *cls.sdk_loggers)
+        return store
+
     def __init__(
         self,
         name: str,
@@ -59,11 +78,11 @@ class Store(Driver):
         the store comes from the old single form of configuration, where locations and metadata
         do not name their store.
         """
-        self.name = _checked_name(name)
+        self.name = checked_name(name)
         self.weight = weight
         self.description = description
         self.single = single
-        self.also_owns = _prefixes(also_owns)
+        self.also_owns = checked_prefixes(also_owns)
         self._closed = False
         self._readers: weakref.WeakSet[ImageReader] = weakref.WeakSet()
         self._janitor = PerProcess(Janitor, Janitor.end)
@@ -99,7 +118,7 @@ class Store(Driver):
         try:
             self._require(Capability.WRITE)
             check_image_id(image_id)
-            asker = RequestContext.of(context)
+            asker = self._asker(context)
             body = Body(
                 source,
                 size=size,
@@ -134,7 +153,7 @@ class Store(Driver):
         try:
             self._require(Capability.READ)
             at = self._contained(location)
-            asker = RequestContext.of(context)
+            asker = self._asker(context)
             check_range(offset, length)
             if (offset or length is not None) and Capability.RANGES not in self.capabilities:
                 raise errors.Unsupported("this store reads whole images only")
@@ -148,7 +167,7 @@ class Store(Driver):
         try:
             self._require(Capability.READ)
             at = self._contained(location)
-            return self._size(at, context=RequestContext.of(context))
+            return self._size(at, context=self._asker(context))
         except Exception as exc:
             self._raise(exc, "size", location=at)
 
@@ -158,7 +177,7 @@ class Store(Driver):
         try:
             self._require(Capability.READ)
             at = self._contained(location)
-            return self._holds(at, context=RequestContext.of(context))
+            return self._holds(at, context=self._asker(context))
         except Exception as exc:
             error = self._translate(exc, "holds", location=at)
             if isinstance(error, errors.NotFound | errors.InvalidLocation):
@@ -171,7 +190,7 @@ class Store(Driver):
         try:
             self._require(Capability.DELETE)
             at = self._contained(location)
-            self._delete(at, context=RequestContext.of(context))
+            self._delete(at, context=self._asker(context))
         except Exception as exc:
             self._raise(exc, "delete", location=at)
 
@@ -226,7 +245,7 @@ class Store(Driver):
         try:
             self._require(Capability.ACLS)
             at = self._contained(location)
-            asker = RequestContext.of(context)
+            asker = self._asker(context)
             self._set_acls(at, public=public, read=tuple(read), write=tuple(write), context=asker)
         except Exception as exc:
             self._raise(exc, "set_acls", location=at)
@@ -268,7 +287,7 @@ class Store(Driver):
         """Talk to the backend and return what is wrong, one text each; nothing is raised for it."""
         self._check_open()
         try:
-            return list(self._check())
+            return [self._secrets.text(text) for text in self._check()]
         except Exception as exc:
             error = self._translate(exc, "check")
             return [str(error)]
@@ -386,7 +405,7 @@ class Store(Driver):
             self._require(Capability.WRITE)
             check_image_id(image_id)
             Digests(algorithms)  # refuses what add would refuse
-            asker = RequestContext.of(context)
+            asker = self._asker(context)
             added = self._copy(at, origin.unwrapped, image_id, context=asker)
             if added is None:
                 return None
@@ -394,6 +413,12 @@ class Store(Driver):
             return self._stored(added, size, {})
         except Exception as exc:
             self._raise(exc, "copy", image_id=image_id, location=at)
+
+    def _asker(self, context: Context) -> RequestContext | None:
+        asker = RequestContext.of(context)
+        if asker is not None:
+            self._secrets.learn(asker.auth_token)
+        return asker
 
     def _stored(self, added: Added, size: int, digests: dict[str, str]) -> StoredImage:
         metadata = dict(added.metadata)
@@ -431,7 +456,7 @@ class Store(Driver):
         location: Location | None = None,
         image_id: str | None = None,
     ) -> BaseException:
-        """Return the error of our tree for any exception; the one translator."""
+        """Return the error of our tree for any exception, its cause set; the one translator."""
         if isinstance(exc, ClosedError | MemoryError) or not isinstance(exc, Exception):
             return exc
         error = exc if isinstance(exc, errors.ImgStoreError) else self._classified(exc)
@@ -440,6 +465,7 @@ class Store(Driver):
         error.add_context(
             store=self.name, operation=operation, location=location, image_id=image_id
         )
+        self._secrets.error(error, exc, location=location)
         return error
 
     def _classified(self, exc: Exception) -> errors.ImgStoreError:
@@ -461,34 +487,9 @@ class Store(Driver):
         """Raise the translated error; a failure of the caller's own objects stays as it is."""
         if body is not None and body.error is not None:
             if body.error_is_callers:
-                raise body.error
+                self._secrets.reraise(body.error)
             exc = body.error if isinstance(body.error, Exception) else exc
-        error = self._translate(exc, operation, location=location, image_id=image_id)
-        if error is exc:
-            raise exc
-        raise error from exc
-
-
-def _checked_name(name: object) -> str:
-    if isinstance(name, str) and name.isprintable() and name and not set(name) & set("/?#@:"):
-        return name
-    raise errors.InvalidArgument(
-        f"{name!a} cannot be the name of a store",
-        remedy="use printable text without '/', '?', '#', '@' and ':'",
-    )
-
-
-def _prefixes(also_owns: Iterable[str]) -> tuple[Location, ...]:
-    prefixes = []
-    for prefix in [also_owns] if isinstance(also_owns, str) else also_owns:
-        try:
-            prefixes.append(Location.parse(prefix))
-        except errors.InvalidLocation as exc:
-            raise errors.InvalidArgument(
-                f"store_also_owns: {prefix!a}: {exc.reason}",
-                remedy="list URL prefixes such as file:///former/directory",
-            ) from None
-    return tuple(prefixes)
+        raise_for(self._translate(exc, operation, location=location, image_id=image_id), exc)
 
 
 def _snapshot(readers: weakref.WeakSet[ImageReader]) -> list[ImageReader]:

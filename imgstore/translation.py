@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Final
+from typing import Final, NoReturn
 
 from imgstore import errors
 
@@ -49,3 +49,12 @@ def describe(exc: BaseException) -> str:
         return f"{exc.strerror} ({name})" if name else exc.strerror
     text = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def raise_for(error: BaseException, exc: BaseException) -> NoReturn:
+    """Raise an error whose cause is set in place of ``exc``, which may be the same one."""
+    try:
+        raise error
+    finally:
+        if error is not exc:  # the cause may be a stand-in for it
+            error.__context__ = error.__cause__

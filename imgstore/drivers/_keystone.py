@@ -10,10 +10,19 @@ from typing import Any, Final
 from imgstore import _lazy
 from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
+from imgstore.redaction import Redaction
 
 # 498 is the rate limit of Swift.
 _OLD_PATH: Final = re.compile(r"/v2\.0$")
 _V3: Final = re.compile(r"/v3$")
+# What keystoneauth1 says of requests and answers, at DEBUG.
+SDK_LOGGERS: Final = (
+    "keystoneauth",
+    "keystoneauth.discover",
+    "keystoneauth.identity",
+    "keystoneauth.session",
+    "urllib3.connectionpool",
+)
 PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
 
 
@@ -26,9 +35,27 @@ def v3_of(address: str) -> str:
     return url if _V3.search(url) else f"{url}/v3"
 
 
+def learn_tokens(session: Any, redaction: Redaction) -> None:
+    """Let a redaction know the tokens that a session of keystoneauth1 gets from Keystone."""
+
+    def learn(answer: Any, *_: Any, **__: Any) -> None:
+        redaction.learn(answer.headers.get("X-Subject-Token"))
+
+    session.session.hooks["response"].append(learn)
+
+
 def no_keystone(what: str, *, remedy: str) -> ConfigError:
     """Return the error for an address that is another one's, or redirects."""
     return ConfigError(f"the auth_address {what}: there is no Keystone with API v3", remedy=remedy)
+
+
+def check_sendable(*values: str) -> None:
+    """Raise PermissionDenied for a key or token that no header can hold."""
+    if not all(value.isprintable() and value == value.strip() for value in values):
+        raise PermissionDenied(
+            "the user, its key or token holds characters that HTTP cannot send",
+            remedy="check where they come from",
+        )
 
 
 def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> ImgStoreError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -13,7 +15,15 @@ import pytest
 
 from imgstore import Capability, Location, Store, StoreManager, errors
 from imgstore.testing.doubles import Untouched
-from imgstore.testing.harness import Harness, Place, library_half, new_id, pattern, refusal
+from imgstore.testing.harness import (
+    Harness,
+    Place,
+    content,
+    library_half,
+    new_id,
+    pattern,
+    refusal,
+)
 
 
 class Lifecycle(Harness, is_part=True):
@@ -40,13 +50,20 @@ class Lifecycle(Harness, is_part=True):
             assert info.url_prefix == store.url_prefix
             assert stores.size(location) == stores.size(location, store=store.name) == 4
 
-    def test_no_credentials_are_shown(self, store: Store, place: Place, missing: Location) -> None:
-        """Neither the store, nor its locations, nor its errors show what it was given."""
+    def test_no_credentials_are_shown(
+        self, store: Store, place: Place, missing: Location, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Nothing shows what a store was given: itself, locations, errors, nor any logger."""
+        caplog.set_level(logging.DEBUG)
         with pytest.raises(errors.NotFound) as caught:
             store.get(missing)
         location = place(b"data")
+        assert content(store, location) == b"data"
+        if Capability.DELETE in self.capabilities:
+            store.delete(location)
         shown = [store, location, location.url, caught.value, caught.value.__cause__]
-        text = " ".join(f"{thing} {thing!r}" for thing in shown)
+        texts = [f"{thing} {thing!r}" for thing in shown]
+        text = " ".join([*texts, *traceback.format_exception(caught.value), caplog.text])
         assert store.name in repr(store)
         assert not [secret for secret in self.secrets if secret in text]
 

@@ -27,6 +27,7 @@ LAYERS = (
         "placement",
         "hashing",
         "arguments",
+        "redaction",
         "translation",
     }
     | {"extents", "model", "reader", "sources", "streams"},

@@ -208,6 +208,7 @@ class Clients:
         # A redirect would take the password, or the token, to another host.
         self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
+        _keystone.learn_tokens(self._session, settings.redaction)
         self._lock = threading.Lock()
         self._own: Api | None = None
 
@@ -245,6 +246,7 @@ class Clients:
                 "the store has no credentials of its own, and there is no context with a token",
                 remedy="set cinder_store_auth_address and its fellows, or pass context=…",
             )
+        _keystone.check_sendable(_plain(context.token))
         endpoint = _endpoint(self._settings, context)
         fixed = _lazy.load_apart("keystoneauth1.token_endpoint", install=INSTALL)
         token = context.auth_token

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from imgstore.arguments import all_checked, typed
+from imgstore.arguments import all_checked, is_web_url, typed
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.errors import ConfigError
+from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 _INTERFACES: Final = frozenset({"public", "internal", "admin"})
@@ -62,6 +62,7 @@ class Settings:
     extend_step: int
     waits_for_delete: bool
     lock_path: str | None = None
+    redaction: Redaction = field(default_factory=Redaction, compare=False, repr=False)
 
     def next_size(self, size: int) -> int:
         """Return what a volume of ``size`` is extended to."""
@@ -101,10 +102,11 @@ def read(given: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
 
 def _credentials(values: Mapping[str, Any]) -> Credentials | None:
     address = values["auth_address"]
-    if address and urlsplit(address).scheme not in {"http", "https"}:
+    if address and not is_web_url(address):
         # It is not quoted, for what stands before an "@" may be a password.
         raise ConfigError(
-            "cinder_store_auth_address is no URL", remedy="write the URL of Keystone: https://…/v3"
+            "cinder_store_auth_address is no URL of a service",
+            remedy="write the URL of Keystone, without user and password: https://…/v3",
         )
     if all(values[keyword] for keyword in _APPLICATION):
         named = {keyword: values[keyword] for keyword in _APPLICATION[1:]}
@@ -148,11 +150,12 @@ def _template(text: str | None) -> str | None:
     names = ("tenant", "tenant_id", "project_id", "user_id")
     try:
         url = text % dict.fromkeys(names, "x")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         url = ""
-    if urlsplit(url).scheme not in {"http", "https"}:
+    if not is_web_url(url):
         raise ConfigError(
             "cinder_endpoint_template is no URL with %(tenant)s or nothing in it",
-            remedy="write such as https://cinder.example.org/v3/%(tenant)s",
+            remedy="write such as https://cinder.example.org/v3/%(tenant)s, without user and "
+            "password",
         )
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from oslo_config import cfg
 from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
+from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
 from imgstore.drivers.cinder import leftovers
 from imgstore.drivers.cinder.adding import GIB, Adding
@@ -64,6 +66,7 @@ class CinderStore(Store):
     driver = "cinder"
     OPTIONS = OPTIONS
     schemes = (SCHEME,)
+    sdk_loggers = SDK_LOGGERS
     read_retries = 1
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
 
@@ -109,7 +112,8 @@ class CinderStore(Store):
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
-        self._settings = read(given, lock_path=lock_path)
+        settings = read(given, lock_path=lock_path)
+        self._settings = dataclasses.replace(settings, redaction=self._secrets)
         self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)
         self._attachments = PerProcess(
             functools.partial(Attachments, self._settings), Attachments.close

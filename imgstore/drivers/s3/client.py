@@ -31,6 +31,23 @@ from imgstore.secret import Secret
 
 INSTALL: Final = "imgstore[s3]"
 
+# What botocore says at DEBUG of requests, their signatures and answers.
+SDK_LOGGERS: Final = (
+    "botocore.auth",
+    "botocore.awsrequest",
+    "botocore.client",
+    "botocore.credentials",
+    "botocore.endpoint",
+    "botocore.hooks",
+    "botocore.httpsession",
+    "botocore.parsers",
+    "botocore.regions",
+    "botocore.retryhandler",
+    "botocore.retries.standard",
+    "botocore.session",
+    "botocore.utils",
+    "urllib3.connectionpool",
+)
 _NOT_CARRIED_OUT: Final = frozenset({"NotImplemented", "ServiceUnavailable", "SlowDown"})
 
 
@@ -55,6 +72,8 @@ class Client:
                 for name, value in settings.credentials.items()
             }
         )
+        self._credentials: Any = session.get_credentials()
+        self._learn = settings.redaction.learn
         self.s3: Any = session.client(
             "s3",
             endpoint_url=settings.endpoint.url,
@@ -75,6 +94,7 @@ class Client:
             ),
         )
         events = self.s3.meta.events
+        events.register_first("before-sign.s3", self._on_signing)
         events.register("before-send.s3", self._on_sending)
         # First: the SDK's own handler raises when it gives up.
         events.register_first("needs-retry.s3", self._on_outcome)
@@ -106,6 +126,12 @@ class Client:
             yield attempts
         finally:
             self._watching.attempts = outer
+
+    def _on_signing(self, **_: Any) -> None:
+        # They may be those of a role or a profile, and be renewed.
+        if self._credentials is not None:
+            found = self._credentials.get_frozen_credentials()
+            self._learn(found.access_key, found.secret_key, found.token)
 
     def _on_sending(self, **_: Any) -> None:
         attempts = getattr(self._watching, "attempts", None)

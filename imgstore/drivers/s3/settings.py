@@ -7,13 +7,14 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from imgstore.arguments import all_checked, is_safe_image_id, typed
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
+from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 # What the names of objects beside the images begin with, after the key prefix.
@@ -161,6 +162,7 @@ class Settings:
     retry_mode: str
     max_attempts: int
     max_pool_connections: int
+    redaction: Redaction = field(default_factory=Redaction, compare=False, repr=False)
 
     @property
     def encryption(self) -> dict[str, str]:

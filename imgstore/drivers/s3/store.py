@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
-from imgstore.drivers.s3.client import INSTALL, Client, classify, error_code, head
+from imgstore.drivers.s3.client import INSTALL, SDK_LOGGERS, Client, classify, error_code, head
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.probe import honours_conditions
 from imgstore.drivers.s3.reading import Reading
@@ -56,6 +57,7 @@ class S3Store(Store):
     driver = "s3"
     OPTIONS = OPTIONS
     schemes = ("s3", "s3+http", "s3+https")
+    sdk_loggers = SDK_LOGGERS
     capabilities = (
         Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
     )
@@ -100,7 +102,7 @@ class S3Store(Store):
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("boto3", "botocore", install=INSTALL)
-        self._settings = read(given)
+        self._settings = dataclasses.replace(read(given), redaction=self._secrets)
         self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.
         self._live: set[str] = set()

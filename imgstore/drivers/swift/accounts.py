@@ -182,6 +182,8 @@ def version_of(text: str, *, name: str = "auth_version") -> str:
 
 
 def _unquoted(name: str, value: str) -> str:
+    if not value.isprintable():  # a line that is indented goes on the one before
+        raise ConfigError(f"{name} has several lines, or a control character in it")
     if value[:1] in {'"', "'"}:
         if len(value) < 2 or value[-1] != value[0]:
             raise ConfigError(f"the quote that {name} begins with is not closed")

@@ -41,6 +41,7 @@ _IDLE: Final = 64  # connections kept
 _FORGETTING: Final = 60.0  # seconds until a cluster that said nothing is asked again
 _TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
 _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
+_SHOWN: Final = ("X-Auth-Token", "X-Service-Token", "X-Auth-User", "X-Auth-Key")
 _TAG: Final = re.compile(r"<[^>]*>")
 
 
@@ -110,6 +111,7 @@ class Client:
         self, method: str, url: str, headers: Mapping[str, str], body: object = None
     ) -> Answer:
         """Send one request; raises what requests raises."""
+        self.settings.redaction.learn(*(headers.get(name) for name in _SHOWN))
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         with self._lock:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from imgstore import _lazy
 from imgstore.drivers import _keystone
-from imgstore.drivers._keystone import no_keystone
+from imgstore.drivers._keystone import check_sendable, no_keystone
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied, Unavailable
@@ -151,6 +151,7 @@ class Keystone:
         # A redirect would take the password to another host.
         self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
         self._session.timeout = (settings.connect_timeout, settings.read_timeout)
+        _keystone.learn_tokens(self._session, settings.redaction)
 
     def log_in(self, **scope: str) -> Access:
         """Return a new token, of the account's project or of the trust in ``scope``."""
@@ -269,15 +270,6 @@ NO_KEYSTONE: Final = (
     "correct the auth_address, by the URL that it redirects to if it does; set auth_version to 1 "
     "for tempauth"
 )
-
-
-def check_sendable(*values: str) -> None:
-    """Raise PermissionDenied for a key or token that no header can hold."""
-    if not all(value.isprintable() and value == value.strip() for value in values):
-        raise PermissionDenied(
-            "the user, its key or token holds characters that HTTP cannot send",
-            remedy="check where they come from",
-        )
 
 
 def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> str:

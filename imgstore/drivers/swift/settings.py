@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from imgstore.drivers.swift.accounts import Account, account_of, is_service, ref
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
+from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with
@@ -54,6 +55,7 @@ class Settings:
     connect_timeout: float
     read_timeout: float
     expires_soon: float
+    redaction: Redaction = field(default_factory=Redaction, compare=False, repr=False)
 
     @property
     def account(self) -> Account | None:

@@ -17,6 +17,7 @@ from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.arguments import is_below
 from imgstore.context import RequestContext
+from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers
 from imgstore.drivers.swift.accounts import Account, account_in, account_named
 from imgstore.drivers.swift.adding import Adding
@@ -61,6 +62,7 @@ class SwiftStore(Store):
     driver = "swift"
     OPTIONS = OPTIONS
     schemes = ("swift", "swift+http", "swift+https", CONFIG)
+    sdk_loggers = ("swiftclient", *SDK_LOGGERS)
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
 
     def __init__(
@@ -114,7 +116,9 @@ class SwiftStore(Store):
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
-        self._settings = read(given)
+        self._settings = dataclasses.replace(read(given), redaction=self._secrets)
+        for account in self._settings.accounts.values():
+            self._secrets.keep(account.user, account.key, *(account.credential or ()))
         if multi_tenant:  # otherwise images are in one container, which has one ACL
             self.capabilities |= Capability.ACLS
         self.read_retries = retry_get_count

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from imgstore.context import RequestContext
+from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.client import Caller, Client, classify
 from imgstore.drivers.swift.identity import (
     Access,
     Identity,
     Keystone,
     Tokens,
-    check_sendable,
     endpoint_in,
 )
 from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied

@@ -140,7 +140,9 @@ class Api:
         except BaseException:
             stub.DropConnections()
             raise
-        return Session(stub, content)
+        session = Session(stub, content)
+        settings.redaction.learn(session.cookie, session.cookie.partition("=")[2].strip('"'))
+        return session
 
     @functools.cached_property
     def _stub_class(self) -> Any:

@@ -13,6 +13,7 @@ from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore
 from imgstore.errors import ConfigError, InvalidArgument
 from imgstore.placement import parse_weighted, unique
+from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 MARK: Final = ".imgstore-"  # what names of unfinished data begin with
@@ -38,6 +39,7 @@ class Settings:
     poll_interval: float
     connect_timeout: float
     read_timeout: float
+    redaction: Redaction = field(default_factory=Redaction, compare=False, repr=False)
 
     @property
     def service(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ def test_steps(size: int, step: int, expected: int) -> None:
         ({"catalog_info": "volumev3"}, "cinder_catalog_info"),
         ({"catalog_info": "volumev3::privateURL"}, "cinder_catalog_info"),
         ({"auth_address": "user:s3cret@keystone"}, "cinder_store_auth_address"),
+        ({"auth_address": "http://user:s3cret@keystone/v3"}, "cinder_store_auth_address"),
+        ({"auth_address": "http://user:s3cret\uff0f@keystone"}, "cinder_store_auth_address"),
+        ({"auth_address": "http://[::1/s3cret"}, "cinder_store_auth_address"),
+        ({"auth_address": "http://keystone:s3cret"}, "cinder_store_auth_address"),
+        ({"endpoint_template": "http://user:s3cret\uff0f@cinder"}, "cinder_endpoint_template"),
+        ({"endpoint_template": "http://[::1/%(tenant)s"}, "cinder_endpoint_template"),
+        ({"endpoint_template": "http://u:s3cret@cinder/%(tenant)s"}, "cinder_endpoint_template"),
+        ({"endpoint_template": "http://cinder/%(tenant)999999999999d"}, "cinder_endpoint_template"),
         ({"endpoint_template": "cinder/%(tenant)s"}, "cinder_endpoint_template"),
         ({"endpoint_template": "http://cinder/%(other)s"}, "cinder_endpoint_template"),
         ({"attachment_retry_attempts": 0}, "cinder_attachment_retry_attempts"),
@@ -104,7 +113,14 @@ def test_steps(size: int, step: int, expected: int) -> None:
 def test_what_cannot_be_used_is_said(options: dict[str, Any], said: str) -> None:
     with pytest.raises(errors.ConfigError, match=said) as caught:
         settings(**options)
-    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in "".join(traceback.format_exception_only(caught.value))
+    assert caught.value.__cause__ is None
+
+
+def test_no_secret_is_kept_as_text() -> None:
+    """A password that was given as text is one nowhere in the settings."""
+    found = settings(password="hunter2-of-old", application_credential_secret="hunter3")
+    assert "hunter" not in f"{found!r} {found.credentials and vars(found.credentials)}"
 
 
 def test_insecure_goes_before_the_authorities() -> None:

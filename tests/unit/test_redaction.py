@@ -1,0 +1,295 @@
+"""No text and no traceback shows a secret, in whatever form others give it back."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from oslo_config import cfg
+
+from imgstore import Location, Store, errors
+from imgstore.drivers.memory import MemoryStore
+from imgstore.redaction import Redaction
+from imgstore.store import Capability, Ownership
+
+KEY: Final = 'pa/ss+wo&rd "9"=<x>\\é'
+
+# As Cinder answers it; nobody knew of these secrets before.
+CONNECTION: Final = {
+    "keyring": '[client.cinder]\n\tkey = "AQBx-of-a-keyring"\n',
+    "auth_password": "chap-secret",
+    "secret_uuid": "uuid-of-secret",
+}
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "percent": lambda text: quote(text, safe=""),
+    "percent, slashes kept": quote,
+    "percent, lower case": lambda text: quote(text, safe="").replace("%2F", "%2f"),
+    "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "form": quote_plus,
+    "XML": html.escape,
+    "XML, numbers": lambda text: html.escape(text).replace("/", "&#47;"),
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON, slashes escaped": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    "JSON, UTF-8": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "repr": lambda text: repr(text)[1:-1],
+    "bytes": lambda text: repr(text.encode())[2:-1],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_is_masked(form):
+    """A secret is masked however it was quoted or escaped, also inside of words."""
+    shown = Redaction([KEY]).text(f"the request said x{form(KEY)}y, and {form(KEY)}")
+    assert shown == "the request said x***y, and ***"
+
+
+@settings(max_examples=30)
+@given(
+    st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=8)
+    .map(str.strip)
+    .filter(lambda text: len(text) >= 8)
+)
+@example("a  b  c  d  e")
+@example("%%25%2525")
+@example("\\\\\\\\\\\\\\\\")
+@example("aaaaaaaaa")
+@example("a\xa0\xa0bcdefgh")
+def test_any_text_may_be_a_secret(secret):
+    """Whatever a secret consists of, no usual form of it is left."""
+    redaction = Redaction([secret])
+    for form in FORMS.values():
+        assert redaction.text(f"<{form(secret)}>") in {"<***>", "<***;>"}, form(secret)
+    assert redaction.text(" ".join(f"a {secret} b".split())).count("***") == 1
+
+
+@settings(max_examples=30)
+@given(st.binary(max_size=5), st.binary(max_size=5))
+def test_base64_is_masked_wherever_it_stands(before, after):
+    """A secret is masked in base64, at each of the three places that it may have there."""
+    secret = "k3y-with~enough?characters"
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        shown = Redaction([secret]).text(
+            f"Basic {encode(before + secret.encode() + after).decode()}."
+        )
+        assert "***" in shown
+        left = shown.removeprefix("Basic ").rstrip(".").replace("***", "")
+        assert len(left) <= 4 * -(-len(before) // 3) + 4 * -(-len(after) // 3) + 4
+
+
+def test_short_secrets_are_masked_where_they_stand_alone():
+    """A password that is a part of words leaves these as they are."""
+    redaction = Redaction(["A", "hunter2", ""])
+    text = "A name: hunter2, 'hunter2' %3Ahunter2 b'\\nhunter2' And hunter24 swift_hunter2"
+    assert redaction.text(text) == (
+        "*** name: ***, '***' %3A*** b'\\n***' And hunter24 swift_hunter2"
+    )
+
+
+def test_the_longest_secret_is_masked_first():
+    """A secret within another leaves nothing of that."""
+    assert Redaction(["password", "user:password"]).text("user:password") == "***"
+
+
+def test_a_location_has_secrets():
+    """Credentials of a location and its signature are masked where it is known."""
+    at = Location.parse("https://me:p%40ss-word-1@host/x?sig=abc%2Bdefghi&part=1")
+    redaction = Redaction()
+    said = "me:p%40ss-word-1 p@ss-word-1 sig=abc%2Bdefghi&part=1 abc+defghi host"
+    assert redaction.text(said, location=at) == "*** *** *** *** host"
+    assert redaction.text(said) == said
+
+
+def test_tokens_are_learnt():
+    """What was got at run time is masked, and a thousand later ones do not matter yet."""
+    redaction = Redaction()
+    for number in range(1000):
+        redaction.learn(f"token-number-{number:04}", None, "")
+    assert redaction.text("token-number-0000 token-number-0999") == "*** ***"
+    redaction.learn(*(f"later-token-{number:04}" for number in range(2000)))
+    assert redaction.text("later-token-1999") == "***"
+    assert len(repr(redaction)) < 40
+
+
+def test_nothing_in_it_is_shown():
+    """What holds the secrets does not show them."""
+    assert KEY not in repr(Redaction([KEY]))
+    assert not hasattr(Redaction([KEY]), "__dict__")
+
+
+def test_what_options_hold():
+    """Secret options are known, and the credentials of URLs, proxies and hosts in any other."""
+    options = {
+        "key": cfg.StrOpt("my_key", secret=True),
+        "proxies": cfg.DictOpt("my_proxies"),
+        "host": cfg.StrOpt("my_host"),
+    }
+    redaction = Redaction.of(
+        options,
+        {
+            "key": "the secret key",
+            "proxies": {"http": "http://me:pass-of-proxy@proxy:8080"},
+            "host": "user:pass/of@host-of@host",
+            "also_owns": ["http://me:pass-of-former@former/"],
+            "other": "http://me:not-an-option@host",
+        },
+    )
+    text = "the secret key, pass-of-proxy, pass/of@host-of, pass-of-former, not-an-option"
+    assert redaction.text(text) == "***, ***, ***, ***, not-an-option"
+
+
+class Echo(Exception):
+    """What an SDK raises that quotes requests; its text is none of its arguments."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self.said = said
+
+    def __str__(self) -> str:
+        """Return what the server said."""
+        return self.said
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what is no field, as some SDKs' exceptions do."""
+        if name != "said":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+class EchoStore(Store):
+    """A store whose server gives back what it was sent."""
+
+    driver = "echo"
+    schemes = ("echo",)
+    capabilities = Capability.READ | Capability.WRITE | Capability.DELETE
+    OPTIONS: dict[str, cfg.Opt] = {"key": cfg.StrOpt("echo_key", secret=True)}  # noqa: RUF012
+
+    def __init__(self, name: str, *, key: str, **common: Any) -> None:
+        """Keep the key."""
+        super().__init__(name, **common)
+        self.key = key
+
+    def owns(self, location: Location) -> Ownership:
+        return Ownership.YES
+
+    def _fail(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                raise Echo(f"X-Auth-Key: {self.key}")
+            except Echo:
+                raise OSError(5, "Input/output error", f"/{self.key}")  # noqa: B904
+        except OSError as exc:
+            raise Echo(f"<p>{html.escape(self.key)}</p>") from exc
+
+    _get = _size = _add = _delete = _leftovers = _check = _fail
+
+    def _classify(self, exc: Exception) -> errors.ImgStoreError | None:
+        return errors.Unavailable(f"the server says {exc}")
+
+
+def shown_of(exc: BaseException) -> Iterator[str]:
+    """Yield the texts of an exception and of all that it comes from, suppressed or not."""
+    yield from traceback.format_exception(exc)
+    while exc is not None:
+        yield f"{exc} {exc!r} {exc.args}"
+        exc = exc.__cause__ or exc.__context__
+
+
+VERBS: dict[str, Callable[[Store], object]] = {
+    "add": lambda store: store.add("image", b"data"),
+    "get": lambda store: store.get("echo://image"),
+    "size": lambda store: store.size("echo://image"),
+    "delete": lambda store: store.delete("echo://image"),
+    "copy": lambda store: store.copy("echo://image", "other"),
+    "leftovers": lambda store: store.leftovers(older_than=0),
+    "remove_leftovers": lambda store: store.remove_leftovers(older_than=0),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_no_error_shows_a_secret(verb):
+    """Neither an error nor anything that it comes from shows what a server gave back."""
+    store = EchoStore("echo", key=KEY)
+    with pytest.raises(errors.Unavailable) as caught:
+        verb(store)
+    text = "".join(shown_of(caught.value))
+    assert KEY not in text
+    assert html.escape(KEY) not in text
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert type(cause).__name__ == "Echo"
+    assert type(cause.__cause__).__name__ == "OSError"
+    assert "in _fail" in "".join(traceback.format_exception(cause))
+    assert caught.value.__context__ is cause
+
+
+def test_what_check_says_shows_no_secret():
+    """Problems are texts like errors."""
+    assert KEY not in "".join(EchoStore("echo", key=KEY).check())
+
+
+def test_an_error_of_the_caller_shows_no_secret():
+    """What the source raised comes through as it is, without what the driver made of it."""
+
+    class Wrapping(EchoStore):
+        def _add(self, image_id: str, body: Any, *, context: Any) -> Any:
+            try:
+                body.read(1)
+            except KeyError:
+                raise Echo(f"the source failed for {self.key}")  # noqa: B904
+
+    def source() -> Iterator[bytes]:
+        raise KeyError("the caller's")
+        yield b""
+
+    with pytest.raises(KeyError) as caught:
+        Wrapping("echo", key=KEY).add("image", source())
+    assert KEY not in "".join(shown_of(caught.value))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x00", "\x7f", "\x85"])
+def test_control_characters_are_refused(end):
+    """A key with a line end behind it, as files have it, is refused by name when it is given."""
+    with pytest.raises(errors.ConfigError, match="echo_key") as caught:
+        EchoStore("echo", key=KEY + end)
+    assert KEY not in "".join(shown_of(caught.value))
+
+
+@pytest.mark.parametrize("prefix", ["me:hunter2@host/x", "http://me:hunter2\uff0f@", "hunter2"])
+def test_a_malformed_former_place_is_not_quoted(prefix):
+    """What is no URL may hold a password all the same."""
+    with pytest.raises(errors.InvalidArgument, match="store_also_owns: number 2") as caught:
+        MemoryStore("memory", also_owns=["file:///ok", prefix])
+    assert "hunter2" not in "".join(shown_of(caught.value))
+
+
+def test_lines_of_an_sdks_logger_are_masked(caplog):
+    """What another library logs is masked while the store is there, tracebacks too."""
+    logger = logging.getLogger("imgstore-test.sdk")
+    redaction = Redaction([KEY])
+    redaction.watch(__name__, logger.name)
+    with caplog.at_level(logging.DEBUG):
+        logger.debug("sent %s", {"key": KEY})
+        logger.debug("RESP BODY: %s", json.dumps({"connection_info": CONNECTION}))
+        logger.debug("%r", CONNECTION)
+        try:
+            raise Echo(KEY)
+        except Echo:
+            logger.exception("it failed")
+    assert KEY not in caplog.text
+    assert "sent {'key': '***'}" in caplog.text
+    assert caplog.text.count("AQBx-of-a-keyring") == caplog.text.count("chap-secret") == 0
+    assert caplog.text.count("uuid-of-secret") == 2
+    assert "Echo: ***" in caplog.text
+    del redaction
+    assert not logger.filters
