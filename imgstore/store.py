@@ -89,8 +89,9 @@ class Store(Driver):
         never rewound, and closed only if it was opened here. ``size`` in bytes is checked; None
         is unknown, 0 an empty image. ``max_size`` bounds either. ``algorithms`` are lower-case
         names of hashlib. ``sinks`` get every byte once, in order, through ``update``.
-        ``progress(done, total_or_none)`` is called as bytes arrive. What source, sinks and
-        progress raise comes through unchanged, and nothing is stored.
+        ``progress(done, total_or_none)`` is called as bytes arrive, at most every 0.1 s, and once
+        at the end. What source, sinks and progress raise comes through unchanged, and nothing is
+        stored.
 
         Raises AlreadyExists, SizeMismatch, TooLarge, StorageFull, PermissionDenied,
         InvalidArgument, Unsupported, Unavailable and their kin.

@@ -27,7 +27,7 @@ LAYERS = (
         "arguments",
         "translation",
     }
-    | {"extents", "model", "reader", "sources", "streams"},
+    | {"extents", "model", "pace", "reader", "sources", "streams"},
     {"driver", "ranges", "segments", "store", "transfer"},
     {"layers", "drivers"},
     {"loading"},
