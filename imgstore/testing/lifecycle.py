@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from imgstore import Capability, Location, Store, StoreManager, errors
 from imgstore.testing.doubles import Untouched
-from imgstore.testing.harness import Harness, Place, new_id, pattern
+from imgstore.testing.harness import WAIT, Harness, Place, new_id, pattern
 
 
 class Lifecycle(Harness):
@@ -25,6 +25,23 @@ class Lifecycle(Harness):
     def test_a_healthy_store_has_no_faults(self, store: Store) -> None:
         """``check`` talks to the backend and finds nothing wrong."""
         assert store.check() == []
+        assert store.check(timeout=WAIT) == []
+
+    def test_a_check_that_does_not_write_changes_nothing(
+        self, store: Store, place: Place, leaves: Callable[[], Iterable[str]]
+    ) -> None:
+        """``check(write=False)`` finds nothing wrong and leaves no trace."""
+        place(b"data")
+        before = sorted(leaves())
+        assert store.check(write=False) == []
+        assert store.check(write=False, timeout=WAIT) == []
+        assert sorted(leaves()) == before
+
+    @pytest.mark.parametrize("timeout", [-1, True, "1", float("nan"), float("inf")], ids=str)
+    def test_a_timeout_is_a_number_of_seconds(self, store: Store, timeout: Any) -> None:
+        """A time limit that is none is InvalidArgument."""
+        with pytest.raises(errors.InvalidArgument):
+            store.check(timeout=timeout)
 
     def test_a_manager_describes_the_store(self, store: Store, place: Place) -> None:
         """``info`` has the store's own words; the manager finds an image by its location."""

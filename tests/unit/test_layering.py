@@ -28,7 +28,7 @@ LAYERS = (
         "translation",
     }
     | {"extents", "model", "pace", "reader", "sources", "streams"},
-    {"driver", "ranges", "segments", "store", "transfer"},
+    {"driver", "ranges", "segments", "store", "transfer", "upkeep"},
     {"layers", "drivers"},
     {"loading"},
     {"config", "manager"},
