@@ -11,6 +11,7 @@ from imgstore.testing.failures import Failures
 from imgstore.testing.harness import is_wanted
 from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.locations import Locations
+from imgstore.testing.pinning import Pinning
 from imgstore.testing.ranges import Ranges, RangesRefused
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
@@ -25,6 +26,7 @@ class StoreContract(
     Reading,
     Ranges,
     RangesRefused,
+    Pinning,
     Locations,
     Copying,
     Concurrency,

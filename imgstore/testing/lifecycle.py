@@ -74,6 +74,21 @@ class Lifecycle(Harness):
             assert store.remove_leftovers(older_than=age) == []
         assert store.size(location) == 4
 
+    def test_leftovers_are_listed_and_removed_by_their_age(
+        self, store: Store, abandon: Callable[[], object]
+    ) -> None:
+        """What was left just now is no leftover of an hour ago, neither listed nor removed."""
+        hour = timedelta(hours=1)
+        abandon()
+        assert list(store._leftovers(hour)) == [], "the driver lists what is too young"
+        assert store.leftovers(older_than=hour) == []
+        assert store.remove_leftovers(older_than=hour) == []
+        found = store.leftovers(older_than=0)
+        assert all(each.modified.utcoffset() is not None for each in found)
+        if Capability.WRITE in self.capabilities:
+            assert store.remove_leftovers(older_than=0) == found
+            assert store.leftovers(older_than=0) == []
+
     @pytest.mark.parametrize("age", [-1, timedelta(seconds=-1), "1", None, float("nan")], ids=str)
     def test_an_age_is_not_negative(self, store: Store, age: Any) -> None:
         """An age that is none is InvalidArgument."""
