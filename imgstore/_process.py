@@ -20,6 +20,7 @@ class _Slot(Generic[T]):
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.value: T | None = None
+        self.closed = False
 
 
 class PerProcess(Generic[T]):
@@ -45,14 +46,28 @@ class PerProcess(Generic[T]):
         with slot.lock:
             if slot.value is None:
                 slot.value = self._build()
-            return slot.value
+            value = slot.value
+        if slot.closed:
+            self._end(slot)
+        return value
 
     def close(self) -> None:
-        """Close this process's object if there is one; the next ``get`` builds anew."""
+        """Close this process's object if there is one; the next ``get`` builds anew.
+
+        One that another thread is building is closed by that: its backend may not answer.
+        """
         slot = self._slots.pop(os.getpid(), None)
-        if slot is None:
+        if slot is not None:
+            slot.closed = True
+            self._end(slot)
+
+    def _end(self, slot: _Slot[T]) -> None:
+        # Not found free, the lock is another thread's, which looks at ``closed`` afterwards.
+        if not slot.lock.acquire(blocking=False):
             return
-        with slot.lock:
+        try:
             value, slot.value = slot.value, None
+        finally:
+            slot.lock.release()
         if value is not None:
             self._close(value)

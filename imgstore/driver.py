@@ -129,15 +129,21 @@ class Driver(ABC):
         raise NotImplementedError
 
     def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
-        """Yield what unfinished adds of dead processes left at least ``older_than`` ago."""
+        """Yield what unfinished adds of dead processes left at least ``older_than`` ago.
+
+        The library passes on only what is of that age by its ``modified``.
+        """
         return ()
 
     def _remove_leftover(self, leftover: Leftover) -> None:
         """Remove one; raise NotFound if it is gone or turned out to be alive."""
         raise NotImplementedError
 
-    def _check(self) -> Iterable[str]:
-        """Talk to the backend and yield what is wrong, each with its remedy."""
+    def _check(self, *, write: bool) -> Iterable[str]:
+        """Talk to the backend and yield what is wrong, each with its remedy.
+
+        Without ``write`` make and change nothing: no directory, no object, no lock.
+        """
         return ()
 
     def _close(self) -> None:

@@ -15,6 +15,7 @@ from imgstore.context import RequestContext
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, ImageReader, Opened
+from imgstore.upkeep import ask
 
 
 class Layer(Store):
@@ -103,8 +104,8 @@ class Layer(Store):
     def _remove_leftover(self, leftover: Leftover) -> None:
         self.inner._remove_leftover(leftover)
 
-    def _check(self) -> Iterable[str]:
-        return self.inner._check()
+    def _check(self, *, write: bool) -> Iterable[str]:
+        return ask(self.inner, write=write)
 
     def _close(self) -> None:
         self.inner.close()
@@ -120,6 +121,9 @@ class ReadOnly(Layer):
 
     def _remove_leftover(self, leftover: Leftover) -> None:
         raise errors.Unsupported("this store is read-only")
+
+    def _check(self, *, write: bool) -> Iterable[str]:
+        return ask(self.inner, write=False)
 
 
 class Limited(Layer):

@@ -37,6 +37,7 @@ from imgstore.store import (
     StoredImage,
 )
 from imgstore.streams import ImageReader, Progress, Sink, Source
+from imgstore.upkeep import problems
 
 LOG = logging.getLogger(__name__)
 
@@ -325,15 +326,21 @@ class StoreManager(Mapping[str, Store]):
         )
         return [leftover for found in removed for leftover in found]
 
-    def check(self, *, store: str | None = None) -> list[str]:
-        """Talk to the backends and return what is wrong, failed stores included."""
-        problems = []
+    def check(
+        self, *, write: bool = True, timeout: float | None = None, store: str | None = None
+    ) -> list[str]:
+        """Talk to the backends side by side and return what is wrong, failed stores first.
+
+        ``timeout`` is in seconds, for all of them; see ``Store.check``.
+        """
+        found = []
         if store is None:
-            problems = [f"store {name!r}: {error}" for name, error in self._failures.items()]
-        for one in self._chosen("check", store):
+            found = [f"store {name!r}: {error}" for name, error in self._failures.items()]
+        chosen = self._chosen("check", store)
+        for one, texts in problems(chosen, write=write, timeout=timeout):
             subject = f"store {one.name!r}: "
-            problems += [subject + text.removeprefix(subject) for text in one.check()]
-        return problems
+            found += [subject + text.removeprefix(subject) for text in texts]
+        return found
 
     def close(self) -> None:
         """Close all stores, each whatever becomes of the others; then raise the last error."""

@@ -55,6 +55,7 @@ class Leftover:
     """Something that an unfinished add of a dead process left in a store.
 
     ``name`` is for people; ``key`` is the driver's own handle. ``size`` is in bytes where known.
+    ``modified`` has a time zone.
     """
 
     store: str
@@ -62,6 +63,11 @@ class Leftover:
     modified: datetime
     size: int | None = None
     key: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a time that may be any hour of the day: what is older is removed."""
+        if self.modified.utcoffset() is None:
+            raise ValueError("the time at which a leftover was modified has no time zone")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,9 @@ class ImageReader:
         self._retries = retries
         self._janitor = janitor
         self._fetched = 0
-        self._rest: bytes = b""
+        # The chunk that is being delivered, and how much of it was: what follows is never copied.
+        self._chunk: bytes = b""
+        self._at = 0
         self._busy = False
         # What is to be released; whoever pops it does that, once, without a lock to hold at a fork.
         self._held = [opened]
@@ -108,27 +110,28 @@ class ImageReader:
 
     def __next__(self) -> bytes:
         """Return the next chunk."""
-        if self._rest and not self._closed:
-            chunk, self._rest = self._rest, b""
-            return chunk
-        chunk = self._fetch()
+        chunk = self._rest() or self._fetch()
         if not chunk:
             raise StopIteration
         return chunk
 
     def read(self, n: int | None = -1, /) -> bytes:
         """Return exactly ``n`` bytes, fewer only at the end; all that is left without ``n``."""
-        self._check_open()
+        if self._closed:
+            self._check_open()
         if n is None or n < 0:
             return b"".join(self)
-        if len(self._rest) >= n:
-            taken, self._rest = self._rest[:n], self._rest[n:]
-            return taken
-        pieces, missing = [self._rest] if self._rest else [], n - len(self._rest)
-        self._rest = b""
-        while missing and (chunk := self._fetch()):
+        chunk, at = self._chunk, self._at
+        end = at + n
+        if end < len(chunk):
+            self._at = end
+            return chunk[at:end]
+        pieces = [rest] if (rest := self._rest()) else []
+        missing = n - len(rest)
+        while missing > 0 and (chunk := self._fetch()):
             if len(chunk) > missing:
-                chunk, self._rest = chunk[:missing], chunk[missing:]
+                self._chunk, self._at = chunk, missing
+                chunk = chunk[:missing]
             pieces.append(chunk)
             missing -= len(chunk)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -138,16 +141,30 @@ class ImageReader:
         self._check_open()
         view = memoryview(buffer).cast("B")
         filled = 0
-        while filled < len(view) and (chunk := self._rest or self._fetch()):
-            used = min(len(chunk), len(view) - filled)
-            view[filled : filled + used] = chunk[:used]
-            self._rest = chunk[used:]
-            filled += used
+        while filled < len(view):
+            chunk, at = self._chunk, self._at
+            if at >= len(chunk):
+                chunk, at = self._fetch(), 0
+                if not chunk:
+                    break
+            end = min(len(chunk), at + len(view) - filled)
+            view[filled : filled + end - at] = memoryview(chunk)[at:end]
+            filled += end - at
+            self._chunk, self._at = (chunk, end) if end < len(chunk) else (b"", 0)
         return filled
+
+    def _rest(self) -> bytes:
+        """Take what is left of the chunk that is being delivered."""
+        chunk, at = self._chunk, self._at
+        self._chunk, self._at = b"", 0
+        return chunk[at:] if at else chunk
 
     def readable(self) -> bool:
         """Return True."""
         return True
+
+    def flush(self) -> None:
+        """Do nothing: ``io.BufferedReader`` flushes what it reads before it closes that."""
 
     def seekable(self) -> bool:
         """Return False: ask the store for another range instead."""
@@ -168,9 +185,11 @@ class ImageReader:
         fd = self._opened.fd
         if fd is None or not self._held or self._failed is not None:
             raise io.UnsupportedOperation("this image is not a file that is open")
-        if not self._shared_fd or self._rest:
-            self._fetched -= len(self._rest)
-            self._rest = b""
+        rest = max(0, len(self._chunk) - self._at)
+        self._check_open()  # again: close() drops the chunk, in any thread
+        if not self._shared_fd or rest:
+            self._fetched -= rest
+            self._chunk, self._at = b"", 0
             os.lseek(fd, self._offset + self._fetched, os.SEEK_SET)
             self._shared_fd = True
         return fd
@@ -205,7 +224,7 @@ class ImageReader:
         """Release what the reader holds; a fetch under way in another thread ends first."""
         self._closed = True
         self._wake.set()
-        self._rest = b""
+        self._chunk = b""
         # The consumer sets _busy before it looks at _closed, so one of the two sees the other.
         if not self._busy:
             self._release()
@@ -248,7 +267,7 @@ class ImageReader:
         An open file needs no such proof and keeps its position.
         """
         if self._opened.fd is None:
-            self._rest = self._fetch()
+            self._chunk = self._fetch()
 
     def _fetch(self) -> bytes:
         """Return the next chunk, or nothing once everything was delivered."""

@@ -12,7 +12,19 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.errors import InvalidArgument
 from imgstore.hashing import MIB
+from imgstore.pace import Progress
 from imgstore.reader import ImageReader, SourceFile
+
+__all__ = [
+    "READ_LIMIT",
+    "Input",
+    "Pieces",
+    "Progress",
+    "RefusedSource",
+    "Sink",
+    "Source",
+    "open_input",
+]
 
 READ_LIMIT: Final = 64 * MIB
 _PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
@@ -40,7 +52,6 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview | array.array[Any] | mmap.mm
 Source: TypeAlias = (
     "Buffer | os.PathLike[str] | os.PathLike[bytes] | Readable | ImageReader | Iterable[Buffer]"
 )
-Progress = Callable[[int, int | None], object]
 
 
 class Input(Protocol):

@@ -29,6 +29,7 @@ from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
 from imgstore.redaction import Redaction
 from imgstore.streams import Body, ImageReader, Opened, Progress, Sink, Source
 from imgstore.translation import ClosedError, describe, error_class, raise_for
+from imgstore.upkeep import old_leftovers, problems, remove_leftovers
 
 __all__ = [
     "Added",
@@ -108,8 +109,9 @@ class Store(Driver):
         never rewound, and closed only if it was opened here. ``size`` in bytes is checked; None
         is unknown, 0 an empty image. ``max_size`` bounds either. ``algorithms`` are lower-case
         names of hashlib. ``sinks`` get every byte once, in order, through ``update``.
-        ``progress(done, total_or_none)`` is called as bytes arrive. What source, sinks and
-        progress raise comes through unchanged, and nothing is stored.
+        ``progress(done, total_or_none)`` is called as bytes arrive, at most every 0.1 s, and once
+        at the end. What source, sinks and progress raise comes through unchanged, and nothing is
+        stored.
 
         Raises AlreadyExists, SizeMismatch, TooLarge, StorageFull, PermissionDenied,
         InvalidArgument, Unsupported, Unavailable and their kin.
@@ -258,39 +260,28 @@ class Store(Driver):
         """
         try:
             self._check_open()
-            return list(self._leftovers(age_limit(older_than)))
+            return list(old_leftovers(self, age_limit(older_than)))
         except Exception as exc:
             self._raise(exc, "leftovers")
 
     def remove_leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
         """Remove what ``leftovers`` lists, and return it; raises InUse, TimedOut at the end."""
-        removed, in_use = [], None
         try:
             self._check_open()
-            for leftover in self._leftovers(age_limit(older_than)):
-                try:
-                    self._remove_leftover(leftover)
-                    removed.append(leftover)
-                except (errors.NotFound, FileNotFoundError):
-                    continue
-                except Exception as exc:
-                    in_use = self._translate(exc, "remove_leftovers")
-                    if not isinstance(in_use, errors.InUse | errors.TimedOut):
-                        raise
-            if in_use is not None:
-                raise in_use
+            return remove_leftovers(self, age_limit(older_than))
         except Exception as exc:
             self._raise(exc, "remove_leftovers")
-        return removed
 
-    def check(self) -> list[str]:
-        """Talk to the backend and return what is wrong, one text each; nothing is raised for it."""
+    def check(self, *, write: bool = True, timeout: float | None = None) -> list[str]:
+        """Talk to the backend and return what is wrong, one text each; nothing is raised for it.
+
+        With ``write`` something small is stored and removed, and what an add would make is made;
+        without it nothing is changed. A backend that does not answer within ``timeout`` seconds
+        is a problem too; nobody waits for it any more.
+        """
         self._check_open()
-        try:
-            return [self._secrets.text(text) for text in self._check()]
-        except Exception as exc:
-            error = self._translate(exc, "check")
-            return [str(error)]
+        ((_, found),) = problems([self], write=write, timeout=timeout)
+        return found
 
     @property
     def unwrapped(self) -> Store:

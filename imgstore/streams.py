@@ -14,6 +14,7 @@ from imgstore.errors import (
 )
 from imgstore.extents import Holes
 from imgstore.hashing import MIB, Digests
+from imgstore.pace import STEP, Pace
 from imgstore.reader import ImageReader, Opened, SourceFile
 from imgstore.sources import (
     READ_LIMIT,
@@ -29,6 +30,7 @@ from imgstore.sources import (
 __all__ = ["Body", "ImageReader", "Opened", "Progress", "Sink", "Source", "SourceFile"]
 
 _ZEROS: Final = bytes(MIB)
+_NO_STEP: Final = 1024 * MIB
 
 
 @final
@@ -59,7 +61,7 @@ class Body:
         self._sinks = _checked_sinks(sinks)
         if progress is not None and not callable(progress):
             raise InvalidArgument("progress is not callable")
-        self._progress = progress
+        self._pace = None if progress is None else Pace(progress)
         if self._declared is not None:
             self._check_max(self._declared)
         self.source = source
@@ -106,7 +108,7 @@ class Body:
         if block:
             self._account(block)
         if self._ended:
-            self._results = self._digests.results()
+            self._end()
         return block
 
     def hole(self) -> int:
@@ -127,10 +129,12 @@ class Body:
             self._fail(self._excess(limit))
         self._input.skip(n)  # type: ignore[attr-defined]  # only files have holes
         if not self.observed:
-            self._advance(n)
+            self._total += n
+            self._guard(self._arrived, self._total)
             return
         while n > 0:
             self._account(_ZEROS if n >= MIB else _ZEROS[:n])
+            self._guard(self._arrived, self._total)
             n -= MIB
 
     @property
@@ -148,6 +152,16 @@ class Body:
         """Return whether digests or sinks want the bytes."""
         return bool(self._digests) or bool(self._sinks)
 
+    @property
+    def step(self) -> int:
+        """Return how many bytes a driver lets the kernel copy before it calls ``copied``."""
+        return _NO_STEP if self._pace is None else STEP
+
+    def copied(self, length: int) -> None:
+        """Tell progress that the kernel has copied ``length`` bytes of the file so far."""
+        self._check_failed()
+        self._guard(self._arrived, length)
+
     def adopt(self, length: int, reread: Callable[[int, int], bytes]) -> None:
         """Account for the whole file, of which the driver made the kernel copy ``length`` bytes.
 
@@ -159,14 +173,14 @@ class Body:
             self._fail(self._shortage(length))
         self._ended = True
         if not self.observed:
-            self._advance(length)
-            return
+            self._total = length
         while self._total < length:
             block = reread(self._total, min(MIB, length - self._total))
             if not block:
                 self._fail(IntegrityError(f"the copy ends after {self._total} of {length} bytes"))
             self._account(block)
-        self._results = self._digests.results()
+            self._guard(self._arrived, self._total)
+        self._end()
 
     def _check_failed(self) -> None:
         if self.error is not None:
@@ -191,25 +205,38 @@ class Body:
         """Read ``n`` bytes however small the source's pieces are."""
         if n == 0:
             return b""
-        first: bytes = self._input.pull(min(n, READ_LIMIT))
+        first = self._pull(n, self._total)
         if len(first) == n or not first:
             return first
         pieces, missing = [first], n - len(first)
-        while missing and (piece := self._input.pull(min(missing, READ_LIMIT))):
+        while missing and (piece := self._pull(missing, self._total + n - missing)):
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
+
+    def _pull(self, n: int, before: int) -> bytes:
+        """Read up to ``n`` bytes, of which ``before`` have arrived already."""
+        n = min(n, READ_LIMIT)
+        if self._pace is None:
+            return self._input.pull(n)
+        piece = self._pace.pull(self._input.pull, n)
+        self._arrived(before + len(piece))
+        return piece
 
     def _account(self, block: bytes) -> None:
         self._digests.update(block)
         for sink in self._sinks:
             self._guard(sink.update, block)
-        self._advance(len(block))
+        self._total += len(block)
 
-    def _advance(self, n: int) -> None:
-        self._total += n
-        if self._progress is not None:
-            self._guard(self._progress, self._total, self.size)
+    def _arrived(self, done: int) -> None:
+        if self._pace is not None:
+            self._pace.arrived(done, self.size)
+
+    def _end(self) -> None:
+        self._results = self._digests.results()
+        if self._pace is not None:
+            self._guard(self._pace.ended, self._total, self.size)
 
     def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call the caller's code, remembering that an exception is the caller's."""

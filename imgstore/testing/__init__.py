@@ -28,6 +28,7 @@ pytest.register_assert_rewrite(
             "harness",
             "lifecycle",
             "locations",
+            "pinning",
             "ranges",
             "reading",
             "resources",

@@ -8,6 +8,7 @@ from imgstore.testing.copying import Copying
 from imgstore.testing.failures import Failures
 from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.locations import Locations
+from imgstore.testing.pinning import Pinning
 from imgstore.testing.ranges import Ranges, RangesRefused
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
@@ -22,6 +23,7 @@ class StoreContract(
     Reading,
     Ranges,
     RangesRefused,
+    Pinning,
     Locations,
     Copying,
     Concurrency,

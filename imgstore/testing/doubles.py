@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -83,6 +84,36 @@ class Paused:
             self._halves = [self._halves[1], b""]
         piece, self._halves[0] = self._halves[0][:n], self._halves[0][n:]
         return piece
+
+
+class Trickling:
+    """A source that gives one byte at a time, and a thousand of them in ten seconds."""
+
+    def __init__(self) -> None:
+        """Start with nothing given."""
+        self.given = 0
+
+    def read(self, n: int, /) -> bytes:
+        """Return a byte."""
+        if self.given == 1000:
+            return b""
+        time.sleep(0.01)
+        self.given += 1
+        return b"x"
+
+
+class Calling:
+    """A sink that calls a function with how many bytes it got so far."""
+
+    def __init__(self, call: Callable[[int], object]) -> None:
+        """Call ``call`` with each block."""
+        self._call = call
+        self._done = 0
+
+    def update(self, data: bytes, /) -> None:
+        """Take in a block."""
+        self._done += len(data)
+        self._call(self._done)
 
 
 class Collected:

@@ -13,7 +13,15 @@ import pytest
 from imgstore import Capability, Store, errors
 from imgstore.drivers.memory import MemoryStore
 from imgstore.streams import Source
-from imgstore.testing.doubles import Collected, Failing, Untouched, Watched
+from imgstore.testing.doubles import (
+    Calling,
+    Collected,
+    Failing,
+    Trickling,
+    Untouched,
+    Watched,
+    raising,
+)
 from imgstore.testing.harness import (
     MIB,
     Harness,
@@ -183,6 +191,14 @@ class Failures(Harness, is_part=True):
         assert caught.value is error
         assert str(error) == text
 
+    def test_an_add_from_a_slow_source_is_cancelled(self, store: Store, undone: Undone) -> None:
+        """Progress is called while bytes trickle in, so what it raises ends the add soon."""
+        error, source = RuntimeError("the caller's"), Trickling()
+        with undone() as image_id, pytest.raises(RuntimeError) as caught:
+            store.add(image_id, source, progress=raising(error))
+        assert caught.value is error
+        assert source.given < 1000
+
     def test_what_an_iterable_raises_is_the_callers(
         self, store: Store, undone: Undone, failure: str
     ) -> None:
@@ -219,7 +235,7 @@ class Failures(Harness, is_part=True):
             at = store.add(image_id, b"where such an image will be").location
             store.delete(at)
 
-        def progress(done: int, _: int | None) -> None:
+        def look(done: int) -> None:
             if done == len(data):
                 return
             assert store.leftovers(older_than=0) == []
@@ -229,6 +245,6 @@ class Failures(Harness, is_part=True):
                 with pytest.raises(errors.NotFound):
                     store.size(at)
 
-        image = store.add(image_id, source, progress=progress)
+        image = store.add(image_id, source, sinks=[Calling(look)])
         assert not difference(content(store, image.location), data)
         assert store.leftovers(older_than=0) == []

@@ -116,6 +116,14 @@ class Harness:
         return lambda: ()
 
     @pytest.fixture
+    def abandon(self) -> Callable[[], object]:
+        """Give a function that leaves, just now, what an add of a process that died leaves.
+
+        It shows that clean-up goes by age. Without one nothing is left.
+        """
+        return lambda: None
+
+    @pytest.fixture
     def undone(self, store: Store, leaves: Callable[[], Iterable[str]]) -> Undone:
         """Give a context in which an add of the id it yields fails and leaves no trace."""
 

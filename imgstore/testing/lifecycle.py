@@ -6,7 +6,7 @@ import copy
 import logging
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from imgstore import Capability, Location, Store, StoreManager, errors
 from imgstore.testing.doubles import Untouched
 from imgstore.testing.harness import (
+    WAIT,
     Harness,
     Place,
     content,
@@ -36,6 +37,23 @@ class Lifecycle(Harness, is_part=True):
     def test_a_healthy_store_has_no_faults(self, store: Store) -> None:
         """``check`` talks to the backend and finds nothing wrong."""
         assert store.check() == []
+        assert store.check(timeout=WAIT) == []
+
+    def test_a_check_that_does_not_write_changes_nothing(
+        self, store: Store, place: Place, leaves: Callable[[], Iterable[str]]
+    ) -> None:
+        """``check(write=False)`` finds nothing wrong and leaves no trace."""
+        place(b"data")
+        before = sorted(leaves())
+        assert store.check(write=False) == []
+        assert store.check(write=False, timeout=WAIT) == []
+        assert sorted(leaves()) == before
+
+    @pytest.mark.parametrize("timeout", [-1, True, "1", float("nan"), float("inf")], ids=str)
+    def test_a_timeout_is_a_number_of_seconds(self, store: Store, timeout: Any) -> None:
+        """A time limit that is none is InvalidArgument."""
+        with pytest.raises(errors.InvalidArgument):
+            store.check(timeout=timeout)
 
     def test_a_manager_describes_the_store(self, store: Store, place: Place) -> None:
         """``info`` has the store's own words; the manager finds an image by its location."""
@@ -74,6 +92,21 @@ class Lifecycle(Harness, is_part=True):
             assert store.leftovers(older_than=age) == []
             assert store.remove_leftovers(older_than=age) == []
         assert store.size(location) == 4
+
+    def test_leftovers_are_listed_and_removed_by_their_age(
+        self, store: Store, abandon: Callable[[], object]
+    ) -> None:
+        """What was left just now is no leftover of an hour ago, neither listed nor removed."""
+        hour = timedelta(hours=1)
+        abandon()
+        assert list(store._leftovers(hour)) == [], "the driver lists what is too young"
+        assert store.leftovers(older_than=hour) == []
+        assert store.remove_leftovers(older_than=hour) == []
+        found = store.leftovers(older_than=0)
+        assert all(each.modified.utcoffset() is not None for each in found)
+        if Capability.WRITE in self.capabilities:
+            assert store.remove_leftovers(older_than=0) == found
+            assert store.leftovers(older_than=0) == []
 
     @library_half
     def test_an_age_is_not_negative(self, store: Store) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -94,6 +95,15 @@ class Reading(Harness, is_part=True):
             assert reader.readable()
             assert not reader.seekable()
         assert not difference(copy.getvalue(), data)
+
+    def test_the_standard_library_buffers_a_reader(self, store: Store, place: Place) -> None:
+        """A reader is the raw stream of an ``io.BufferedReader``, which closes it."""
+        data = pattern(self.large)
+        reader = store.get(place(data))
+        with io.BufferedReader(cast("io.RawIOBase", reader), 100_000) as buffered:
+            pieces = iter(lambda: buffered.read(8192), b"")
+            assert not difference(b"".join(pieces), data)
+        assert reader.closed
 
     def test_a_descriptor_stands_at_the_next_byte(self, store: Store, place: Place) -> None:
         """``fileno`` is positioned at the next undelivered byte, or says that there is none."""

@@ -15,7 +15,7 @@ import pytest
 from imgstore import Capability, Store, errors
 from imgstore.drivers.memory import MemoryStore
 from imgstore.streams import Source
-from imgstore.testing.doubles import Watched
+from imgstore.testing.doubles import Calling, Watched
 from imgstore.testing.harness import (
     KIB,
     MIB,
@@ -222,13 +222,13 @@ class Sources(Harness, is_part=True):
                 reader = origin.get(origin.add(new_id(), data).location)
                 closing = threading.Thread(target=reader.close)
 
-                def progress(done: int, _: int | None, closing: threading.Thread = closing) -> None:
+                def close(done: int, closing: threading.Thread = closing) -> None:
                     if done < len(data) and closing.ident is None:
                         closing.start()
                         closing.join(WAIT)
 
                 try:
-                    image = store.add(new_id(), reader, progress=progress)
+                    image = store.add(new_id(), reader, sinks=[Calling(close)])
                 except ValueError as exc:
                     assert "closed" in str(exc)  # noqa: PT017  # either outcome is right
                 else:

@@ -266,16 +266,18 @@ def test_a_source_that_shrinks_at_a_known_moment(tmp_path: Path) -> None:
     """The same where the cut comes between two blocks, before a hole."""
     path = tmp_path / "source"
     sparse(path, 8 * MIB, (0, 2 * MIB), (6 * MIB, 2 * MIB))
-    done: list[int] = []
 
-    def cut(position: int, total: int | None) -> None:
-        if not done:
-            os.truncate(path, 2 * MIB)
-        done.append(position)
+    class Cut:
+        done = 0
+
+        def update(self, block: bytes) -> None:
+            if not self.done:
+                os.truncate(path, 2 * MIB)
+            self.done += len(block)
 
     with FilesystemStore("file", datadir=str(tmp_path / "images")) as store:
         with pytest.raises(errors.SizeMismatch):
-            store.add("image", path, progress=cut)
+            store.add("image", path, sinks=[Cut()])
         assert list((tmp_path / "images").iterdir()) == []
 
 
@@ -284,13 +286,14 @@ def test_a_source_that_grows(tmp_path: Path) -> None:
     path = tmp_path / "source"
     path.write_bytes(os.urandom(4 * MIB))
 
-    def grow(position: int, total: int | None) -> None:
-        with path.open("ab") as file:
-            file.write(b"more")
+    class Grow:
+        def update(self, block: bytes) -> None:
+            with path.open("ab") as file:
+                file.write(b"more")
 
     with FilesystemStore("file", datadir=str(tmp_path / "images")) as store:
         with pytest.raises(errors.SizeMismatch):
-            store.add("image", path, progress=grow)
+            store.add("image", path, sinks=[Grow()])
         assert list((tmp_path / "images").iterdir()) == []
 
 

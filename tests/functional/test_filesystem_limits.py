@@ -175,6 +175,8 @@ def test_read_only_mount(filesystems: Filesystems, tmp_path: Path) -> None:
         assert store.size(location) == 4
         assert names(root) == {"image"}
         assert len(store.check()) == 1
+        (problem,) = store.check(write=False)
+        assert "EROFS" in problem
         assert store.leftovers(older_than=0) == []
 
 

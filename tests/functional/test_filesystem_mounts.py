@@ -48,8 +48,9 @@ def test_an_unmounted_share(filesystems: Filesystems, share: Path, timeout: int)
             assert "is not a mount point" in str(caught.value)
             assert caught.value.retryable
         assert list(share.iterdir()) == []
-        (problem,) = store.check()
-        assert "is not a mount point" in problem
+        for write in (True, False):
+            (problem,) = store.check(write=write)
+            assert "is not a mount point" in problem
 
 
 def test_a_share_that_comes_back(filesystems: Filesystems, tmp_path: Path) -> None:

@@ -206,10 +206,11 @@ class TestMonitor:
             with ThreadPoolExecutor(4) as threads:
                 assert set(threads.map(add, range(4))) == {errors.TimedOut}
             assert time.monotonic() - began < 4 * LIMIT
-            (problem,) = store.check()
-            assert "TimedOut" in problem
+            for write in (True, False):
+                (problem,) = store.check(write=write)
+                assert "TimedOut" in problem
             ceph.mon.revive()
-            assert store.check() == []
+            assert store.check() == store.check(write=False) == []
             image = store.add(new_id(), b"x")
             assert content(store, image.location) == b"x"
 

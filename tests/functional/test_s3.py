@@ -819,12 +819,19 @@ class TestChecks:
         assert make(conditional_writes=False).check() == []
         assert bucket.keys() == []
 
+    def test_a_check_may_be_told_not_to_write(self, make: Make, bucket: Bucket) -> None:
+        """It looks whether the bucket can be listed."""
+        assert make().check(write=False) == []
+        assert bucket.keys() == []
+
     def test_what_is_wrong_is_said_with_a_remedy(self, make: Make) -> None:
         """One text for what keeps the store from working."""
-        (missing,) = make(bucket=new_id()).check()
-        assert "s3_store_create_bucket_on_put" in missing
-        (dead,) = make(host="http://127.0.0.1:1", max_attempts=1).check()
-        assert "cannot be connected to" in dead
+        for write in (True, False):
+            (missing,) = make(bucket=new_id()).check(write=write)
+            assert "s3_store_create_bucket_on_put" in missing
+            assert len(make(secret_key="wrong").check(write=write)) == 1
+            (dead,) = make(host="http://127.0.0.1:1", max_attempts=1).check(write=write)
+            assert "cannot be connected to" in dead
 
 
 class TestProcesses:

@@ -393,7 +393,9 @@ class TestCheck:
 
     def test_what_is_wrong(self, vsphere: VSphere, make: Make) -> None:
         vsphere.datastore("DC0", "spare disks").change(accessible=False)
-        found = make(datastores=["DC0:images", "DC7:x", "DC0:y", "DC0:spare disks"]).check()
+        store = make(datastores=["DC0:images", "DC7:x", "DC0:y", "DC0:spare disks"])
+        found = store.check()
+        assert store.check(write=False) == found
         assert [problem.partition(";")[0].rpartition("datastore ")[2] for problem in found] == [
             "DC7:x: the server has no datacenter 'DC7'",
             "DC0:y: its datacenter has no such datastore, or none that this user may see",

@@ -120,6 +120,8 @@ def administering(manager: StoreManager, store: Store, at: Location) -> None:
     left: list[Leftover] = store.leftovers(older_than=timedelta(days=1))
     left = store.remove_leftovers(older_than=3600)
     faults: list[str] = store.check()
+    faults = store.check(write=False, timeout=5)
+    faults = manager.check(write=False, timeout=2.5, store="fast")
     can: bool = Capability.RANGES in manager.info("fast").capabilities
     prefix: str | None = manager.info("fast").url_prefix
     layered: Store = Limited(ReadOnly(store), 5, timeout=1.5)
@@ -186,6 +188,9 @@ class Driver(Store):
 
     def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
         return []
+
+    def _check(self, *, write: bool) -> Iterable[str]:
+        return ["writes"] if write else ()
 
 
 class WrongDriver(Driver):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from imgstore import Capability, Location
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import AlreadyExists
-from imgstore.store import Added, Ownership
+from imgstore.store import Added, Leftover, Ownership
 from imgstore.streams import Opened
 from imgstore.testing import StoreContract
 
@@ -189,6 +190,202 @@ class Blanking(MemoryStore):
         return Opened(chunks, opened.image_size)
 
 
+class Mixing(MemoryStore):
+    """Goes on with another version of an image than the one it was asked for."""
+
+    caught_by = "test_a_stale_version_is_not_opened"
+
+    def _get(self, location, offset, length, *, if_version, context):
+        opened = super()._get(location, offset, length, if_version=None, context=context)
+        opened.version = if_version or opened.version
+        return opened
+
+
+class Unpinned(MemoryStore):
+    """Tells no version, so that its reads are not resumed."""
+
+    caught_by = "test_a_read_that_is_resumed_is_pinned"
+
+    def _get(self, location, offset, length, *, if_version, context):
+        opened = super()._get(location, offset, length, if_version=None, context=context)
+        opened.version = None
+        return opened
+
+
+class Brief(MemoryStore):
+    """Leaves out the last byte, and says so."""
+
+    caught_by = "test_an_image_that_exists_is_read"
+
+    def _get(self, location, offset, length, *, if_version, context):
+        opened = super()._get(location, offset, length, if_version=if_version, context=context)
+        size = max(0, opened.image_size - 1)
+        data = b"".join(opened.chunks)[: max(0, size - offset)]
+        return Opened(iter([data]), size, opened.version)
+
+
+class Breaking(MemoryStore):
+    """Leaves out the last byte of what it promised."""
+
+    caught_by = "test_an_image_that_exists_is_read"
+
+    def _get(self, location, offset, length, *, if_version, context):
+        opened = super()._get(location, offset, length, if_version=if_version, context=context)
+        return Opened(iter([b"".join(opened.chunks)[:-1]]), opened.image_size, opened.version)
+
+
+class Miscounting(MemoryStore):
+    """Tells a size that is larger than the image."""
+
+    caught_by = "test_an_image_that_exists_is_read"
+
+    def _size(self, location, *, context):
+        return super()._size(location, context=context) + 1
+
+
+class Mutable(MemoryStore):
+    """Delivers what its caller may change."""
+
+    caught_by = "test_iteration_gives_the_image_in_chunks"
+
+    def _get(self, location, offset, length, *, if_version, context):
+        opened = super()._get(location, offset, length, if_version=if_version, context=context)
+        opened.chunks = map(bytearray, opened.chunks)
+        return opened
+
+
+class Closing(MemoryStore):
+    """Closes the source."""
+
+    caught_by = "test_a_source_is_asked_politely"
+
+    def _add(self, image_id, body, *, context):
+        added = super()._add(image_id, body, context=context)
+        body.source.close()
+        return added
+
+
+class Rewinding(MemoryStore):
+    """Reads from the source's beginning, wherever it stood."""
+
+    caught_by = "test_a_source_is_asked_politely"
+
+    def _add(self, image_id, body, *, context):
+        body.source.seek(0)
+        return super()._add(image_id, body, context=context)
+
+
+class Stubborn(MemoryStore):
+    """Stores what it has when it is interrupted."""
+
+    caught_by = "test_what_the_source_raises_is_the_callers"
+
+    def _add(self, image_id, body, *, context):
+        location = Location.parse(f"{self.url_prefix}{image_id}")
+        data = b""
+        try:
+            while block := body.read(100_000):
+                data += block
+        except Exception:
+            raise
+        except BaseException:
+            pass
+        self._images[location.url] = ("1", data)
+        return Added(location)
+
+
+class Misplacing(MemoryStore):
+    """Tells the location of another image."""
+
+    caught_by = "test_what_is_added_comes_back"
+
+    def _add(self, image_id, body, *, context):
+        added = super()._add(image_id, body, context=context)
+        return Added(Location.parse(f"{added.location.url}-2"))
+
+
+class Littering(MemoryStore):
+    """A store that lists leftovers, as it should; the next ones do something wrong."""
+
+    caught_by = None
+
+    def __init__(self, name):
+        super().__init__(name)
+        self._left = {}
+
+    def abandon(self):
+        self._left["dead"] = datetime.now(timezone.utc)
+
+    def _leftovers(self, older_than):
+        limit = datetime.now(timezone.utc) - older_than
+        for name, modified in self._left.items():
+            if modified <= limit:
+                yield Leftover(self.name, name, modified)
+
+    def _remove_leftover(self, leftover):
+        self._left.pop(leftover.name, None)
+
+
+class Ageless(Littering):
+    """Lists what was left just now, whatever age is asked for."""
+
+    caught_by = "test_leftovers_are_listed_and_removed_by_their_age"
+
+    def _leftovers(self, older_than):
+        return super()._leftovers(timedelta(0))
+
+
+class Ancient(Littering):
+    """Makes up the age of what was left, and would remove what is under way."""
+
+    caught_by = "test_leftovers_are_listed_and_removed_by_their_age"
+
+    def abandon(self):
+        self._left["dead"] = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Naive(Littering):
+    """Tells times that have no zone."""
+
+    caught_by = "test_leftovers_are_listed_and_removed_by_their_age"
+
+    def _leftovers(self, older_than):
+        for leftover in super()._leftovers(older_than):
+            yield Leftover(self.name, leftover.name, leftover.modified.replace(tzinfo=None))
+
+
+class Sticky(Littering):
+    """Says that it removed what it did not remove."""
+
+    caught_by = "test_leftovers_are_listed_and_removed_by_their_age"
+
+    def _remove_leftover(self, leftover):
+        pass
+
+
+class Suspicious(Littering):
+    """Lists its own adds while they are under way."""
+
+    caught_by = "test_an_unfinished_image_is_not_visible"
+
+    def _add(self, image_id, body, *, context):
+        self._left[image_id] = datetime.now(timezone.utc)
+        try:
+            return super()._add(image_id, body, context=context)
+        finally:
+            del self._left[image_id]
+
+
+class Scribbling(MemoryStore):
+    """Writes where it was asked only to look."""
+
+    caught_by = "test_a_check_that_does_not_write_changes_nothing"
+
+    def _check(self, *, write):
+        self._images["memory://memory/check"] = ("1", b"")
+        return ()
+
+
 def _contract(broken):
     class Contract(StoreContract):
         foreign_locations = ("memory://other/image",)
@@ -204,12 +401,17 @@ def _contract(broken):
         def leaves(self, store):
             return lambda: list(store._images)
 
+        @pytest.fixture
+        def abandon(self, store):
+            return getattr(store, "abandon", lambda: None)
+
     return Contract
 
 
+TestLittering = _contract(Littering)
 BROKEN = [
     each
     for each in vars().copy().values()
-    if isinstance(each, type) and issubclass(each, MemoryStore) and each is not MemoryStore
+    if isinstance(each, type) and getattr(each, "caught_by", None)
 ]
 globals().update({f"Test{each.__name__}": _contract(each) for each in BROKEN})

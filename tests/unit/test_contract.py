@@ -54,6 +54,11 @@ class TestFilesystem(StoreContract):
     def leaves(self, tmp_path):
         return lambda: [str(path) for path in (tmp_path / "images").rglob("*") if path.is_file()]
 
+    @pytest.fixture
+    def abandon(self, store, tmp_path):
+        store.check()  # makes the directory
+        return lambda: (tmp_path / "images" / ".imgstore-dead").write_bytes(b"half")
+
 
 class TestReadOnly(StoreContract):
     capabilities = Capability.READ | Capability.RANGES

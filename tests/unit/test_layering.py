@@ -30,8 +30,8 @@ LAYERS = (
         "redaction",
         "translation",
     }
-    | {"extents", "model", "reader", "sources", "streams"},
-    {"driver", "ranges", "segments", "store", "transfer"},
+    | {"extents", "model", "pace", "reader", "sources", "streams"},
+    {"driver", "ranges", "segments", "store", "transfer", "upkeep"},
     {"layers", "drivers"},
     {"loading"},
     {"config", "manager"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import queue
 import threading
 import time
@@ -365,3 +366,66 @@ def test_an_interrupted_reader_does_not_go_on():
         next(reader)
     with pytest.raises(errors.IntegrityError, match="interrupted"):
         reader.read()
+
+
+class Counted(bytes):
+    """A chunk that counts the bytes which are copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, key):
+        piece = Counted(super().__getitem__(key))
+        Counted.copied += len(piece)
+        return piece
+
+
+SMALL = {
+    "read": lambda reader: iter(lambda: reader.read(100), b""),
+    "readinto": lambda reader: iter(lambda: _filled(reader, 100), b""),
+    "buffered": lambda reader: _buffered(reader, 100),
+    "by turns": lambda reader: (
+        piece
+        for _ in range(2000)
+        for piece in (reader.read(3), _filled(reader, 5), reader.read(0), reader.read(92))
+    ),
+}
+
+
+def _filled(reader, n):
+    buffer = bytearray(n)
+    return bytes(buffer[: reader.readinto(buffer)])
+
+
+def _buffered(reader, n):
+    with io.BufferedReader(reader, 64) as buffered:
+        yield from iter(lambda: buffered.read(n), b"")
+    assert reader.closed
+
+
+@pytest.mark.parametrize("way", SMALL)
+def test_small_reads_copy_each_byte_once(way):
+    """However large the chunks of a store are, a small read copies what it delivers."""
+    Counted.copied = 0
+    chunks = [Counted(bytes(range(250)) * 400), Counted(b"0123456789" * 9999 + b"end")]
+    data = b"".join(chunks)
+    with ScriptedStore(chunks) as store:
+        store._image_size = len(data)
+        with store.get(AT) as reader:
+            assert b"".join(SMALL[way](reader)) == data
+    assert Counted.copied <= len(data)
+
+
+def test_a_whole_chunk_is_handed_on():
+    """A read that takes exactly one chunk copies nothing."""
+    first, second = DATA[:500], DATA[500:]
+    with ScriptedStore([first, second]) as store, store.get(AT) as reader:
+        assert reader.read(500) is first
+        assert reader.read(524) is second
+
+
+def test_what_follows_a_small_read_is_the_rest():
+    """Iterating after a read gives the rest of its chunk, then the other chunks."""
+    with ScriptedStore([DATA[:500], DATA[500:]]) as store, store.get(AT) as reader:
+        assert reader.read(7) == DATA[:7]
+        assert reader.readinto(bytearray(3)) == 3
+        assert list(reader) == [DATA[10:500], DATA[500:]]

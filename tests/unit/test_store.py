@@ -23,6 +23,9 @@ class SdkError(Exception):
     pass
 
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=timezone.utc)
+
+
 class SdkDenied(SdkError):
     pass
 
@@ -84,14 +87,14 @@ class FakeStore(Store):
     def _leftovers(self, older_than):
         self._called("leftovers", older_than)
         for key in ("one", "two"):
-            yield Leftover(self.name, key, datetime.now(timezone.utc), key=key)
+            yield Leftover(self.name, key, LONG_AGO, key=key)
 
     def _remove_leftover(self, leftover):
         self._called("remove", leftover.key)
         if leftover.key == "one":
             raise errors.NotFound("alive after all")
 
-    def _check(self):
+    def _check(self, *, write):
         self._called("check")
         yield "the bucket is missing; create it"
 
@@ -422,6 +425,46 @@ def test_removing_leftovers_passes_over_what_came_alive():
     assert [each.key for each in store.leftovers(older_than=60)] == ["one", "two"]
     assert store.calls == [("leftovers", timedelta(seconds=60))]
     assert [each.key for each in store.remove_leftovers(older_than=timedelta(1))] == ["two"]
+
+
+def test_a_driver_that_ignores_the_age_is_no_danger():
+    """What is younger is not passed on, and not removed: it may be an add under way."""
+    removed = []
+
+    class Ageless(FakeStore):
+        def _leftovers(self, older_than):
+            now = datetime.now(timezone.utc)
+            yield Leftover(self.name, "new", now)
+            yield Leftover(self.name, "old", now - timedelta(hours=2))
+            yield Leftover(self.name, "other zone", now.astimezone(timezone(timedelta(hours=9))))
+            yield Leftover(self.name, "ahead", now + timedelta(hours=2))
+
+        def _remove_leftover(self, leftover):
+            removed.append(leftover.name)
+
+    store = Ageless()
+    assert [each.name for each in store.leftovers(older_than=3600)] == ["old"]
+    assert [each.name for each in store.remove_leftovers(older_than=3600)] == removed == ["old"]
+    assert store.leftovers(older_than=timedelta.max) == []
+    everything = ["new", "old", "other zone", "ahead"]
+    assert [each.name for each in store.leftovers(older_than=0)] == everything
+
+
+def test_a_leftover_has_a_time_zone():
+    """A time that may be any hour of the day ends the listing, and nothing is removed."""
+
+    class Naive(FakeStore):
+        def _leftovers(self, older_than):
+            yield Leftover(self.name, "naive", datetime(2020, 1, 1))  # noqa: DTZ001
+
+        def _remove_leftover(self, leftover):
+            pytest.fail("was removed")
+
+    for verb in (Naive().leftovers, Naive().remove_leftovers):
+        with pytest.raises(errors.StoreError, match="no time zone"):
+            verb(older_than=3600)
+    with pytest.raises(ValueError, match="no time zone"):
+        Leftover("store", "naive", datetime(2020, 1, 1))  # noqa: DTZ001
 
 
 def test_a_leftover_in_use_keeps_no_other():

@@ -239,7 +239,7 @@ class CinderStore(Store):
             return Unavailable(f"os-brick: {type(exc).__name__}: {_said(exc)}")
         return classify(exc) or classify_rbd(exc)
 
-    def _check(self) -> Iterable[str]:
+    def _check(self, *, write: bool) -> Iterable[str]:
         settings = self._settings
         if settings.incomplete:
             yield (

@@ -16,7 +16,6 @@ from imgstore.streams import Body, SourceFile
 
 # Dirty pages are handed to the disk in steps of this size while digests are computed.
 _WRITEBACK: Final = 32 * MIB
-_COPY_LIMIT: Final = 1024 * MIB
 
 
 def fill(body: Body, target: OpenFile, *, thin: bool, block_size: int, sync: bool) -> None:
@@ -51,7 +50,7 @@ def _copy_extents(body: Body, source: SourceFile, target: OpenFile) -> bool:
     position = 0
     while position < source.length:
         start, end = next_extent(source, position)
-        position = _copy_extent(source, target, start, end)
+        position = _copy_extent(body, source, target, start, end)
         if position < 0:
             target(os.ftruncate, 0)
             return False
@@ -62,7 +61,7 @@ def _copy_extents(body: Body, source: SourceFile, target: OpenFile) -> bool:
     return True
 
 
-def _copy_extent(source: SourceFile, target: OpenFile, start: int, end: int) -> int:
+def _copy_extent(body: Body, source: SourceFile, target: OpenFile, start: int, end: int) -> int:
     """Return how far the copy came, -1 if the kernel cannot copy between these files."""
     while start < end:
         step = functools.partial(
@@ -70,7 +69,7 @@ def _copy_extent(source: SourceFile, target: OpenFile, start: int, end: int) -> 
             source.fd,
             offset=source.offset + start,
             to=start,
-            length=min(end - start, _WRITEBACK if target.has_time_limit else _COPY_LIMIT),
+            length=min(end - start, _WRITEBACK if target.has_time_limit else body.step),
         )
         copied = target(step)
         if copied and target.has_time_limit:
@@ -80,6 +79,7 @@ def _copy_extent(source: SourceFile, target: OpenFile, start: int, end: int) -> 
         if copied == 0:
             break
         start += copied
+        body.copied(start)
     return start
 
 

@@ -409,9 +409,12 @@ class FilesystemStore(Store):
         if not self._calls(drafts.remove_draft, draft):
             raise NotFound("it is gone or in use")
 
-    def _check(self) -> Iterator[str]:
+    def _check(self, *, write: bool) -> Iterator[str]:
         for root in self._roots:
             try:
+                if not write:
+                    self._calls(self._look_at, root)
+                    continue
                 self._calls(self._make_directory, root)
                 directory = self._open_directory(root)
                 try:
@@ -420,6 +423,21 @@ class FilesystemStore(Store):
                     directory.close()
             except Exception as exc:
                 yield f"{root}: {self._translate(exc, 'check')}"
+
+    def _look_at(self, root: str) -> None:
+        """Raise what an add would, as far as can be told without one."""
+        if self._require_mount:
+            self._require_mounted(root)
+        try:
+            _directory_status(root)
+        except FileNotFoundError:
+            raise NotFound(
+                "there is no such directory", remedy="make it, or let the first add do so"
+            ) from None
+        if os.statvfs(root).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(root, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _made_directory(root: str) -> os.stat_result:

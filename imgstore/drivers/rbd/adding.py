@@ -252,10 +252,10 @@ class Adding:
 _REFUSED: Final = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EACCES, errno.EROFS})
 
 
-def own_pool(connection: Connection, settings: Settings) -> Any:
-    """Return the store's pool; raises ConfigError where it does not exist."""
+def own_pool(connection: Connection, settings: Settings, *, write: bool = True) -> Any:
+    """Return the store's pool, to ``write`` or to look at; raises ConfigError if it is missing."""
     try:
-        return connection.writable_pool(settings.pool)
+        return (connection.writable_pool if write else connection.pool)(settings.pool)
     except NotFound as exc:
         raise ConfigError(
             f"the pool {settings.pool!r} does not exist",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -197,10 +197,15 @@ class RbdStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self) -> Iterable[str]:
-        """Create an image of no importance, and remove it."""
+    def _check(self, *, write: bool) -> Iterable[str]:
+        """Connect and, to ``write``, create an image of no importance, and remove it."""
         cluster = self._clusters.get()
         with cluster.connection() as connection:
+            if not write:
+                pool = own_pool(connection, self._settings, write=False)
+                with suppress(_lazy.load("rados", install=INSTALL).ObjectNotFound):
+                    pool.stat("rbd_directory")  # which an empty pool has not
+                return ()
             name = PROBE + secrets.token_hex(8)
             adding = Adding(cluster, connection, self._settings, name)
             adding.probe()

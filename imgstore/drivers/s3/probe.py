@@ -46,6 +46,18 @@ def honours_conditions(s3: Any, settings: Settings) -> bool | None:
     return answer
 
 
+def is_there(s3: Any, settings: Settings) -> bool | None:
+    """Return whether the bucket can be listed, which adds need; None where there is no bucket."""
+    try:
+        s3.head_bucket(Bucket=settings.bucket)
+        s3.list_objects_v2(Bucket=settings.bucket, Prefix=settings.key_prefix, MaxKeys=1)
+    except Exception as exc:
+        if status_of(exc) != HTTPStatus.NOT_FOUND:
+            raise
+        return None
+    return True
+
+
 def _check_sight(s3: Any, at: dict[str, str]) -> None:
     """Raise PermissionDenied if what is not there looks like what may not be seen."""
     try:

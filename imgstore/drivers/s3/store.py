@@ -17,7 +17,7 @@ from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.client import INSTALL, SDK_LOGGERS, Client, classify, error_code, head
 from imgstore.drivers.s3.options import OPTIONS
-from imgstore.drivers.s3.probe import honours_conditions
+from imgstore.drivers.s3.probe import honours_conditions, is_there
 from imgstore.drivers.s3.reading import Reading
 from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, is_reserved, read
 from imgstore.errors import (
@@ -249,10 +249,11 @@ class S3Store(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self) -> Iterable[str]:
-        """Put an object of no importance, and delete it."""
+    def _check(self, *, write: bool) -> Iterable[str]:
+        """Put an object of no importance, and delete it; without ``write`` look at the bucket."""
         settings = self._settings
-        answer = honours_conditions(self._client.get().s3, settings)
+        probe = honours_conditions if write else is_there
+        answer = probe(self._client.get().s3, settings)
         if answer is None and not settings.create_bucket:
             yield (
                 f"the bucket {settings.bucket!r} does not exist; create it, or set "

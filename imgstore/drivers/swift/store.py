@@ -296,8 +296,8 @@ class SwiftStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self) -> Iterable[str]:
-        """Log in, and put and delete an object of no importance."""
+    def _check(self, *, write: bool) -> Iterable[str]:
+        """Log in and, to ``write``, put and delete an object of no importance."""
         account, settings = self._settings.account, self._settings
         if account is None or not account.has_credentials:
             return
@@ -313,7 +313,7 @@ class SwiftStore(Store):
                     "swift_store_create_container_on_put"
                 )
             return
-        if not settings.seed:
+        if write and not settings.seed:
             name = f"{CHECK}{secrets.token_hex(16)}"
             caller.put(settings.container, name)
             caller.delete(settings.container, name)

@@ -165,12 +165,14 @@ class VmwareStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self) -> Iterable[str]:
-        """Log in, and write and delete a small file in each datastore."""
+    def _check(self, *, write: bool) -> Iterable[str]:
+        """Log in and, to ``write``, write and delete a small file in each datastore."""
         datastores = self._datastores.get()
         for datastore, fault in datastores.faults():
             if fault:
                 yield f"datastore {datastore}: {fault}; mend that, or correct vmware_datastores"
+                continue
+            if not write:
                 continue
             with _Draft(self._live) as draft:
                 place = datastores.place(datastore, draft)
