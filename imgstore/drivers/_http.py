@@ -75,6 +75,16 @@ class Client:
 
     def open(self, url: Url, offset: int, length: int | None, *, if_version: str | None) -> Opened:
         """Open an image at ``offset``; the contract of ``Store._get``."""
+        try:
+            return self._open(url, offset, length, if_version)
+        except InvalidRange:
+            size = self.size(url)
+            if length is None or not offset < size < offset + length:
+                raise
+        # RFC 9110 14.1.2 has a range cut that ends beyond the image; some servers refuse it.
+        return self._open(url, offset, size - offset, if_version)
+
+    def _open(self, url: Url, offset: int, length: int | None, if_version: str | None) -> Opened:
         headers = {}
         if offset or length is not None:
             last = "" if length is None else str(offset + length - 1)

@@ -118,7 +118,7 @@ def ascii_host(host: str) -> str:
     Raises InvalidLocation for what is not a host name.
     """
     name = host.lower()
-    if not host.isascii():
+    if not host.isascii() and len(host) < 255:  # of which every character becomes one or more
         idna = _lazy.load("idna", install=INSTALL)
         try:
             name = idna.encode(host, uts46=True).decode("ascii")

@@ -181,8 +181,10 @@ def _proxy(scheme: str, proxy: str) -> Url:
         found = Location.parse(proxy if "://" in proxy else f"http://{proxy}")
         if {scheme, found.scheme} <= {"http", "https"}:
             return Url.of(found)
+    # Where it was split in another way than meant, the scheme may be a part of the password.
+    shown = scheme if scheme in {"http", "https"} else "another scheme than http and https"
     raise InvalidArgument(
-        f"http_proxy_information: the entry for {scheme!r} is not usable",
+        f"http_proxy_information: the entry for {shown} is not usable",
         remedy="write http:host:port or https:host:port, with http:// or https:// before the host "
         "if need be, and no line breaks or other control characters",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -129,6 +130,28 @@ class TestFaults:
             pytest.raises(errors.StoreError, match="not sound HTTP"),
         ):
             read(store, url, length=4)
+
+    @pytest.mark.parametrize("tells", [b"Content-Range: bytes */4\r\n", b""])
+    def test_a_range_that_ends_beyond_the_image_is_cut(self, store, tells):
+        """RFC 9110 14.1.2 wants the server to do it; some answer 416 instead."""
+
+        def strict(connection: socket.socket) -> None:
+            match = re.search(rb"Range: bytes=(\d+)-(\d+)", seen[-1])
+            first, last = (int(match[1]), int(match[2])) if match else (0, 3)
+            if last > 3:
+                head, body = b"416 No\r\n" + tells, b""
+            else:
+                head = b"206 Part\r\nContent-Range: bytes %d-%d/4\r\n" % (first, last)
+                body = b"four"[first : last + 1]
+            length = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+            connection.sendall(b"HTTP/1.1 " + head + length + body)
+
+        seen: list[bytes] = []
+        with scripted(strict, seen) as url:
+            assert read(store, url, offset=2, length=9) == b"ur"
+            assert read(store, url, offset=4, length=9) == b""
+            with pytest.raises(errors.InvalidRange):
+                store.get(url, offset=5, length=9)
 
     def test_interim_answers_are_skipped(self, store):
         """102 and 103 precede the answer (RFC 9110 15.2), as 100 does."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
 import pytest
+import requests
 import urllib3.util.connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,7 @@ class Line:
         near.connect(self._listening.getsockname())
         far, _ = self._listening.accept()
         far.sendall(ANSWER)
+        far.shutdown(socket.SHUT_WR)
         self._far.append(far)
         return near
 
@@ -243,6 +245,34 @@ class TestBehindAProxy:
 
 
 class TestProxies:
+    @pytest.mark.parametrize(
+        ("host", "shown"),
+        [
+            ("Images.Example.", b"images.example."),
+            ("[2001:DB8::1]", b"[2001:db8::1]"),
+            ("0x7f.1", b"127.0.0.1"),
+            ("b\u00fccher.example", b"xn--bcher-kva.example"),
+        ],
+    )
+    def test_a_tunnel_leads_to_the_host_that_was_checked(self, host, shown):
+        """CONNECT has the same host and port, and credentials for the proxy only."""
+        transport = Transport(
+            guard=AddressGuard(),
+            verify=True,
+            proxies={"https": url("http://me:hidden@proxy.example:3128")},
+            connect_timeout=5,
+            read_timeout=5,
+        )
+        with line() as proxied:
+            with pytest.raises(requests.ConnectionError):
+                transport.send("GET", url(f"https://{host}/x"), {"Authorization": "mine"})
+            transport.close()
+            proxied.hang_up()
+        head = proxied.sent.partition(b"\r\n\r\n")[0]
+        assert head.startswith(b"CONNECT " + shown + b":443 HTTP/1.")
+        assert b"Proxy-Authorization: Basic" in head
+        assert b"mine" not in proxied.sent
+
     def test_credentials_of_a_proxy_are_sent_in_utf_8(self):
         """As those of a location, percent-decoded; each scheme has its own."""
         with line() as proxied:
