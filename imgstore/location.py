@@ -16,7 +16,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _GREEDY: Final = frozenset({"s3", "s3+http", "s3+https", "swift", "swift+http", "swift+https"})
 # An unescaped "/" in a password would otherwise turn half of it into a host and a path.
 _WEB: Final = frozenset({"http", "https"})
-_WEB_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:@\[\]/?#]+)(:\d{0,5})?(?=[/?#]|$)")
+_WEB_HOST: Final = re.compile(r"(\[[0-9A-Za-z:.%_~-]+\]|[^\s:@\[\]/?#]+)(:[0-9]{0,5})?(?=[/?#]|\Z)")
 # Here a query names a place; elsewhere it may be a signature that gives access.
 _PLAIN_QUERY: Final = frozenset({"vsphere"})
 _DEFAULT_PORTS: Final = ("80", "443")

@@ -3,6 +3,10 @@
 An adapter of requests is used without a requests.Session: a session would read proxies, CA bundles
 and passwords from the environment, keep cookies, and load the bodies of redirects.
 
+requests, urllib3 and http.client each parse URLs in ways of their own. Here none of them decides
+anything: host and port of the pool, the Host field, the target of the request and the proxy are
+those of the Url that was checked.
+
 requests and urllib3 put URLs into their log lines and exceptions. Here they only ever see a URL
 without its query; the full target of a request travels in a header of its own to the connection,
 which takes it out again. So a signature in a query cannot be logged, whatever level is set.
@@ -10,21 +14,17 @@ which takes it out again. So a signature in a query cannot be logged, whatever l
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import http.client
-import io
-import re
 import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from http import HTTPStatus
-from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from imgstore import _lazy
-from imgstore.drivers._http import INSTALL, AddressGuard, Url
+from imgstore.drivers._http_answer import Answer
+from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
 from imgstore.errors import (
     ImgStoreError,
     IntegrityError,
@@ -34,7 +34,6 @@ from imgstore.errors import (
     TimedOut,
     Unavailable,
 )
-from imgstore.hashing import MIB
 
 if TYPE_CHECKING:
     import requests
@@ -49,8 +48,6 @@ else:
 _TARGET: Final = "Imgstore-Target"  # never sent: _Connection takes it out
 _HOSTS: Final = 16  # whose idle connections are kept
 _CONNECTIONS: Final = 32  # idle ones kept per host
-_LINE: Final = 65536  # bytes of a header, as http.client has it
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _CONTINUE: Final = "100-continue"
 _PATIENCE: Final = 1.0  # seconds to wait for an answer before a body is sent
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
@@ -69,6 +66,7 @@ class Sender(Protocol):
 class Transport:
     """Sends requests; ``verify`` is a CA file, or whether to verify by the default bundle.
 
+    ``proxies`` maps schemes to the proxies to ask, whose URLs may have credentials.
     ``connect_timeout`` (seconds) bounds connecting, the TLS handshake and a proxy's answer each,
     ``read_timeout`` the wait for a complete head and for every piece of a body. Resolving a name
     takes as long as the system's resolver allows.
@@ -79,7 +77,7 @@ class Transport:
         *,
         guard: AddressGuard,
         verify: str | bool,
-        proxies: Mapping[str, str],
+        proxies: Mapping[str, Url],
         connect_timeout: float,
         read_timeout: float,
     ) -> None:
@@ -88,8 +86,9 @@ class Transport:
         self._guard = guard
         self._verify = verify
         self._proxies = dict(proxies)
-        self._timeout = (connect_timeout, read_timeout)
-        self._adapter = _adapter(guard, read_timeout)
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._adapter = _adapter(guard, read_timeout, self._proxies)
 
     def send(
         self, method: str, url: Url, headers: Mapping[str, str], body: Iterable[bytes] | None = None
@@ -101,33 +100,42 @@ class Transport:
         Raises PermissionDenied where the guard refuses host or address, and what requests raises.
         """
         self._guard.check_host(url.host)
-        if self._requests.utils.select_proxy(url.text, self._proxies):
+        if url.scheme in self._proxies:
             # The proxy connects, to what it resolves itself; what is known here is checked.
-            with contextlib.suppress(OSError):
-                self._guard.addresses(url.host, url.port)
-        sent = {"User-Agent": "imgstore", "Accept-Encoding": "identity", "Accept": "*/*", **headers}
-        request = self._requests.Request(method, f"{url.origin}/", headers=sent).prepare()
+            self._guard.check_proxied(url)
+        request = self._request(method, url, headers, body)
+        began = time.monotonic()
+        try:
+            return self._send(request, self._read_timeout)
+        except self._requests.ConnectionError as exc:
+            left = self._read_timeout - (time.monotonic() - began)
+            stale = any(isinstance(cause, _STALE) for cause in _causes(exc))
+            if not stale or left <= 0 or method not in {"GET", "HEAD"}:
+                raise
+        # A server closes idle connections when it likes, also while one is being used again.
+        return self._send(request, left)
+
+    def _request(
+        self, method: str, url: Url, headers: Mapping[str, str], body: Iterable[bytes] | None
+    ) -> Any:
+        usual = {"User-Agent": "imgstore", "Accept-Encoding": "identity", "Accept": "*/*"}
+        sent = {**usual, "Host": url.host_field, **headers}
+        request: Any = self._requests.Request(method, "http://localhost/", headers=sent).prepare()
         request.url = url.text  # verbatim: preparing would rewrite it, and signatures cover it
+        request.destination = url
         if body is not None:  # of which preparing would look for the length
             request.body = body
             if "Content-Length" not in headers:
                 del request.headers["Content-Length"]
-        try:
-            return self._send(request)
-        except self._requests.ConnectionError as exc:
-            stale = any(isinstance(cause, _STALE) for cause in _causes(exc))
-            if not stale or method not in {"GET", "HEAD"}:
-                raise
-        # A server closes idle connections when it likes, also while one is being used again.
-        return self._send(request)
+        return request
 
-    def _send(self, request: requests.PreparedRequest) -> requests.Response:
+    def _send(self, request: Any, seconds: float) -> requests.Response:
+        """Send a request, whose answer's head has that many seconds."""
         return self._adapter.send(
             request,
             stream=True,
-            timeout=self._timeout,
+            timeout=(self._connect_timeout, seconds),
             verify=self._verify,
-            proxies=self._proxies,
         )
 
     def close(self) -> None:
@@ -135,115 +143,15 @@ class Transport:
         self._adapter.close()
 
 
-class _Wire(io.RawIOBase):
-    """A connection's bytes; hands out at most ``allowance`` of them, until ``deadline`` if any."""
-
-    def __init__(self, raw: io.RawIOBase, deadline: float | None) -> None:
-        self._raw = raw
-        self.deadline = deadline
-        self.allowance = 16 * MIB
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise TimeoutError("the head of the answer is not complete in time")
-        count: int | None = self._raw.readinto(buffer)
-        self.allowance -= count or 0
-        if self.allowance < 0:
-            raise http.client.HTTPException("the answer is framing without end")
-        return count
-
-    def let_through(self) -> None:
-        """Count no more: TLS hands out 16 KiB at a time, and each call costs."""
-        self.readinto = self._raw.readinto  # type: ignore[assignment,method-assign]
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    """An answer whose head arrives in bounded time and whose body has the length it states.
-
-    http.client bounds every wait for a byte, but neither a head that trickles in, nor interim
-    answers, nor trailers that never end; and it ignores what follows the stated length.
-    """
-
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self._socket = sock
-        self._wire = _Wire(self.fp.detach(), None)
-        self.fp = io.BufferedReader(self._wire)
-        self._final: tuple[str, int, str] | None = None  # a status line that was read already
-
-    def is_final(self) -> bool:
-        """Read a status line; return whether it is that of an answer after which none comes."""
-        self._limit()
-        line = self._read_status()
-        if line[1] == HTTPStatus.CONTINUE:
-            while self.fp.readline(_LINE).strip():
-                pass
-            return False
-        self._final = line
-        return True
-
-    def _read_status(self) -> tuple[str, int, str]:
-        line, self._final = self._final, None
-        read: tuple[str, int, str] = line or super()._read_status()  # type: ignore[misc]
-        return read
-
-    def _limit(self) -> None:
-        seconds = self._socket.gettimeout()
-        self._wire.deadline = None if seconds is None else time.monotonic() + seconds
-
-    def begin(self) -> None:
-        is_early = self._final is not None
-        self._limit()
-        super().begin()
-        self._wire.deadline = None
-        if is_early:  # the server may still wait for the body
-            self.will_close = True
-        if self.length is not None:
-            self._wire.let_through()
-        stated = set(self.headers.get_all("Content-Length", []))
-        # urllib3 would find this out too late to close the connection.
-        if len(stated) > 1 or any(not _LENGTH.fullmatch(text.strip()) for text in stated):
-            raise http.client.HTTPException("Content-Length is not one number")
-
-    def read(self, amt: int | None = None) -> bytes:
-        # A chunk of one byte has five bytes of framing.
-        self._wire.allowance = MIB + 16 * (self.length or MIB if amt is None else amt)
-        if amt is None or self.chunked or not self.length or self.length > amt:
-            return super().read(amt)
-        start = super().read(self.length - 1)
-        if self.length == 1 and self._goes_on():
-            raise IntegrityError("the server sends more bytes than it stated")
-        return start + super().read(1)
-
-    def _goes_on(self) -> bool:
-        """Tell whether bytes beyond the last one have arrived."""
-        ahead = len(self.fp.peek(2)) if self.fp is not None else 0
-        if ahead != 1 or type(self._socket) is not socket.socket:
-            return ahead > 1
-        waiting = poll()
-        waiting.register(self._socket, POLLIN)
-        with contextlib.suppress(OSError):  # reset after the last byte, which harms nobody
-            return bool(waiting.poll(0)) and bool(self._socket.recv(1, socket.MSG_PEEK))
-        return False
-
-
 class _Connection(_ConnectionBase):
     """Mixed into urllib3's connections: connects to addresses that the guard has seen."""
 
     guard: ClassVar[AddressGuard]
     read_timeout: ClassVar[float]
-    response_class = _Response
+    response_class: Any
     _target: str | None = None
     _expects = False
-    _early: _Response | None = None  # whose beginning was read before the body was sent
+    _early: Answer | None = None  # whose beginning was read before the body was sent
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
@@ -273,7 +181,7 @@ class _Connection(_ConnectionBase):
     def _is_answered(self) -> bool:
         """Wait for an answer to the head of a request; return whether it is the final one."""
         # What holds the socket is closed with the connection, whatever is raised here.
-        self._early = _Response(self.sock, method=self._method)  # type: ignore[attr-defined]
+        self._early = self.response_class(self.sock, method=self._method)  # type: ignore[attr-defined]
         self.sock.settimeout(min(_PATIENCE, self.read_timeout))
         try:
             self._early.fp.peek(1)
@@ -289,7 +197,7 @@ class _Connection(_ConnectionBase):
         early, self._early = self._early, None
         if early is None:
             return super().getresponse(*args, **kwargs)
-        self.response_class = lambda *args, **kwargs: early  # type: ignore[assignment]
+        self.response_class = lambda *args, **kwargs: early
         try:
             return super().getresponse(*args, **kwargs)
         finally:
@@ -304,11 +212,14 @@ class _Connection(_ConnectionBase):
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         super().putrequest(method, self._target or url, *args, **kwargs)
 
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        self.sock.settimeout(self.timeout)  # of the handshake; the proxy's answer has used some
+
     def _new_conn(self) -> socket.socket:
         if self.proxy is not None:  # the operator named it
             return super()._new_conn()
-        # requests leaves an IPv6 zone percent-encoded.
-        addresses = self.guard.addresses(self._dns_host.replace("%25", "%"), self.port)
+        addresses = self.guard.addresses(self._dns_host, self.port)
         end = time.monotonic() + float(self.timeout or 0)
         failure: OSError | None = None
         for tried, address in enumerate(addresses):
@@ -330,34 +241,54 @@ class _Adapter(_AdapterBase):
     """Mixed into requests' adapter: its pools make our connections, its log lines no queries."""
 
     pools: ClassVar[Mapping[str, Any]]
+    proxies: ClassVar[Mapping[str, Url]]
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+    def init_poolmanager(self, connections: int, maxsize: int, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, *args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = dict(self.pools)
+        managers = _lazy.load("urllib3.poolmanager", install=INSTALL)
+        for scheme, proxy in self.proxies.items():
+            secret = proxy.authorization
+            made = managers.proxy_from_url(
+                proxy.origin,
+                proxy_headers={"Proxy-Authorization": secret.reveal()} if secret else {},
+                num_pools=connections,
+                maxsize=maxsize,
+            )
+            made.pool_classes_by_scheme = dict(self.pools)
+            self.proxy_manager[scheme] = made
 
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager: Any = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = dict(self.pools)
-        return manager
+    def get_connection_with_tls_context(
+        self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        url: Url = request.destination
+        _, settings = self.build_connection_pool_key_attributes(request, verify, cert)
+        manager: Any = self.proxy_manager.get(url.scheme, self.poolmanager)
+        return manager.connection_from_host(url.literal, url.port, url.scheme, pool_kwargs=settings)
 
     def request_url(self, request: Any, proxies: Any) -> str:
-        target: str = super().request_url(request, proxies)
-        request.headers[_TARGET] = target
-        return target.partition("?")[0]
+        url: Url = request.destination
+        is_forwarded = url.scheme == "http" and "http" in self.proxies
+        request.headers[_TARGET] = url.text if is_forwarded else url.target
+        shown = "/" + url.target.partition("?")[0].lstrip("/")
+        return f"{url.origin}{shown}" if is_forwarded else shown
 
 
-def _adapter(guard: AddressGuard, read_timeout: float) -> HTTPAdapter:
+def _adapter(guard: AddressGuard, read_timeout: float, proxies: Mapping[str, Url]) -> HTTPAdapter:
     """Return an adapter of requests whose connections ask ``guard``."""
     adapters = _lazy.load("requests.adapters", install=INSTALL)
     connections = _lazy.load("urllib3.connection", install=INSTALL)
     pools = _lazy.load("urllib3.connectionpool", install=INSTALL)
+    answer = type("Answer", (Answer,), {"read_timeout": read_timeout})
+    own = {"guard": guard, "read_timeout": read_timeout, "response_class": answer}
     made = {}
     for scheme in ("http", "https"):
         bases = (_Connection, getattr(connections, f"{scheme.upper()}Connection"))
-        connection = type("Connection", bases, {"guard": guard, "read_timeout": read_timeout})
+        connection = type("Connection", bases, dict(own))
         pool = getattr(pools, f"{scheme.upper()}ConnectionPool")
         made[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})
-    adapter: HTTPAdapter = type("Adapter", (_Adapter, adapters.HTTPAdapter), {"pools": made})(
+    classes = (_Adapter, adapters.HTTPAdapter)
+    adapter: HTTPAdapter = type("Adapter", classes, {"pools": made, "proxies": proxies})(
         pool_connections=_HOSTS, pool_maxsize=_CONNECTIONS
     )
     return adapter

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from oslo_config import cfg
 
 from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
-from imgstore.drivers._http import INSTALL, AddressGuard, Client, Url
+from imgstore.drivers._http import Client
 from imgstore.drivers._http_transport import Transport, classify
-from imgstore.errors import ImgStoreError, InvalidArgument
+from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
+from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location
 from imgstore.store import Capability, Ownership, Store
 from imgstore.streams import Opened
+from imgstore.translation import describe
 
 _LINK_LOCAL: Final = ("169.254.0.0/16", "fe80::/10")
 _NO_PROXIES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -166,25 +168,23 @@ def _check_readable(path: str) -> None:
     try:
         with Path(path).open("rb"):
             pass
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # ValueError: a null byte
         raise InvalidArgument(
-            f"https_ca_certificates_file {path} cannot be read: {exc.strerror}",
+            f"https_ca_certificates_file {path!r} cannot be read: {describe(exc)}",
             remedy="give the path of a PEM file with certificates",
         ) from exc
 
 
-def _proxy(scheme: str, proxy: str) -> str:
+def _proxy(scheme: str, proxy: str) -> Url:
     """Return a proxy's URL; messages do not show it, for it may hold a password."""
-    url = proxy if "://" in proxy else f"http://{proxy}"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if scheme not in {"http", "https"} or not usable:
-        raise InvalidArgument(
-            f"http_proxy_information: the entry for {scheme!r} is not usable",
-            remedy="write http:host:port or https:host:port, with http:// or https:// before "
-            "the host if need be",
-        )
-    return url
+    with contextlib.suppress(InvalidLocation):
+        found = Location.parse(proxy if "://" in proxy else f"http://{proxy}")
+        if {scheme, found.scheme} <= {"http", "https"}:
+            return Url.of(found)
+    # Where it was split in another way than meant, the scheme may be a part of the password.
+    shown = scheme if scheme in {"http", "https"} else "another scheme than http and https"
+    raise InvalidArgument(
+        f"http_proxy_information: the entry for {shown} is not usable",
+        remedy="write http:host:port or https:host:port, with http:// or https:// before the host "
+        "if need be, and no line breaks or other control characters",
+    )

@@ -131,6 +131,45 @@ class TestGuard:
                 store.get(url)
         assert {asked.host for asked in nginx.requests(at_least=1)} == {"127.0.0.1"}
 
+    @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxy"])
+    @pytest.mark.parametrize("by_redirect", [False, True], ids=["location", "redirect"])
+    def test_a_zone_smuggles_no_host(self, make, hostile, proxied, by_redirect):
+        """What another parser could take for the real host, or for a header, is no zone."""
+        options = {"proxy_information": {"http": address_of(hostile)}} if proxied else {}
+        store = make(allowed_hosts=["*.example.org", "127.0.0.1"], **options)
+        if not by_redirect:
+            store = make(allowed_hosts=["*.example.org"], **options)
+        port = hostile.address[1]
+        for zone in (
+            f"%5d%40127.0.0.1%3a{port}%3f.example.org",
+            f"%5d@127.0.0.1:{port}?.example.org",
+            "x%0d%0aX-More:%20yes%0d%0a.example.org",
+            "lo.example.org",
+        ):
+            hostile.forget()
+            url = f"http://[::1%25{zone}]/good"
+            if by_redirect:
+                url = hostile.url(f"redirect?to={quote(url, safe='')}")
+            for call in (store.get, store.size):
+                with pytest.raises((errors.InvalidLocation, errors.StoreError)):
+                    call(url)
+            targets = {asked.target.partition("?")[0] for asked in hostile.requests}
+            assert all(target.endswith("/redirect") for target in targets)
+            assert not any("x-more" in asked.headers for asked in hostile.requests)
+
+    def test_a_proxy_gets_no_denied_address_in_disguise(self, make, hostile):
+        """Neither as a number, nor with a zone that only this host does not know."""
+        proxies = {"http": address_of(hostile)}
+        store = make(proxy_information=proxies, denied_networks=["127.0.0.0/8", "::1/128"])
+        for host in ("0x7f.1", "127.1.", "[::1]", "[::1%25nowhere]", "[::ffff:7f00:1%25nowhere]"):
+            with pytest.raises((errors.PermissionDenied, errors.InvalidLocation)):
+                store.get(f"http://{host}/good")
+        assert hostile.requests == []
+        assert read(make(proxy_information=proxies), "http://0x7f.1/good") == hostile.content
+        (asked,) = hostile.requests
+        assert asked.target == "http://127.0.0.1/good"
+        assert asked.headers["host"] == "127.0.0.1"
+
 
 class TestCredentials:
     def test_credentials_stay_with_scheme_host_and_port(self, make, nginx, file):

@@ -9,8 +9,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from imgstore.arguments import check_ca_file
-from imgstore.drivers._http import AddressGuard, Client, Url, redirected, settle, status_error
+from imgstore.drivers._http import Client, redirected, settle, status_error
 from imgstore.drivers._http_transport import Transport
+from imgstore.drivers._http_url import AddressGuard, Url
 from imgstore.drivers.vmware.api import Api, Session
 from imgstore.drivers.vmware.faults import Patience, may_pass
 from imgstore.drivers.vmware.places import Place
@@ -85,7 +86,7 @@ class Files:
             read_timeout=settings.read_timeout,
         )
         # Images are replaced by others, never changed: any date tells them apart.
-        self._client = Client(self, strong_age=timedelta.min)
+        self._client = Client(self, strong_age=timedelta.min, trusts_head=True)
         self.api = Api(settings, patience, self._versions)
 
     def close(self) -> None:

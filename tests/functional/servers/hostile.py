@@ -33,6 +33,8 @@ from then on (default: always). HEAD is answered like GET without its body, exce
 /head-size?by=N                           HEAD states N bytes too many
 /head-status?code=C                       HEAD answers C, GET is good
 /head-no-length                           HEAD has no Content-Length
+/head-says?then=P&length=N                HEAD has Content-Length N (0), GET answers as /P does
+/chunked-part?total=N                     chunked, with ranges; Content-Range may state total N
 /status?code=C&times=K&retry_after=S      answers C with a short body and Retry-After: S
 /error?code=C&size=N                      answers C (500) with N bytes (1 MiB) full of `MARKER`
 /redirect?to=URL&code=C                   redirects to URL (percent-encoded), C is 302
@@ -373,6 +375,19 @@ class Hostile:
         answer = _ranged(request, self._resource())
         if request.method == "HEAD":
             answer.length = len(answer.content) + request.number("by", 1)
+        return answer
+
+    def _on_head_says(self, request: Request) -> _Answer:
+        if request.method == "HEAD":
+            return _Answer(b"", length=request.number("length", 0))
+        answer: _Answer = getattr(self, f"_on_{request.query['then'].replace('-', '_')}")(request)
+        return answer
+
+    def _on_chunked_part(self, request: Request) -> _Answer:
+        answer = _ranged(request, self._resource(), total=request.query.get("total", ""))
+        body = answer.content
+        answer.content, answer.length = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body), None
+        answer.headers["Transfer-Encoding"] = "chunked"
         return answer
 
     def _on_head_status(self, request: Request) -> _Answer:

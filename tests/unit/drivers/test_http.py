@@ -6,6 +6,7 @@ import base64
 import socket
 import subprocess
 import sys
+import traceback
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from imgstore import Location
 from imgstore.drivers import _http
-from imgstore.drivers._http import AddressGuard, Url
+from imgstore.drivers._http_url import AddressGuard, Url
 from imgstore.drivers.http import HttpStore
 from imgstore.errors import (
     DriverUnavailable,
@@ -72,6 +73,7 @@ class TestUrl:
             "http://a\\b/",
             "http://*/",
             f"http://{'a' * 64}/",
+            "http://" + "ü." * 30000,
             "http://ü..a/",
             "http://[::g]/",
             "http://[1.2.3.4]/",
@@ -203,6 +205,15 @@ class TestOptions:
             ("http_proxy_information", {"proxy_information": {"http": "socks5://a:1"}}),
             ("http_proxy_information", {"proxy_information": {"http": "u:hidden@a:port"}}),
             ("http_proxy_information", {"proxy_information": {"https": ""}}),
+            ("http_proxy_information", {"proxy_information": {"hidden@a": "1"}}),
+            ("http_proxy_information", {"proxy_information": {"http": "//u:hidden@a:1"}}),
+            ("http_proxy_information", {"proxy_information": {"http": "u:hidden@a:1\n"}}),
+            ("http_proxy_information", {"proxy_information": {"http": "u:hidden\r\nX: y@a:1"}}),
+            ("http_proxy_information", {"proxy_information": {"http": "u:hidden%0d%0a@a:1"}}),
+            ("http_proxy_information", {"proxy_information": {"http": "u:hidden%ff@a:1"}}),
+            ("http_proxy_information", {"proxy_information": {"http": "u:hi/dden@a:1"}}),
+            ("http_allowed_hosts", {"allowed_hosts": ["a\n.b"]}),
+            ("https_ca_certificates_file", {"ca_certificates_file": "/a\0b"}),
         ],
     )
     def test_a_bad_value_is_named(self, option, keywords):
@@ -210,7 +221,7 @@ class TestOptions:
         with pytest.raises(InvalidArgument, match=option) as caught:
             HttpStore("web", **keywords)
         assert caught.value.remedy
-        assert "hidden" not in str(caught.value)
+        assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
     def test_defaults_are_those_of_the_options(self):
         """Constructor and configuration agree on every default, and certificates are verified."""
@@ -297,6 +308,7 @@ class TestHeaders:
             {"Content-Encoding": "gzip"},
             {"Content-Encoding": "identity, GZIP"},
             {"Transfer-Encoding": "gzip, chunked"},
+            {"Content-Encoding": "GZIP", "Transfer-Encoding": "chunked, chunked"},
         ],
     )
     def test_codings_are_refused(self, headers):
@@ -304,6 +316,15 @@ class TestHeaders:
         with pytest.raises(Unsupported, match="gzip"):
             _http._refuse_codings(headers)
         _http._refuse_codings({"Content-Encoding": "Identity", "Transfer-Encoding": "Chunked"})
+
+    @pytest.mark.parametrize("text", ["chunked, chunked", "identity", "chunked;q=1", "", "xyz"])
+    def test_other_framings_are_refused_and_not_quoted(self, text):
+        """What http.client does not take for chunked would come out as the image's bytes."""
+        for headers in ({"Transfer-Encoding": text}, {"Content-Encoding": text or "chunked"}):
+            if headers == {"Content-Encoding": "identity"}:
+                continue
+            with pytest.raises(Unsupported, match=r"an unknown (?:framing|coding)"):
+                _http._refuse_codings(headers)
 
     @pytest.mark.parametrize(
         ("status", "kind"),

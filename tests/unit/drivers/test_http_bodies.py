@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from imgstore.drivers._http import AddressGuard, Url, settle
+from imgstore.drivers._http import settle
 from imgstore.drivers._http_transport import Transport, classify
+from imgstore.drivers._http_url import AddressGuard, Url
 from imgstore.errors import Unavailable
 from imgstore.location import Location
 
