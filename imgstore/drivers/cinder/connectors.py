@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore import _lazy
-from imgstore.drivers.cinder import rights
+from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.client import INSTALL, Volume
-from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice
+from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.locks import HostLock, Locks
 from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.settings import Settings
@@ -29,6 +29,7 @@ _SIZE_ATTEMPTS: Final = 6
 _SIZE_PAUSE: Final = 0.32
 # Seen from the host, all of these are files of a mounted file system.
 FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "scality"})
+_FILES: Final = FILE_SYSTEMS | {"gpfs"}
 
 
 class Connectors:
@@ -73,10 +74,12 @@ class Connectors:
         protocol, data = _read(connection)
         if protocol in FILE_SYSTEMS:
             _refuse_formats(volume, protocol, data)
+            _refuse_names(data)
         if protocol == "nfs":
             options = str(data.get("options") or "").split()
-            mount = Mount(self._locks, self._settings.mounts, "nfs", str(data["export"]), options)
-            return FileDevice(str(mount.point / str(data["name"])), mount.leave)
+            base = os.path.join(self._settings.mounts, protocol)
+            mount = Mount(self._locks, base, str(data["export"]), options)
+            return FileDevice(functools.partial(mount.open, str(data["name"])), mount.leave)
         if _needs_device(protocol, data):
             return self._by_brick(volume, protocol, data)
         return self._clusters.device(data)
@@ -105,7 +108,7 @@ class Connectors:
                 raise Unsupported(f"os-brick connects {protocol} without a device")
             data["device_path"] = path  # some connectors find the device by that
             grow = None if protocol in FILE_SYSTEMS else lambda: connector.extend_volume(data)
-            device = FileDevice(os.fsdecode(path), let_go, grow)
+            device = FileDevice(_opener(protocol, os.fsdecode(path)), let_go, grow)
             if protocol == "scaleio":
                 _await_size(device, volume)
         except BaseException:
@@ -176,6 +179,24 @@ def _refuse_formats(volume: Volume, protocol: str, data: Mapping[str, Any]) -> N
             f"the volume is encrypted, which cannot be undone on {protocol}",
             remedy="use a volume type without encryption",
         )
+
+
+def _refuse_names(data: Mapping[str, Any]) -> None:
+    """Raise Unsupported for a file that need not be a volume's: Cinder says which one to open."""
+    name = str(data.get("name"))
+    if not steps.is_volume(name):
+        raise Unsupported(
+            f"Cinder names the file {name!a}, in which there is no volume's id",
+            remedy="let volume_name_template of Cinder have the id in it",
+        )
+
+
+def _opener(protocol: str, path: str) -> Opener:
+    """Return what opens what os-brick found, and nothing but a device or a volume's file."""
+    if protocol in _FILES:
+        directory, name = os.path.split(path)
+        return functools.partial(steps.open_volume, directory, name, is_mount=False)
+    return functools.partial(rights.open_device, path)
 
 
 def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> None:
