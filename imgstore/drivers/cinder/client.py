@@ -204,9 +204,8 @@ class Clients:
         self._settings = settings
         self._client = _lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
         self._version = _lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
-        sessions = _lazy.load_apart("keystoneauth1.session", install=INSTALL)
         # A redirect would take the password, or the token, to another host.
-        self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
+        self._session: Any = _session_class()(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
         self._lock = threading.Lock()
         self._own: Api | None = None
@@ -266,6 +265,21 @@ class Clients:
             )
 
         return Api(client(self._settings.retries), client(0), project)
+
+
+def _session_class() -> Any:
+    """Return keystoneauth1's session, without its logging of what is sent and answered.
+
+    How to connect to a volume stands in an answer, with keys and passwords of the storage
+    (OSSN-0085). urllib3 logs the requests.
+    """
+    base: Any = _lazy.load_apart("keystoneauth1.session", install=INSTALL).Session
+
+    class Session(base):  # type: ignore[misc]
+        def request(self, *args: Any, **named: Any) -> Any:
+            return super().request(*args, **named | {"log": False})
+
+    return Session
 
 
 def _plain(value: Any) -> str:
