@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from imgstore import _lazy
 from imgstore.drivers._http_transport import classify as classify_transport
@@ -24,6 +25,16 @@ def v3_of(address: str) -> str:
     """
     url = _OLD_PATH.sub("", address.rstrip("/"))
     return url if _V3.search(url) else f"{url}/v3"
+
+
+def is_url(text: str) -> bool:
+    """Return whether text is a service's URL, without a user or password in it."""
+    try:
+        parts = urlsplit(text)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_whole and "@" not in parts.netloc and parts.scheme in {"http", "https"}
 
 
 def no_keystone(what: str, *, remedy: str) -> ConfigError:

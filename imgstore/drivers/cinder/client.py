@@ -18,6 +18,7 @@ from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
+    InvalidArgument,
     NotFound,
     PermissionDenied,
     StorageFull,
@@ -290,7 +291,8 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
     if settings.endpoint_template is not None:
         project = context.project_id or ""
         names = {"tenant": project, "tenant_id": project, "project_id": project}
-        return settings.endpoint_template % (names | {"user_id": context.user_id or ""})
+        url = settings.endpoint_template % (names | {"user_id": context.user_id or ""})
+        return _sound(url, "cinder_endpoint_template with the context's project")
     catalog = settings.catalog
     found = _keystone.endpoint_in(
         context.service_catalog or (),
@@ -305,7 +307,14 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
             remedy="pass the service catalog in the context, correct cinder_catalog_info and "
             "cinder_os_region_name, or set cinder_endpoint_template",
         )
-    return found
+    return _sound(found, f"the {catalog.interface} endpoint in the context's catalog")
+
+
+def _sound(url: str, what: str) -> str:
+    """Return a URL; raises InvalidArgument for what is none, which is not quoted."""
+    if not _keystone.is_url(url):
+        raise InvalidArgument(f"{what} is no URL of a service", remedy="pass another context")
+    return url
 
 
 def _volume(found: Any) -> Volume:

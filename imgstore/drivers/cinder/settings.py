@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
+
+from oslo_config import cfg
 
 from imgstore.arguments import all_checked, typed
+from imgstore.drivers._keystone import is_url
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.secret import Secret
@@ -70,7 +72,7 @@ class Settings:
 
 def read(given: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
     """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
-    checks = (lambda k=k, v=v: typed(OPTIONS[k], v) for k, v in given.items())
+    checks = (lambda k=k, v=v: _typed(OPTIONS[k], v) for k, v in given.items())
     values: dict[str, Any] = dict(zip(given, all_checked(*checks), strict=True))
     credentials, catalog, template = all_checked(
         lambda: _credentials(values),
@@ -99,12 +101,19 @@ def read(given: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
     )
 
 
+def _typed(opt: cfg.Opt, value: object) -> Any:
+    """Return a value as its option has it; a secret is one, also where it was given as text."""
+    found = typed(opt, value)
+    return Secret(found) if opt.secret and found else found
+
+
 def _credentials(values: Mapping[str, Any]) -> Credentials | None:
     address = values["auth_address"]
-    if address and urlsplit(address).scheme not in {"http", "https"}:
+    if address and not is_url(address):
         # It is not quoted, for what stands before an "@" may be a password.
         raise ConfigError(
-            "cinder_store_auth_address is no URL", remedy="write the URL of Keystone: https://…/v3"
+            "cinder_store_auth_address is no URL of a service",
+            remedy="write the URL of Keystone, without a user: https://…/v3",
         )
     if all(values[keyword] for keyword in _APPLICATION):
         named = {keyword: values[keyword] for keyword in _APPLICATION[1:]}
@@ -150,7 +159,7 @@ def _template(text: str | None) -> str | None:
         url = text % dict.fromkeys(names, "x")
     except (KeyError, TypeError, ValueError):
         url = ""
-    if urlsplit(url).scheme not in {"http", "https"}:
+    if not is_url(url):
         raise ConfigError(
             "cinder_endpoint_template is no URL with %(tenant)s or nothing in it",
             remedy="write such as https://cinder.example.org/v3/%(tenant)s",
