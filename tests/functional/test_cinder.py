@@ -167,6 +167,37 @@ class TestGrowing:
         image = make().add(new_id(), chunks(1024))
         assert volume_of(cinder, image.location)["size"] == 1
 
+    @pytest.mark.parametrize(
+        ("backend", "options", "count"),
+        [
+            ("rbd", {}, 1030),
+            pytest.param("nfs", {}, 1030, marks=pytest.mark.heavy),
+            pytest.param("rbd", {"do_extend_attached": True}, 2060, marks=pytest.mark.heavy),
+            pytest.param("nfs", {}, 2060, marks=pytest.mark.heavy),
+        ],
+    )
+    def test_a_backend_that_makes_more_than_asked_for(
+        self, make: Any, cinder: Cinder, backend: str, options: Any, count: int
+    ) -> None:
+        """How large a volume is says Cinder, not who asked for it."""
+        kind = cinder.call("POST", "types", {"volume_type": {"name": f"even-{backend}"}})
+        path = f"types/{kind['volume_type']['id']}"
+        try:
+            specs = {"extra_specs": {"volume_backend_name": backend}}
+            cinder.call("POST", f"{path}/extra_specs", specs)
+            store = make(f"even-{backend}", extend_step=0, **options)
+            image = store.add(new_id(), chunks(count))
+            assert volume_of(cinder, image.location)["size"] == (2 if count < 2048 else 3)
+            assert image.digests["sha256"] == digest_of_chunks(count)
+            found = hashlib.sha256()
+            with store.get(image.location) as reader:
+                while block := reader.read(MIB):
+                    found.update(block)
+            assert found.hexdigest() == image.digests["sha256"]
+        finally:
+            cinder.empty()
+            cinder.call("DELETE", path)
+
     def test_the_first_size_and_steps_are_options(self, make: Any, cinder: Cinder) -> None:
         image = make("slow", initial_size=2, extend_step=100).add(new_id(), chunks(2049))
         assert volume_of(cinder, image.location)["size"] == 4

@@ -95,8 +95,9 @@ class Adding:
         self._create(size, body.size)
         volume = self.volume
         self._refuse_existing(self._others(), instead_of=volume)
-        self._wait(volume.id, "available", "creating")
-        total = self._fill(body, size)
+        # Some backends make volumes of certain sizes only.
+        made = self._wait(volume.id, "available", "creating")
+        total = self._fill(body, made.size)
         self._finish(total)
         return volume.id
 
@@ -238,8 +239,11 @@ class Adding:
             size = self._settings.next_size(size)
         return size
 
-    def extend(self, size: int, state: str) -> None:
-        """Extend the volume to ``size`` GiB, and wait until it is in ``state`` again."""
+    def extend(self, size: int, state: str) -> int:
+        """Extend the volume to ``size`` GiB, and wait until it is in ``state`` again.
+
+        Return the size that it has then, which may be more.
+        """
         try:
             self._api.extend(self.volume.id, size)
         except Exception as exc:
@@ -251,6 +255,7 @@ class Adding:
         found = self._wait(self.volume.id, state, "extending", "available", "in-use", size=size)
         if found.size < size:
             raise StorageFull(f"Cinder did not extend the volume to {size} GiB")
+        return found.size
 
     def _wait(self, volume_id: str, wanted: str, *passing: str, size: int = 0) -> Volume:
         """Wait until the volume is in a state; raises TimedOut, or what the state means."""
@@ -369,26 +374,31 @@ class _Target:
         """Let ``end`` bytes fit in; raises StorageFull."""
         if end <= self._size * GIB:
             return
-        size = self._adding.next_size(self._size, end)
-        if not (self._adding.extends_attached and self._extend_attached(size)):
+        extended = self._extend_attached(end) if self._adding.extends_attached else 0
+        if not extended:
             self.writing.finish()
             self._close()
-            self._adding.wait_detached()
-            self._adding.extend(size, "available")
+            found = self._adding.wait_detached()
+            extended = self._extend(found.size, end, "available")
             self._open()
-        self._size = size
+        self._size = extended
         if self.writing.size() < end:
-            raise StorageFull(f"the device has {self.writing.size()} bytes, not {size} GiB")
+            raise StorageFull(f"the device has {self.writing.size()} bytes, not {extended} GiB")
 
-    def _extend_attached(self, size: int) -> bool:
-        """Extend the volume while it is attached; return whether its backend can do that."""
+    def _extend(self, size: int, end: int, state: str) -> int:
+        """Extend the volume from the ``size`` that Cinder told; return the one that it tells."""
+        wanted = self._adding.next_size(size, end)
+        return self._adding.extend(wanted, state) if wanted > size else size
+
+    def _extend_attached(self, end: int) -> int:
+        """Extend the volume while it is attached; return 0 if its backend cannot do that."""
         attached = self._attached
         assert attached is not None and attached.device is not None  # noqa: S101, PT018
         if not attached.device.can_grow:
-            return False
-        self._adding.extend(size, "in-use")
+            return 0
+        extended = self._extend(self._size, end, "in-use")
         attached.device.grow()
-        return True
+        return extended
 
     def clear(self, position: int, length: int) -> None:
         """Write zeros, unless they are there."""

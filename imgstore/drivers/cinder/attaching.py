@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from imgstore._interrupts import uninterrupted
 from imgstore.drivers.cinder.client import Api, Volume, is_of, is_refusal, status_of
-from imgstore.drivers.cinder.connectors import Connectors
+from imgstore.drivers.cinder.connectors import Connectors, StillConnected
 from imgstore.drivers.cinder.devices import Device
 from imgstore.drivers.cinder.locks import Fate, Life, Locks, Record
 from imgstore.drivers.cinder.settings import Settings
@@ -47,6 +47,7 @@ class Attached:
         self.id: str | None = None
         self.is_in_doubt = False  # whether there may be an attachment without a known id
         self.connection: Mapping[str, Any] = {}
+        self.is_connected = False  # also where there is no device to use
         self.device: Device | None = None
 
 
@@ -87,7 +88,11 @@ class Attachments:
         api, attachment = attached.api, str(attached.id)
 
         def connect() -> None:
-            attached.device = self._connectors.connect(volume, attached.connection)
+            try:
+                attached.device = self._connectors.connect(volume, attached.connection)
+            except StillConnected:
+                attached.is_connected = True
+                raise
 
         try:
             attached.connection = api.connect(
@@ -326,7 +331,7 @@ def _detach(attached: Attached, connectors: Connectors) -> None:
     try:
         if device is not None:
             device.disconnect()
-        elif attached.connection:  # which may be half made
+        elif attached.is_connected:
             connectors.forget(attached.volume_id, attached.connection)
         if attached.id is not None:
             _end(attached.api, attached.id)

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore import _lazy
-from imgstore.arguments import check_ca_file
+from imgstore.arguments import check_ca_file, is_web_url
 from imgstore.context import RequestContext
 from imgstore.drivers import _keystone
 from imgstore.drivers._http_transport import classify as classify_transport
@@ -18,6 +18,7 @@ from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
+    InvalidArgument,
     NotFound,
     PermissionDenied,
     StorageFull,
@@ -204,9 +205,8 @@ class Clients:
         self._settings = settings
         self._client = _lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
         self._version = _lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
-        sessions = _lazy.load_apart("keystoneauth1.session", install=INSTALL)
         # A redirect would take the password, or the token, to another host.
-        self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
+        self._session: Any = _session_class()(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
         _keystone.learn_tokens(self._session, settings.redaction)
         self._lock = threading.Lock()
@@ -270,6 +270,21 @@ class Clients:
         return Api(client(self._settings.retries), client(0), project)
 
 
+def _session_class() -> Any:
+    """Return keystoneauth1's session, without its logging of what is sent and answered.
+
+    How to connect to a volume stands in an answer, with keys and passwords of the storage
+    (OSSN-0085). urllib3 logs the requests.
+    """
+    base: Any = _lazy.load_apart("keystoneauth1.session", install=INSTALL).Session
+
+    class Session(base):  # type: ignore[misc]
+        def request(self, *args: Any, **named: Any) -> Any:
+            return super().request(*args, **named | {"log": False})
+
+    return Session
+
+
 def _plain(value: Any) -> str:
     return value.reveal() if hasattr(value, "reveal") else str(value)
 
@@ -278,7 +293,8 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
     if settings.endpoint_template is not None:
         project = context.project_id or ""
         names = {"tenant": project, "tenant_id": project, "project_id": project}
-        return settings.endpoint_template % (names | {"user_id": context.user_id or ""})
+        url = settings.endpoint_template % (names | {"user_id": context.user_id or ""})
+        return _sound(url, "cinder_endpoint_template with the context's project")
     catalog = settings.catalog
     found = _keystone.endpoint_in(
         context.service_catalog or (),
@@ -293,7 +309,14 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
             remedy="pass the service catalog in the context, correct cinder_catalog_info and "
             "cinder_os_region_name, or set cinder_endpoint_template",
         )
-    return found
+    return _sound(found, f"the {catalog.interface} endpoint in the context's catalog")
+
+
+def _sound(url: str, what: str) -> str:
+    """Return a URL; raises InvalidArgument for what is none, which is not quoted."""
+    if not is_web_url(url):
+        raise InvalidArgument(f"{what} is no URL of a service", remedy="pass another context")
+    return url
 
 
 def _volume(found: Any) -> Volume:

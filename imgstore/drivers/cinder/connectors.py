@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -12,13 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore import _lazy
-from imgstore.drivers.cinder import rights
+from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.client import INSTALL, Volume
-from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice
+from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.locks import HostLock, Locks
 from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import ConfigError, Unavailable, Unsupported
+from imgstore.secret import MASK
 
 LOG = logging.getLogger(__name__)
 
@@ -29,6 +31,17 @@ _SIZE_ATTEMPTS: Final = 6
 _SIZE_PAUSE: Final = 0.32
 # Seen from the host, all of these are files of a mounted file system.
 FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "scality"})
+# Names of what nobody else may know.
+_SECRET: Final = re.compile(r"password|secret|token|keyring|dhchap|_key$", re.IGNORECASE)
+_FILES: Final = FILE_SYSTEMS | {"gpfs"}
+
+
+class StillConnected(Unavailable):
+    """A device that was connected is left on this host, of no use to anybody."""
+
+    def __init__(self) -> None:
+        """Say so: the attachment has to stay as long as the device does."""
+        super().__init__("a device that could not be used cannot be disconnected either")
 
 
 class Connectors:
@@ -49,7 +62,7 @@ class Connectors:
             return self._properties
 
     def _find_properties(self) -> Mapping[str, Any]:
-        brick = _brick()
+        brick = _brick(self._locks)
         settings = self._settings
         try:
             found: dict[str, Any] = brick.get_connector_properties(
@@ -69,14 +82,19 @@ class Connectors:
         return found
 
     def connect(self, volume: Volume, connection: Mapping[str, Any]) -> Device:
-        """Connect to a reserved volume, as Cinder's answer says; raises Unsupported."""
+        """Connect to a reserved volume, as Cinder's answer says; raises Unsupported.
+
+        Whatever else it raises, nothing is left, but for StillConnected.
+        """
         protocol, data = _read(connection)
         if protocol in FILE_SYSTEMS:
             _refuse_formats(volume, protocol, data)
+            _refuse_names(data)
         if protocol == "nfs":
             options = str(data.get("options") or "").split()
-            mount = Mount(self._locks, self._settings.mounts, "nfs", str(data["export"]), options)
-            return FileDevice(str(mount.point / str(data["name"])), mount.leave)
+            base = os.path.join(self._settings.mounts, protocol)
+            mount = Mount(self._locks, base, str(data["export"]), options)
+            return FileDevice(functools.partial(mount.open, str(data["name"])), mount.leave)
         if _needs_device(protocol, data):
             return self._by_brick(volume, protocol, data)
         return self._clusters.device(data)
@@ -95,7 +113,7 @@ class Connectors:
             except BaseException:
                 with use.leaving() as is_last:
                     if is_last:
-                        _disconnect(connector, data, None)
+                        _undo(connector, data)
                 raise
         finally:
             turn.leave()
@@ -105,11 +123,11 @@ class Connectors:
                 raise Unsupported(f"os-brick connects {protocol} without a device")
             data["device_path"] = path  # some connectors find the device by that
             grow = None if protocol in FILE_SYSTEMS else lambda: connector.extend_volume(data)
-            device = FileDevice(os.fsdecode(path), let_go, grow)
+            device = FileDevice(_opener(protocol, os.fsdecode(path)), let_go, grow)
             if protocol == "scaleio":
                 _await_size(device, volume)
         except BaseException:
-            let_go()
+            _left_by(let_go)
             raise
         return device
 
@@ -132,7 +150,7 @@ class Connectors:
         more: dict[str, Any] = {}
         if protocol in FILE_SYSTEMS:
             more[f"{protocol}_mount_point_base"] = os.path.join(self._settings.mounts, protocol)
-        return _brick().InitiatorConnector.factory(
+        return _brick(self._locks).InitiatorConnector.factory(
             protocol.upper(),
             "sudo",
             use_multipath=self._settings.multipath,
@@ -155,8 +173,27 @@ class Connectors:
 def _read(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the protocol and the data of a connection."""
     # Older versions of the API have the data beside the protocol.
-    data = dict(connection.get("data") or connection)
+    data: dict[str, Any] = _hidden(dict(connection.get("data") or connection))
     return str(connection.get("driver_volume_type") or data.get("driver_volume_type")), data
+
+
+class _Hidden(str):
+    """A secret that os-brick can use, and that is not shown where it logs all that it was given."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return what stands for it."""
+        return repr(MASK)
+
+
+def _hidden(found: Any, name: str = "") -> Any:
+    """Return what Cinder said with its secrets hidden."""
+    if isinstance(found, dict):
+        return {key: _hidden(value, str(key)) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_hidden(each, name) for each in found]
+    return _Hidden(found) if isinstance(found, str) and _SECRET.search(name) else found
 
 
 def _needs_device(protocol: str, data: Mapping[str, Any]) -> bool:
@@ -178,6 +215,24 @@ def _refuse_formats(volume: Volume, protocol: str, data: Mapping[str, Any]) -> N
         )
 
 
+def _refuse_names(data: Mapping[str, Any]) -> None:
+    """Raise Unsupported for a file that need not be a volume's: Cinder says which one to open."""
+    name = str(data.get("name"))
+    if not steps.is_volume(name):
+        raise Unsupported(
+            f"Cinder names the file {name!a}, in which there is no volume's id",
+            remedy="let volume_name_template of Cinder have the id in it",
+        )
+
+
+def _opener(protocol: str, path: str) -> Opener:
+    """Return what opens what os-brick found, and nothing but a device or a volume's file."""
+    if protocol in _FILES:
+        directory, name = os.path.split(path)
+        return functools.partial(steps.open_volume, directory, name, is_mount=False)
+    return functools.partial(rights.open_device, path)
+
+
 def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> None:
     """Disconnect where no other process of this host uses the device any more.
 
@@ -194,6 +249,21 @@ def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> No
                 disconnect()
     finally:
         turn.leave()
+
+
+def _undo(connector: Any, data: Mapping[str, Any]) -> None:
+    """Disconnect what failed to connect. os-brick has done so; what keeps it from it is logged."""
+    try:
+        _disconnect(connector, data, None)
+    except Exception as exc:
+        LOG.warning("disconnecting what could not be connected: %s", type(exc).__name__)
+
+
+def _left_by(let_go: Callable[[], None]) -> None:
+    try:
+        let_go()
+    except Exception as exc:
+        raise StillConnected from exc
 
 
 def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
@@ -219,9 +289,18 @@ def _own_address() -> str:
     return str(found[0][4][0])
 
 
+def _brick(locks: Locks) -> Any:
+    """Return os-brick's connectors, which lock where the store does unless they are told."""
+    brick, conf = _prepared()
+    # It knows the global configuration alone. What stands there goes before this default.
+    if not conf.os_brick.lock_path:
+        conf.set_default("lock_path", os.fspath(locks.directory), group="os_brick")
+    return brick
+
+
 @functools.cache
-def _brick() -> Any:
-    """Return os-brick's connectors, which as root do without a helper."""
+def _prepared() -> tuple[Any, Any]:
+    """Return os-brick's connectors, which as root do without a helper, and its configuration."""
     brick = _lazy.load_apart("os_brick.initiator.connector", install=INSTALL)
     own = _lazy.load_apart("os_brick.privileged", install=INSTALL)
     conf = _lazy.load_apart("oslo_config.cfg", install=INSTALL).CONF
@@ -233,4 +312,4 @@ def _brick() -> Any:
         for context in (own.default, own.brick_privsep_hide_output):
             if context.channel is None:
                 context.set_client_mode(False)
-    return brick
+    return brick, conf

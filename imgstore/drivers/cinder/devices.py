@@ -17,7 +17,6 @@ from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
-from imgstore.drivers.cinder import rights
 from imgstore.errors import IntegrityError, StoreError
 from imgstore.hashing import MIB
 
@@ -78,13 +77,20 @@ class Device(Protocol):
         """Let go of the volume, which nobody has open any more."""
 
 
+class Opener(Protocol):
+    """What opens a volume's device or file."""
+
+    def __call__(self, *, writable: bool) -> int:
+        """Return a descriptor; raises OSError."""
+
+
 class FileDevice:
     """A block device, or a file on a mounted export; ``let_go`` ends the connection."""
 
     def __init__(
-        self, path: str, let_go: Callable[[], None], grow: Callable[[], object] | None = None
+        self, opener: Opener, let_go: Callable[[], None], grow: Callable[[], object] | None = None
     ) -> None:
-        self._path = path
+        self._opener = opener
         self._let_go = let_go
         self._grow = grow
         self.can_grow = grow is not None
@@ -92,19 +98,19 @@ class FileDevice:
 
     def writing(self) -> Writing:
         """Open the volume for writing."""
-        opened = _FileWriting(_opened(self._path, writable=True))
+        opened = _FileWriting(self._opener(writable=True))
         self._open.add(opened)
         return opened
 
     def reading(self, offset: int, length: int) -> Reading:
         """Open the volume for reading."""
-        opened = _FileReading(_opened(self._path, writable=False), offset, length)
+        opened = _FileReading(self._opener(writable=False), offset, length)
         self._open.add(opened)
         return opened
 
     def size(self) -> int:
         """Return how many bytes the volume has now."""
-        opened = _Descriptor(_opened(self._path, writable=False))
+        opened = _Descriptor(self._opener(writable=False))
         try:
             return opened.size()
         finally:
@@ -120,14 +126,6 @@ class FileDevice:
         for opened in list(self._open):
             opened.close()
         self._let_go()
-
-
-def _opened(path: str, *, writable: bool) -> int:
-    """Open by what this process may do, else with the helper's rights."""
-    try:
-        return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
-    except PermissionError:
-        return rights.open_device(path, writable=writable)
 
 
 class _Descriptor:

@@ -6,13 +6,11 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from imgstore.drivers._kernel import is_mount_point
-from imgstore.drivers.cinder import rights
+from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.locks import Locks
-from imgstore.errors import ConfigError, Unavailable
+from imgstore.errors import ConfigError, Unavailable, Unsupported
 
 LOG = logging.getLogger(__name__)
 
@@ -26,47 +24,48 @@ class Mount:
     whose users died is unmounted by the next one who leaves.
     """
 
-    def __init__(
-        self, locks: Locks, base: str, kind: str, share: str, options: Sequence[str]
-    ) -> None:
-        """Mount the export unless it is; raises Unavailable, ConfigError and PermissionDenied."""
-        self.point = Path(base) / kind / hashlib.sha256(share.encode()).hexdigest()
+    def __init__(self, locks: Locks, base: str, share: str, options: Sequence[str]) -> None:
+        """Mount the export unless it is; raises Unavailable, Unsupported and ConfigError."""
+        self._share = share
+        self._point = rights.place_of(base, share)
         # Stores with directories of their own mount an export more than once.
-        counted = hashlib.sha256(os.fsencode(self.point)).hexdigest()
+        counted = hashlib.sha256(os.fsencode(self._point)).hexdigest()
         self._turn = locks.lock(f"mount-turn-{counted}")
         self._use = locks.lock(f"mount-{counted}", shared=True)
         self._turn.take(seconds=_SECONDS)
         try:
             self._use.take(seconds=_SECONDS)
             try:
-                self._make(kind, share, options)
+                self._make(options)
             except BaseException:
                 self._use.leave()
                 raise
         finally:
             self._turn.leave()
 
-    def _make(self, kind: str, share: str, options: Sequence[str]) -> None:
+    def _make(self, options: Sequence[str]) -> None:
         try:
-            self.point.mkdir(parents=True, exist_ok=True)
+            if rights.is_capable():
+                os.makedirs(self._point, exist_ok=True)
         except OSError as exc:
             raise ConfigError(
-                f"the directory {self.point} cannot be made: {exc.strerror}",
+                f"the directory {self._point} cannot be made: {exc.strerror}",
                 remedy="let the service write to cinder_mount_point_base",
             ) from exc
-        if self._is_mounted():
-            return
         try:
-            rights.mount(kind, share, str(self.point), options)
+            rights.mount(self._point, self._share, options)
+        except steps.Refused as exc:
+            raise Unsupported(
+                f"an export of Cinder's is not mounted: {exc.strerror}",
+                remedy="correct the shares and nfs_mount_options of Cinder's backend",
+            ) from exc
         except OSError as exc:
-            raise Unavailable(f"the export {share} cannot be mounted: {exc.strerror}") from exc
+            said = f"the export {self._share} cannot be mounted: {exc.strerror}"
+            raise Unavailable(said) from exc
 
-    def _is_mounted(self) -> bool:
-        point = os.open(self.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return is_mount_point(point)
-        finally:
-            os.close(point)
+    def open(self, name: str, *, writable: bool) -> int:
+        """Open a volume's file in the export; raises OSError."""
+        return rights.open_volume(self._point, self._share, name, writable=writable)
 
     def leave(self) -> None:
         """End the use. Idempotent."""
@@ -80,9 +79,8 @@ class Mount:
                 if not is_last:
                     return
                 try:
-                    rights.unmount(str(self.point))
-                    self.point.rmdir()
+                    rights.unmount(self._point, self._share)
                 except OSError as exc:
-                    LOG.warning("%s stays mounted: %s", self.point, exc.strerror)
+                    LOG.warning("%s stays mounted: %s", self._point, exc.strerror)
         finally:
             self._turn.leave()

@@ -1,4 +1,7 @@
-"""The helper of ``rights``, as oslo.privsep starts it: ``[imgstore_cinder_privsep]`` says how."""
+"""The helper of ``rights``, as oslo.privsep starts it: ``[imgstore_cinder_privsep]`` says how.
+
+Who may start it may call these functions, and no others, with any arguments.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,42 @@ from typing import Final
 
 from oslo_privsep import priv_context
 
-from imgstore.drivers.cinder import rights
+from imgstore.drivers.cinder import rights, steps
 
 context: Final = priv_context.PrivContext(
     "imgstore",
     cfg_section="imgstore_cinder_privsep",
     pypath="imgstore.drivers.cinder.privileged.context",
-    capabilities=list(rights.NEEDED),
+    capabilities=[*rights.NEEDED, rights.CHOWN],
     logger_name="imgstore.drivers.cinder.privileged",
 )
 
 
 @context.entrypoint  # type: ignore[untyped-decorator,unused-ignore]
-def send_descriptor(path: str, writable: bool, address: bytes, word: bytes) -> None:  # noqa: FBT001
-    """Open a device, and send it to whoever asked."""
-    rights.send_opened(path, address, word, writable=writable)
+def send_device(path: str, writable: bool, address: bytes, word: bytes) -> None:  # noqa: FBT001
+    """Open a block device, and send it to whoever asked."""
+    steps.send_device(path, address, word, writable=writable)
 
 
 @context.entrypoint  # type: ignore[untyped-decorator,unused-ignore]
-def mount(kind: str, share: str, point: str, options: Sequence[str]) -> None:
-    """Show an export in a directory."""
-    rights.run_mount(kind, share, point, options)
+def send_volume(
+    share: str,
+    name: str,
+    writable: bool,  # noqa: FBT001
+    address: bytes,
+    word: bytes,
+) -> None:
+    """Open a volume's file in an export that is mounted for whoever asked, and send it."""
+    steps.send_volume(share, name, address, word, writable=writable)
 
 
 @context.entrypoint  # type: ignore[untyped-decorator,unused-ignore]
-def unmount(point: str) -> None:
+def mount(share: str, options: Sequence[str]) -> str:
+    """Show an export in a directory of root; return which."""
+    return steps.mount_for_caller(share, options)
+
+
+@context.entrypoint  # type: ignore[untyped-decorator,unused-ignore]
+def unmount(share: str) -> None:
     """Undo that."""
-    rights.run_unmount(point)
+    steps.unmount_for_caller(share)

@@ -1,30 +1,27 @@
 """Steps that only root may make: to open a volume's device, to mount an export.
 
 As root, or with the capabilities of ``NEEDED``, this process makes them itself. Otherwise a helper
-does, which oslo.privsep starts with sudo and which does nothing else.
+does, which oslo.privsep starts with sudo: ``steps`` says what it lets itself be asked for.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import socket
-import stat
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from imgstore import _lazy
+from imgstore.drivers.cinder import steps
 from imgstore.drivers.cinder.client import INSTALL
 
 # capabilities(7): CAP_SYS_ADMIN mounts, CAP_DAC_OVERRIDE opens what belongs to root.
 NEEDED: Final = (21, 1)
-_SECONDS: Final = 120
-# Cinder has the id in the names of files.
-_VOLUME: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# CAP_CHOWN, with which the helper lets its caller's group see what it mounts for it.
+CHOWN: Final = 0
 
 
 def is_capable() -> bool:
@@ -38,101 +35,69 @@ def is_capable() -> bool:
 
 
 def open_device(path: str, *, writable: bool) -> int:
-    """Open a block device or a file for this process; raises OSError."""
-    if is_capable():
-        return open_checked(path, writable=writable)
+    """Open a block device for this process; raises OSError."""
+    return _opened(
+        lambda: steps.open_device(path, writable=writable),
+        lambda address, word: _helper().send_device(path, writable, address, word),
+    )
+
+
+def open_volume(point: str, share: str, name: str, *, writable: bool) -> int:
+    """Open a volume's file in an export that ``mount`` mounted at ``point``; raises OSError."""
+    return _opened(
+        lambda: steps.open_volume(point, name, writable=writable),
+        lambda address, word: _helper().send_volume(share, name, writable, address, word),
+    )
+
+
+def _opened(own: Callable[[], int], send: Callable[[Any, bytes], object]) -> int:
+    """Open by what this process may do, else with the helper's rights."""
+    try:
+        return own()
+    except steps.Refused:
+        raise
+    except PermissionError:
+        if is_capable():
+            raise
     # An address that only the kernel knows, and a word that only the helper is told.
-    word = secrets.token_bytes(16)
+    word = secrets.token_bytes(steps.WORD)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind("")
         listening.listen(1)
-        listening.settimeout(_SECONDS)
-        address: Any = listening.getsockname()
-        _helper().send_descriptor(path, writable, address, word)
+        listening.settimeout(steps.SECONDS)
+        send(listening.getsockname(), word)
         with listening.accept()[0] as connection:
-            connection.settimeout(_SECONDS)
+            connection.settimeout(steps.SECONDS)
             said, descriptors, _, _ = socket.recv_fds(connection, len(word), 1)
     if said != word or not descriptors:
         for each in descriptors:
             os.close(each)
-        raise PermissionError(errno.EPERM, "another process answered in the helper's place", path)
+        raise PermissionError(errno.EPERM, "another process answered in the helper's place")
     os.set_inheritable(descriptors[0], False)
     return descriptors[0]
 
 
-def mount(kind: str, share: str, point: str, options: Sequence[str]) -> None:
-    """Show an export in a directory; raises OSError with what the program says."""
-    if is_capable():
-        run_mount(kind, share, point, options)
-    else:
-        _helper().mount(kind, share, point, list(options))
+def place_of(base: str, share: str) -> str:
+    """Return where an export comes to be mounted: below ``base``, or where the helper does it."""
+    directory = base if is_capable() else steps.directory_of(os.getuid())
+    return os.path.join(directory, steps.digest(share))
 
 
-def unmount(point: str) -> None:
-    """Undo that; raises OSError with what the program says."""
+def mount(point: str, share: str, options: Sequence[str]) -> None:
+    """Show an export in its ``place_of``; raises OSError with what the program says."""
     if is_capable():
-        run_unmount(point)
+        steps.mount(point, share, options)
     else:
-        _helper().unmount(point)
+        _helper().mount(share, list(options))
+
+
+def unmount(point: str, share: str) -> None:
+    """Undo that, and remove the directory; raises OSError with what the program says."""
+    if is_capable():
+        steps.unmount(point)
+    else:
+        _helper().unmount(share)
 
 
 def _helper() -> Any:
     return _lazy.load_apart("imgstore.drivers.cinder.privileged", install=INSTALL)
-
-
-# What is behind it, here or in the helper.
-
-
-def open_checked(path: str, *, writable: bool) -> int:
-    """Open a block device, or a file with the name of a volume, and nothing else."""
-    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
-    is_device = stat.S_ISBLK(os.stat(path).st_mode)
-    if not is_device:
-        # A link could lead from such a name to any file.
-        flags |= os.O_NOFOLLOW
-    descriptor = os.open(path, flags)
-    mode = os.fstat(descriptor).st_mode
-    is_volume = stat.S_ISREG(mode) and not is_device and _VOLUME.search(os.path.basename(path))
-    if not (stat.S_ISBLK(mode) or is_volume):
-        os.close(descriptor)
-        raise PermissionError(errno.EPERM, "it is neither a block device nor a volume", path)
-    return descriptor
-
-
-def send_opened(path: str, address: bytes, word: bytes, *, writable: bool) -> None:
-    """Open, and send the descriptor with ``word`` to a socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(_SECONDS)
-        connection.connect(address)
-        descriptor = open_checked(path, writable=writable)
-        try:
-            socket.send_fds(connection, [word], [descriptor])
-        finally:
-            os.close(descriptor)
-
-
-def run_mount(kind: str, share: str, point: str, options: Sequence[str]) -> None:
-    """Mount with mount(8)."""
-    _run("mount", "-t", kind, *options, "--", share, point)
-
-
-def run_unmount(point: str) -> None:
-    """Unmount with umount(8)."""
-    _run("umount", "--", point)
-
-
-def _run(*command: str) -> None:
-    try:
-        done = subprocess.run(  # noqa: S603  # no shell, and what a client may choose are arguments
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        late = f"{command[0]} does not end within {_SECONDS} s"
-        raise OSError(errno.ETIMEDOUT, late) from None
-    if done.returncode != 0:
-        raise OSError(errno.EIO, f"{command[0]}: {done.stderr.strip()}")

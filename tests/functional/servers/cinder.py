@@ -140,7 +140,11 @@ _PROGRAMS = {
 #!/bin/sh
 case " $* " in *" -t nfs "*)
     for word; do share=$point; point=$word; done
-    exec {mount} --bind "${{share#*:}}" "$point"
+    {mount} --bind "${{share#*:}}" "$point" || exit
+    case "$*" in *nosuid,nodev,noexec*)
+        exec {mount} -o remount,bind,nosuid,nodev,noexec "$point"
+    esac
+    exit 0
 esac
 exec {mount} "$@"
 """,

@@ -118,6 +118,7 @@ def service(options: dict[str, Any]) -> None:
             binary=constants.VOLUME_BINARY,
             coordination=True,
         )
+        _round_up(made.manager.driver)
     else:
         made = services.create(binary=constants.SCHEDULER_BINARY)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -125,6 +126,21 @@ def service(options: dict[str, Any]) -> None:
     Path(options["ready"]).touch()
     while True:
         signal.pause()
+
+
+def _round_up(driver: Any) -> None:
+    """Make volumes of types named "even…" of 2 GiB and its multiples, as PowerFlex does of 8.
+
+    Like that driver, say so to Cinder.
+    """
+    make = driver.create_volume
+
+    def create_volume(volume: Any) -> dict[str, Any]:
+        if volume.volume_type_id and volume.volume_type.name.startswith("even"):
+            volume.size += volume.size % 2
+        return {**(make(volume) or {}), "size": volume.size}
+
+    driver.create_volume = create_volume
 
 
 _VERBS: dict[str, Callable[[dict[str, Any]], None]] = {

@@ -18,11 +18,12 @@ from imgstore.drivers.cinder.settings import read
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
 NOW = datetime.now(timezone.utc)
+ID = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
 
 
 def volume(**more: Any) -> Volume:
     plain: dict[str, Any] = {
-        "id": "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f",
+        "id": ID,
         "size": 1,
         "status": "attaching",
         "kind": None,
@@ -38,7 +39,7 @@ def volume(**more: Any) -> Volume:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    path = tmp_path / "device"
+    path = tmp_path / f"volume-{volume().id}"
     path.write_bytes(bytes(4096))
     return path
 
@@ -46,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def connection(place: Path) -> dict[str, Any]:
     data = {"device_path": os.fspath(place)}
-    return {"driver_volume_type": "local", "data": data, "attachment_id": "a"}
+    return {"driver_volume_type": "gpfs", "data": data, "attachment_id": "a"}
 
 
 @pytest.fixture
@@ -111,6 +112,36 @@ def test_what_has_no_device(connectors: Connectors, connection: Any, locks: Lock
 
 @pytest.mark.parametrize("protocol", ["nfs", "quobyte"])
 @pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../x", f"../{ID}", f"{ID}/", f"/{ID}", "", ".", f"{ID}\0", "other"]
+)
+def test_files_that_are_no_volumes(
+    connectors: Connectors, locks: Locks, protocol: str, name: str
+) -> None:
+    """A Cinder that is somebody else's names files of this host."""
+    asked = {"driver_volume_type": protocol, "data": {"export": "h:/e", "name": name}}
+    with pytest.raises(errors.Unsupported, match="no volume's id"):
+        connectors.connect(volume(), asked)
+    assert not locks.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path"),
+    [("local", "/etc/hostname"), ("local", "/dev/null"), ("gpfs", "/etc/hostname")],
+)
+def test_devices_that_are_none(
+    connectors: Connectors, locks: Locks, protocol: str, path: str
+) -> None:
+    asked = {"driver_volume_type": protocol, "data": {"device_path": path}}
+    device = connectors.connect(volume(), asked)
+    for opening in (device.writing, lambda: device.reading(0, 1)):
+        with pytest.raises(PermissionError, match=r"no block device|that of a volume"):
+            opening()
+    device.disconnect()
+    assert held(locks) == []
+
+
+@pytest.mark.parametrize("protocol", ["nfs", "quobyte"])
+@pytest.mark.parametrize(
     ("data", "more"), [({"format": "qcow2"}, {}), ({"encrypted": True}, {}), ({}, {"encrypted": 1})]
 )
 def test_files_that_are_not_the_image(
@@ -125,5 +156,5 @@ def test_what_os_brick_cannot_connect(connectors: Connectors, locks: Locks, plac
     """Nothing stays."""
     place.unlink()
     with pytest.raises(Exception, match="device"):
-        connectors.connect(volume(), {"driver_volume_type": "local", "data": {"name": "x"}})
+        connectors.connect(volume(), {"driver_volume_type": "gpfs", "data": {"name": "x"}})
     assert held(locks) == []

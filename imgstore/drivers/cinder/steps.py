@@ -1,0 +1,283 @@
+"""Steps that only root may make, for a process that has the rights: this one, or the helper.
+
+Who may start the helper calls it with any arguments, and may change every path that is not root's
+meanwhile. So what is opened and mounted is a closed list, and checked on the descriptor that is
+used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from imgstore.drivers._kernel import is_mount_point
+
+SECONDS: Final = 120
+# Cinder has the id in the names of files.
+_VOLUME: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# An address that only the kernel chooses, see unix(7): no server of root has it.
+_ADDRESS: Final = re.compile(rb"\0[0-9a-f]{5}")
+WORD: Final = 16  # bytes by which who asked knows the answer
+# Where the helper mounts: nobody but root can change anything on the way there.
+_RUN: Final = "/run/imgstore"
+# The helper's programs are not looked for where its caller says.
+_PROGRAMS: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+_SHARE: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):/[^\x00-\x1f\x7f]*")
+# Of nfs(5), and of mount(8) what concerns times: nothing that runs a program, names a file of this
+# host, or makes a mount of another kind (bind, loop, remount, helper, x-…).
+_WORDS: Final = (
+    "ro rw sync async atime noatime diratime nodiratime relatime norelatime soft hard softerr "
+    "softreval nosoftreval intr nointr tcp udp rdma ac noac cto nocto acl noacl rdirplus "
+    "nordirplus sharecache nosharecache resvport noresvport lock nolock fg _netdev nosuid nodev "
+    "noexec"
+)
+_OPTIONS: Final = frozenset(_WORDS.split())
+_NAMES: Final = (
+    "rsize wsize timeo retrans retry acregmin acregmax acdirmin acdirmax actimeo vers nfsvers "
+    "minorversion proto port mountproto mountport mountvers sec lookupcache local_lock namlen "
+    "clientaddr nconnect max_connect xprtsec"
+)
+_WITH_VALUE: Final = frozenset(_NAMES.split())
+_VALUE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+# Whatever else is asked for; the last ones count.
+_ALWAYS: Final = ("nosuid", "nodev", "noexec")
+# Another process that looks at the same moment is not in the way for longer.
+_LOOKS: Final = 50
+_PAUSE: Final = 0.02
+
+
+class Refused(PermissionError):
+    """What is asked for is not on the list, whoever asks."""
+
+
+def _refusal(said: str) -> Refused:
+    return Refused(errno.EPERM, said)
+
+
+def open_device(path: str, *, writable: bool) -> int:
+    """Open a whole block device that nothing on this host is made of; raises OSError."""
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status = os.fstat(found)
+        if not stat.S_ISBLK(status.st_mode):
+            raise _refusal("it is no block device")
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        if os.path.exists(f"/sys/dev/block/{number}/partition"):
+            raise _refusal("a partition is no volume")
+        _refuse_claimed(found)
+        return _open_again(found, writable=writable)
+    finally:
+        os.close(found)
+
+
+def _refuse_claimed(found: int) -> None:
+    """Raise OSError for a device that is mounted, or part of another one: see open(2), O_EXCL."""
+    for _ in range(_LOOKS):
+        try:
+            os.close(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
+    raise OSError(errno.EBUSY, "this host has mounted the device, or made another one of it")
+
+
+def open_volume(directory: str, name: str, *, writable: bool, is_mount: bool = True) -> int:
+    """Open a volume's file that lies in a directory, by default the root of an export.
+
+    Raises OSError.
+    """
+    if not is_volume(name):
+        raise _refusal("the name is not that of a volume")
+    point = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if is_mount and not is_mount_point(point):
+            raise FileNotFoundError(errno.ENOENT, "the export is not mounted")
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=point)
+    finally:
+        os.close(point)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise _refusal("it is no file")
+        return _open_again(found, writable=writable)
+    finally:
+        os.close(found)
+
+
+def is_volume(name: str) -> bool:
+    """Return whether a name is one segment of a path, and has the id of a volume in it."""
+    return not set(name) & {"/", "\0"} and _VOLUME.search(name) is not None
+
+
+def _open_again(found: int, *, writable: bool) -> int:
+    """Open what a descriptor of O_PATH stands for, see open(2)."""
+    flags = os.O_RDWR if writable else os.O_RDONLY
+    return os.open(f"/proc/self/fd/{found}", flags | os.O_CLOEXEC)
+
+
+def mount(point: str, share: str, options: Sequence[str], *, search: str | None = None) -> None:
+    """Show an export of nfs in a directory, unless something is mounted; raises OSError.
+
+    ``search`` is where programs are looked for, by default ``PATH``.
+    """
+    check_share(share)
+    checked = [*_flat(options), *_ALWAYS]
+    if not _is_mounted(point):
+        _run(search, "mount", "-t", "nfs", "-o", ",".join(checked), "--", share, point)
+
+
+def unmount(point: str, *, search: str | None = None) -> None:
+    """Unmount the export, if there is one, and remove the directory; raises OSError."""
+    if _is_mounted(point):
+        _run(search, "umount", "--", point)
+    os.rmdir(point)
+
+
+def check_share(share: str) -> None:
+    """Raise Refused for what is not ``<host>:/<path>``."""
+    if not _SHARE.fullmatch(share):
+        raise _refusal("the export is not <host>:/<path>")
+
+
+def _flat(options: Sequence[str]) -> list[str]:
+    """Return the single options of ``-o a,b -o c``; raises Refused."""
+    words, found = list(options), []
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-o"):
+            raise _refusal(f"the mount option {word!a} is not allowed")
+        text = word[2:] or (words.pop(0) if words else "")
+        found += [each for each in text.split(",") if each]
+    for each in found:
+        name, has_value, value = each.partition("=")
+        allowed = name in _WITH_VALUE and _VALUE.fullmatch(value) if has_value else name in _OPTIONS
+        if not allowed:
+            raise _refusal(f"the mount option {name!a} is not allowed")
+    return found
+
+
+def digest(share: str) -> str:
+    """Return the name of the directory in which an export is mounted."""
+    return hashlib.sha256(os.fsencode(share)).hexdigest()
+
+
+def _is_mounted(point: str) -> bool:
+    directory = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return is_mount_point(directory)
+    finally:
+        os.close(directory)
+
+
+def _run(search: str | None, program: str, *arguments: str) -> None:
+    path = shutil.which(program, path=search)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, f"there is no program {program}")
+    try:
+        done = subprocess.run(  # noqa: S603  # no shell, and what a client may choose is checked
+            [path, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={"PATH": search, "LC_ALL": "C"} if search else None,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        late = f"{program} does not end within {SECONDS} s"
+        raise OSError(errno.ETIMEDOUT, late) from None
+    if done.returncode != 0:
+        raise OSError(errno.EIO, f"{program}: {done.stderr.strip()}")
+
+
+# What the helper does, as its caller may ask for it.
+
+
+def directory_of(user: int) -> str:
+    """Return the directory in which the helper mounts for a user."""
+    return f"{_RUN}/cinder-{user}"
+
+
+def mount_for_caller(share: str, options: Sequence[str]) -> str:
+    """Mount an export where nobody but root can put anything else; return where."""
+    check_share(share)
+    user, group = _caller()
+    directory = directory_of(user)
+    _make(_RUN, 0o755)
+    _make(directory, 0o750)
+    os.chown(directory, -1, group, follow_symlinks=False)
+    point = f"{directory}/{digest(share)}"
+    _make(point, 0o755)
+    mount(point, share, options, search=_PROGRAMS)
+    return point
+
+
+def unmount_for_caller(share: str) -> None:
+    """Undo that."""
+    unmount(f"{directory_of(_caller()[0])}/{digest(share)}", search=_PROGRAMS)
+
+
+def send_device(path: str, address: bytes, word: bytes, *, writable: bool) -> None:
+    """Open a device, and send it."""
+    try:
+        descriptor = open_device(path, writable=writable)
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise
+        # No path that its caller may not look at is told from one that does not exist.
+        raise _refusal("it is no device that can be opened") from None
+    _send(descriptor, address, word)
+
+
+def send_volume(share: str, name: str, address: bytes, word: bytes, *, writable: bool) -> None:
+    """Open a file of an export that was mounted for the same user, and send it."""
+    point = f"{directory_of(_caller()[0])}/{digest(share)}"
+    _send(open_volume(point, name, writable=writable), address, word)
+
+
+def _send(descriptor: int, address: bytes, word: bytes) -> None:
+    """Send a descriptor with ``word`` to a socket of the caller."""
+    try:
+        if not _ADDRESS.fullmatch(address) or len(word) != WORD:
+            raise _refusal("the address is not one that the kernel chose")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.settimeout(SECONDS)
+            connection.connect(address)
+            size = struct.calcsize("3i")
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            if struct.unpack("3i", credentials)[1] != _caller()[0]:
+                raise _refusal("the address is that of another user")
+            socket.send_fds(connection, [word], [descriptor])
+    finally:
+        os.close(descriptor)
+
+
+def _caller() -> tuple[int, int]:
+    """Return the user and group that started the helper, see sudo(8)."""
+    user, group = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+    return int(user or os.getuid()), int(group or os.getgid())
+
+
+def _make(path: str, mode: int) -> None:
+    """Make a directory unless it is there and root's alone to change; raises Refused."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    if _is_mounted(path):
+        return  # an export says what it likes of its root
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+        raise _refusal(f"{path} is not a directory that only root can change")

@@ -1,0 +1,172 @@
+"""The Cinder store and answers that no Cinder of the tests gives."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.cinder_pretender import Pretender, pretender
+
+from imgstore import RequestContext, Store, errors
+from imgstore.drivers.cinder import CinderStore
+
+CONTEXT = RequestContext(token="t0ken-of-caller", project_id="project")
+SECRET = "AQAA8VNlAAAAABAAczNjcmV0T2ZTdG9yYWdlIQ=="  # a key as Ceph writes them
+ISCSI: dict[str, Any] = {
+    "driver_volume_type": "iscsi",
+    "data": {
+        "target_portal": "127.0.0.1:9",
+        "target_iqn": "iqn.2026-01.org.example:x",
+        "target_lun": 1,
+        "auth_method": "CHAP",
+        "auth_username": "user",
+        "auth_password": SECRET,
+        "discovery_auth_method": "CHAP",
+        "discovery_auth_username": "user",
+        "discovery_auth_password": SECRET,
+    },
+}
+RBD: dict[str, Any] = {
+    "driver_volume_type": "rbd",
+    "data": {
+        "name": "pool/volume",
+        "hosts": ["127.0.0.1"],
+        "ports": ["9"],
+        "auth_username": "user",
+        "cluster_name": "ceph",
+        "keyring": f"[client.user]\nkey = {SECRET}\nclient_mount_timeout = 1",
+    },
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Pretender]:
+    with pretender() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_rbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program would wait for a cluster."""
+    program = tmp_path / "rbd"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def make(server: Pretender, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make stores that end with the test."""
+    made: list[Store] = []
+
+    def one(**options: Any) -> Any:
+        plain = {"endpoint_template": server.template, "http_retries": 0, "poll_interval": 0.05}
+        plain |= {"wait_for_delete": True, "attachment_retry_attempts": 1}
+        plain |= {"lock_path": str(tmp_path / "locks"), "mount_point_base": str(tmp_path)}
+        made.append(CinderStore("one", **plain | options))
+        return made[-1]
+
+    yield one
+    for store in made:
+        store.close()
+
+
+def test_an_add_and_a_read(make: Any, server: Pretender, tmp_path: Path) -> None:
+    """The pretender itself: a file is the volume."""
+    path = tmp_path / "volume-5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
+    path.write_bytes(bytes(4096))
+    server.connection = {"driver_volume_type": "gpfs", "data": {"device_path": str(path)}}
+    store = make()
+    image = store.add("x", b"data", context=CONTEXT)
+    with store.get(image.location, context=CONTEXT) as reader:
+        assert reader.read() == b"data"
+    assert server.attachments == {}
+
+
+CHILD = """
+import json, logging, os, sys
+from imgstore import RequestContext
+from imgstore.drivers.cinder import CinderStore
+store = CinderStore("one", **json.loads(sys.argv[1]))
+try:
+    store.add("x", b"1", context=RequestContext(token="t", project_id="p"))
+except Exception as exc:
+    print(type(exc).__name__, exc)
+print(sorted(os.listdir(sys.argv[2])))
+"""
+
+
+def test_os_brick_locks_where_the_store_does(server: Pretender, tmp_path: Path) -> None:
+    """It reads the global configuration, which a service need not have."""
+    server.connection = ISCSI
+    locks = tmp_path / "locks"
+    options = {"endpoint_template": server.template, "lock_path": str(locks), "poll_interval": 0.1}
+    environment = {name: os.environ[name] for name in os.environ if name != "OSLO_LOCK_PATH"}
+    command = [sys.executable, "-W", "ignore", "-c", CHILD, json.dumps(options), str(locks)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, env=environment
+    )
+    assert "RequiredOptError" not in done.stdout + done.stderr
+    assert "os-brick-connect_volume" in done.stdout
+    assert (server.volumes, server.attachments) == ({}, {})
+
+
+BAD: list[dict[str, Any]] = [
+    ISCSI,
+    RBD,
+    {},
+    {"driver_volume_type": "unheard-of", "data": {}},
+    {"driver_volume_type": "iscsi", "data": {}},
+    {"driver_volume_type": "fibre_channel", "data": {}},
+    {"driver_volume_type": "nvmeof", "data": {}},
+    {"driver_volume_type": "local", "data": {}},
+    {"driver_volume_type": "local", "data": {"device_path": "/etc/hostname"}},
+    {"driver_volume_type": "gpfs", "data": {"device_path": None}},
+    {"driver_volume_type": "nfs", "data": {"export": "h:/e", "name": "/etc/hostname"}},
+    {"driver_volume_type": "nfs", "data": {"export": "h:/e"}},
+    {"driver_volume_type": "quobyte", "data": {"export": "h:/e", "name": "../x"}},
+    {"driver_volume_type": "rbd", "data": {}},
+    {"driver_volume_type": "rbd", "data": {"do_local_attach": True}},
+]
+
+
+def test_no_failure_to_connect_leaves_anything(
+    make: Any, server: Pretender, tmp_path: Path
+) -> None:
+    """Neither an attachment, nor a volume, nor a lock, nor a bare exception."""
+    store, volume = make(), server.make()
+    for connection in BAD:
+        server.connection = connection
+        with pytest.raises(errors.StoreError):
+            store.add("y", b"1", context=CONTEXT)
+        assert (list(server.volumes), server.attachments) == ([volume], {}), connection
+        with pytest.raises(errors.StoreError):
+            store.get(f"cinder://one/{volume}", context=CONTEXT).read()
+        assert server.attachments == {}, connection
+        left = [path.name for path in (tmp_path / "locks").iterdir()]
+        assert [name for name in left if not name.startswith("os-brick")] == [], connection
+
+
+def test_nobody_logs_how_to_connect(
+    make: Any, server: Pretender, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the level: not the SDK of Cinder, nor Keystone's, nor os-brick."""
+    store = make()
+    for name in ("", "cinderclient", "keystoneauth", "os_brick", "oslo_privsep", "urllib3"):
+        caplog.set_level(logging.DEBUG, name)
+    for connection in (ISCSI, RBD, RBD | {"data": RBD["data"] | {"do_local_attach": True}}):
+        server.connection = connection
+        with pytest.raises(errors.StoreError) as caught:
+            store.add("x", b"1", context=CONTEXT)
+        said = caplog.text + "".join(traceback.format_exception(caught.value))
+        assert "POST" in said
+        assert SECRET not in said
+        assert "t0ken" not in said
