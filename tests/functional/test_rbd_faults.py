@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from servers.process import until
 from servers.scratch import Scratch
 
 from imgstore import errors
+from imgstore.drivers._librbd import cluster
 from imgstore.drivers.rbd import RbdStore
 from imgstore.testing.harness import content, new_id, pattern
 
@@ -133,17 +135,28 @@ class TestOsd:
         assert hasty.size(image.location) == 100 * MIB
 
     def test_a_read_goes_on_where_a_time_limit_broke_it_off(
-        self, ceph: Ceph, pool: RbdPool
+        self, ceph: Ceph, hasty: RbdStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        data = pattern(100 * MIB)
-        with pool.store(rados_connect_timeout=10) as store:
-            image = store.add(new_id(), data)
-            with store.get(image.location) as reader:
-                got = bytearray(reader.read(20 * MIB))
-                ceph.osd.kill()
-                later(11, ceph.osd.revive)
-                got += reader.read()
-            assert got == data
+        """The OSD is back in the moment in which the limit ended a request."""
+        data = pattern(60 * MIB)
+        image = hasty.add(new_id(), data)
+        broke = threading.Event()
+
+        def thaw(record: logging.LogRecord) -> bool:
+            if "connection to the cluster broke" in record.getMessage() and not broke.is_set():
+                broke.set()
+                ceph.osd.thaw()
+            return True
+
+        caplog.set_level(logging.DEBUG, cluster.LOG.name)
+        caplog.handler.addFilter(thaw)
+        with hasty.get(image.location) as reader:
+            got = bytearray(reader.read(20 * MIB))
+            ceph.osd.freeze()
+            got += reader.read()
+        caplog.handler.removeFilter(thaw)
+        assert broke.is_set()
+        assert got == data
 
     @pytest.mark.parametrize("verb", ["size", "get", "delete"])
     def test_frozen(self, ceph: Ceph, hasty: RbdStore, verb: str) -> None:

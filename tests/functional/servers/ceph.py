@@ -7,6 +7,11 @@ One OSD holds every object once; more are for pools that are erasure-coded. On "
 cluster is there within a second, but ends with its OSD: that may be frozen, not killed. On
 "bluestore", in a sparse file, both daemons may be killed and come back with what they had; the
 start takes some seconds.
+
+An OSD is read from as long as its lease lasts, 0.8 of osd_heartbeat_grace, and peers renew that.
+One OSD has none: if a request meets it after a longer freeze, all stand at "waiting for readable"
+until it is marked down and peers anew. So the grace is long here, and `thaw()` of an OSD and
+`heal()` see to it.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from servers.missing import tool
 from servers.process import Process, ServerFailed, free_port, free_ports, until
@@ -33,6 +38,7 @@ from servers.scratch import Scratch
 Store = Literal["memstore", "bluestore"]
 
 GIB = 1 << 30
+GRACE = 600  # seconds; Ceph's default is 20
 
 _START_SECONDS = 60.0
 # What the caller's shell says about Ceph and Python must not reach Ceph's programs.
@@ -75,6 +81,7 @@ mon_allow_pool_size_one = true
 mon_allow_pool_delete = true
 mon_warn_on_pool_no_redundancy = false
 auth_allow_insecure_global_id_reclaim = false
+osd_heartbeat_grace = {grace}
 [client]
 log_to_stderr = false
 admin_socket =
@@ -102,6 +109,8 @@ mgr_initial_modules =
 mgr_tick_period = 1
 """
 _SOCKET = "control"
+_LEASE = 0.8  # of the grace: osd_pool_default_read_lease_ratio
+_WAITING = "waiting for readable"
 _ALL = "allow *"
 _OF_OSD = {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": _ALL}
 _CAPABILITIES = {
@@ -120,6 +129,34 @@ class User:
     keyring: Path
 
 
+class _Osd(Process):
+    """An OSD, which after a longer freeze than half of its `lease`, in seconds, has to peer anew.
+
+    Half, as it renews the lease as often as that.
+    """
+
+    lease: float
+    peer_anew: Callable[[], None]
+    _frozen_at: float | None = None
+
+    def freeze(self) -> None:
+        super().freeze()
+        self._frozen_at = time.monotonic()
+
+    def thaw(self) -> None:
+        frozen_at, self._frozen_at = self._frozen_at, None
+        super().thaw()
+        if frozen_at is not None and time.monotonic() - frozen_at > self.lease / 2:
+            self.peer_anew()
+
+    def kill(self) -> None:
+        self._frozen_at = None
+        super().kill()
+
+
+P = TypeVar("P", bound=Process)
+
+
 class Ceph:
     """A cluster: `conf` is its ceph.conf; `mon`, `osd` and `mgr` (or None) are its daemons.
 
@@ -134,6 +171,7 @@ class Ceph:
         size: int = 8 * GIB,
         mgr: bool = False,
         osds: int = 1,
+        grace: int = GRACE,
     ) -> None:
         programs = {name: _program(f"ceph-{name}") for name in ("mon", "osd")}
         if mgr:
@@ -148,12 +186,10 @@ class Ceph:
         self._address = f"v2:127.0.0.1:{free_port()}"
         self._store = store
         self._paused = self._full = False
+        self._grace = grace
         self._configure(size, numbers)
         self.mon = self._daemon("mon", programs["mon"], "a", ready=_leads)
-        self.osds = [
-            self._daemon(f"osd.{number}", programs["osd"], number, ready=_serves)
-            for number in numbers
-        ]
+        self.osds = [self._osd(number, programs["osd"]) for number in numbers]
         self.osd = self.osds[0]
         self.mgr = self._daemon("mgr", programs["mgr"], "x", ready=self._manages) if mgr else None
 
@@ -194,6 +230,29 @@ class Ceph:
             self.unpause()
         if self._full:
             self.make_room()
+        for number in map(str, range(len(self.osds))):
+            if self.waits_for_lease(number):
+                self._peer_anew(number)
+
+    def waits_for_lease(self, number: str = "0") -> bool:
+        """Return whether requests stand at an OSD because its lease is over."""
+        return _WAITING in _ask(self._homes[f"osd.{number}"] / _SOCKET, "ops")
+
+    def _peer_anew(self, number: str) -> None:
+        """Have an OSD marked down, which comes back with a new lease: what waited goes on.
+
+        Again while requests wait: the next ones may have met the old lease meanwhile.
+        """
+        place = self._homes[f"osd.{number}"] / _SOCKET
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            self.command("osd", "down", number)
+            until(lambda: _serves(place), seconds=_START_SECONDS, what=f"OSD {number} is up")
+            with contextlib.suppress(ServerFailed):
+                until(lambda: not self.waits_for_lease(number), seconds=3, what="")
+                return
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"requests still wait for the lease of OSD {number}")
 
     def command(self, *arguments: str, seconds: float = 30.0) -> str:
         """Run the ``ceph`` program as admin and return its output; raises ServerFailed."""
@@ -293,11 +352,23 @@ class Ceph:
     def _processes(self) -> list[Process]:
         return [process for process in (self.mon, *self.osds, self.mgr) if process is not None]
 
+    def _osd(self, number: str, program: str) -> _Osd:
+        osd = self._daemon(f"osd.{number}", program, number, ready=_serves, kind_of=_Osd)
+        osd.lease = _LEASE * self._grace
+        osd.peer_anew = lambda: self._peer_anew(number)
+        return osd
+
     def _daemon(
-        self, kind: str, program: str, name: str, *, ready: Callable[[Path], bool]
-    ) -> Process:
+        self,
+        kind: str,
+        program: str,
+        name: str,
+        *,
+        ready: Callable[[Path], bool],
+        kind_of: type[P] = Process,
+    ) -> P:
         home = self._homes[kind]
-        return Process(
+        return kind_of(
             f"ceph-{kind}",
             [program, "--conf", self.conf, "-f", "-i", name],
             directory=home,
@@ -328,6 +399,7 @@ class Ceph:
                 socket=_SOCKET,
                 store=self._store,
                 size=size,
+                grace=self._grace,
                 memory=GIB,
                 mon=self._homes["mon"],
                 mgr=self._homes["mgr"],
@@ -352,9 +424,10 @@ def ceph(
     size: int = 8 * GIB,
     mgr: bool = False,
     osds: int = 1,
+    grace: int = GRACE,
 ) -> Iterator[Ceph]:
     """Run a cluster of OSDs of `size` bytes; raises Missing where Ceph is not installed."""
-    cluster = Ceph(scratch, store=store, size=size, mgr=mgr, osds=osds)
+    cluster = Ceph(scratch, store=store, size=size, mgr=mgr, osds=osds, grace=grace)
     try:
         cluster.start()
         yield cluster
@@ -387,9 +460,15 @@ def _serves(place: Path) -> bool:
 
 
 def _state(place: Path, question: str) -> object:
+    """Return a daemon's state; None where it does not know the question yet, or `_ask` raises."""
+    answer = _ask(place, question)
+    return json.loads(answer)["state"] if answer.startswith("{") else None
+
+
+def _ask(place: Path, question: str) -> str:
     """Ask a daemon itself, over its admin socket: JSON and NUL out, length and JSON back.
 
-    None where it does not know the question yet; raises OSError where it is not there yet.
+    Raises OSError where it is not there yet.
     """
     directory = os.open(place.parent, os.O_PATH)
     try:
@@ -402,4 +481,4 @@ def _state(place: Path, question: str) -> object:
                 answer = stream.read(length)
     finally:
         os.close(directory)
-    return json.loads(answer)["state"] if answer.startswith(b"{") else None
+    return answer.decode()
