@@ -66,7 +66,7 @@ def allow(bucket: Bucket, user: User, actions: list[str]) -> None:
 
 def claim(make: Make, key: str, *, lease: float = 300) -> Claim:
     store = make()
-    return Claim(store._client.get().s3, store._settings, key, lease=lease)
+    return Claim(store._client.get(), store._settings, key, lease=lease)
 
 
 def ignore_conditions(store: S3Store) -> None:

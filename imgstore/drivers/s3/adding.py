@@ -23,6 +23,7 @@ from imgstore.drivers.s3.client import (
     is_conflict,
     status_of,
 )
+from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import (
     AlreadyExists,
@@ -153,7 +154,9 @@ class Adding:
         except Exception:  # the first failure says more
             if is_unknown:
                 self._raise_unknown(exc)
-            raise AlreadyExists("an image of this id exists, or is being added") from exc
+            if status_of(exc) == HTTPStatus.PRECONDITION_FAILED:
+                raise AlreadyExists("an image of this id exists") from exc
+            raise Unavailable("other requests for this object are in the way") from exc
         if self._is_ours(found):
             return
         if found is not None and (is_exclusive or not is_unknown):
@@ -190,9 +193,13 @@ class Adding:
             found = self._find()
         except Exception as exc:
             self._raise_unknown(exc)
-        if found is None or not self._is_ours(found):
-            # The server took no notice of If-None-Match, or somebody deleted the object.
-            raise AlreadyExists("another request replaced or removed the object at that moment")
+        if found is None:
+            raise Unavailable(
+                "another request removed the object right after it was put",
+                remedy="add the image again",
+            )
+        if not self._is_ours(found):  # as where a server takes no notice of If-None-Match
+            raise AlreadyExists("another add of this id replaced the image at that moment")
         if found["ContentLength"] != size:
             self.discard()
             raise IntegrityError(f"the server stored {found['ContentLength']} of {size} bytes")
@@ -218,8 +225,8 @@ class Adding:
 
     def _remove_ours(self) -> None:
         found = self._await() if self._is_committing else self._find()
-        if self._is_ours(found):
-            self._s3.delete_object(**self._at)
+        if found is not None and self._is_ours(found):
+            delete(self._client, self._at, found.get("ETag", ""), self._is_ours)
 
     @contextmanager
     def _alone(self, *, is_exclusive: bool) -> Iterator[None]:
@@ -239,6 +246,7 @@ class Adding:
             self._refuse_existing()
             claim.check()
             yield
+            self._confirm(claim)
         finally:
             # What is in doubt stays guarded: the claim expires.
             if not self._is_committing:
@@ -246,7 +254,20 @@ class Adding:
 
     def _claim(self) -> Claim:
         settings = self._settings
-        return Claim(self._s3, settings, self._at["Key"], lease=settings.lease)
+        return Claim(self._client, settings, self._at["Key"], lease=settings.lease)
+
+    def _confirm(self, claim: Claim) -> None:
+        """Raise if another add may have committed meanwhile: ours may have replaced its image."""
+        try:
+            is_held = claim.is_held()
+        except Exception as exc:
+            self._raise_unknown(exc)
+        if not is_held:
+            self.discard()
+            raise Unavailable(
+                "this add lost its claim while it committed, and was undone",
+                remedy="add the image again",
+            )
 
     # In one request.
 

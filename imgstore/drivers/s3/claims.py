@@ -10,7 +10,8 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.s3.client import head, is_conflict, server_time, status_of
+from imgstore.drivers.s3.client import Client, head, is_conflict, server_time, status_of
+from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
 
@@ -31,9 +32,10 @@ class Claim:
     is dead, and another may take it over.
     """
 
-    def __init__(self, s3: Any, settings: Settings, key: str, *, lease: float) -> None:
+    def __init__(self, client: Client, settings: Settings, key: str, *, lease: float) -> None:
         """Prepare to claim the object ``key``; ``lease`` is in seconds."""
-        self._s3 = s3
+        self._client = client
+        self._s3 = client.s3
         self._lease = lease
         image_id = key.removeprefix(settings.key_prefix)
         self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{CLAIM}{image_id}"}
@@ -44,6 +46,7 @@ class Claim:
             "Body": self._holder.encode(),  # so that each claim has an ETag of its own
             "Metadata": {_HOLDER: self._holder, _LEASE: str(lease)},
         }
+        self._etag = ""
         self._since = 0.0
         self._is_held = False
 
@@ -72,32 +75,44 @@ class Claim:
         if time.monotonic() - self._since > self._lease / 2:
             raise Unavailable("the server took too long to let this add commit")
 
+    def is_held(self) -> bool:
+        """Return whether the claim is ours still, by asking the server."""
+        found = head(self._s3, self._at)
+        self._is_held = found is not None and self._is_ours(found)
+        return self._is_held
+
     def give_up(self) -> None:
-        """Remove the claim if it is still ours; best effort, for it expires."""
+        """Remove the claim if it is still ours; best effort, for it expires.
+
+        It is asked for once: sent again, the request may meet the claim of the next add, also
+        where that came between a look and the request.
+        """
         try:
             is_sure = self._is_held and time.monotonic() - self._since < self._lease / 4
-            found = None if is_sure else head(self._s3, self._at)
-            if is_sure or (found is not None and self._is_ours(found)):
-                self._s3.delete_object(**self._at)
+            if is_sure or self.is_held():
+                delete(self._client, self._at, self._etag, self._is_ours, attempts=1)
         except Exception as exc:  # leftovers() finds it
             LOG.warning("a claim could not be removed: %s", type(exc).__name__)
 
     def _put(self) -> bool:
         self._since = time.monotonic()
         try:
-            self._s3.put_object(**self._new, IfNoneMatch="*")
+            self._etag = self._s3.put_object(**self._new, IfNoneMatch="*").get("ETag", "")
             return True
         except Exception as exc:
             if not is_conflict(exc):
                 raise
         found = head(self._s3, self._at)
-        if found is None:
+        if found is not None and not self._is_ours(found) and is_expired(found):
+            found = self._take_over(found.get("ETag", ""))
+        # Ours also where a request was sent twice, and the claim put the first time.
+        if found is None or not self._is_ours(found):
             return False
-        # Ours: the request was sent twice, and the claim put the first time.
-        return self._is_ours(found) or (is_expired(found) and self._take_over(found["ETag"]))
+        self._etag = found.get("ETag", "")
+        return True
 
-    def _take_over(self, etag: str) -> bool:
-        """Replace a dead claim; of many that try only one succeeds."""
+    def _take_over(self, etag: str) -> dict[str, Any] | None:
+        """Replace a dead claim, and return what is there then; of many that try one succeeds."""
         for tag in (etag, etag.strip('"')):  # Ceph 16 compares without the quotation marks
             try:
                 self._s3.put_object(**self._new, IfMatch=tag)
@@ -106,9 +121,8 @@ class Claim:
                     raise
                 continue
             time.sleep(_FIRST_PAUSE)  # where If-Match has no effect the last one has it
-            found = head(self._s3, self._at)
-            return found is not None and self._is_ours(found)
-        return False
+            break
+        return head(self._s3, self._at)
 
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
         return bool(found["Metadata"].get(_HOLDER) == self._holder)

@@ -61,6 +61,7 @@ class Client:
         self._botocore = _lazy.load("botocore.exceptions", install=INSTALL)
         self._watching = threading.local()
         self._is_conditional: bool | None = None
+        self.attempts = settings.max_attempts
         if isinstance(settings.verify, str):
             _check_ca_file(settings.verify)
         options: dict[str, Any] = {"addressing_style": settings.addressing}
@@ -115,13 +116,16 @@ class Client:
         return self._is_conditional is not False
 
     @contextmanager
-    def watched(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Attempts]:
+    def watched(
+        self, cancelled: Callable[[], bool] = lambda: False, *, may_repeat: bool = True
+    ) -> Iterator[Attempts]:
         """Tell what became of the requests that this thread sends inside.
 
-        Once ``cancelled`` is true a request that failed is not sent again.
+        Once ``cancelled`` is true a request that failed is not sent again. Without
+        ``may_repeat`` one that may have been carried out is not, ever.
         """
         outer = getattr(self._watching, "attempts", None)
-        attempts = self._watching.attempts = Attempts(cancelled)
+        attempts = self._watching.attempts = Attempts(cancelled, may_repeat=may_repeat)
         try:
             yield attempts
         finally:
@@ -142,16 +146,18 @@ class Client:
         self, response: Any = None, caught_exception: Exception | None = None, **_: Any
     ) -> None:
         """Judge an attempt; the SDK calls this after each, before it decides on another."""
-        attempts = getattr(self._watching, "attempts", None)
+        attempts: Attempts | None = getattr(self._watching, "attempts", None)
+        is_last = False
         if attempts is not None:
+            is_doubtful = self._is_doubtful(response, caught_exception)
             attempts.pending = False
-            attempts.in_doubt |= self._is_doubtful(response, caught_exception)
-        is_cancelled = attempts is not None and attempts.cancelled()
+            attempts.in_doubt |= is_doubtful
+            is_last = attempts.cancelled() or (is_doubtful and not attempts.may_repeat)
         if caught_exception is not None:
             # A certificate does not become better.
-            if is_cancelled or is_untrusted(caught_exception):
+            if is_last or is_untrusted(caught_exception):
                 raise caught_exception
-        elif is_cancelled and response is not None and response[0].status_code >= 400:
+        elif is_last and response is not None and response[0].status_code >= 400:
             raise Unavailable(f"the service answers {response[0].status_code}")
 
     def _is_doubtful(self, response: Any, exc: Exception | None) -> bool:
@@ -174,8 +180,9 @@ class Client:
 class Attempts:
     """What became of requests; ``in_doubt``: one may have been carried out unseen."""
 
-    def __init__(self, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, cancelled: Callable[[], bool], *, may_repeat: bool) -> None:
         self.cancelled = cancelled
+        self.may_repeat = may_repeat
         self.in_doubt = False
         self.pending = False  # sent, and never judged: an answer that could not be read
 

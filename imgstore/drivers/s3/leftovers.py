@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from imgstore.arguments import is_safe_image_id
 from imgstore.drivers.s3 import claims
-from imgstore.drivers.s3.client import head, server_time, status_of
+from imgstore.drivers.s3.client import Client, head, server_time, status_of
+from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.settings import CLAIM, PROBE, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
@@ -98,18 +99,15 @@ def _objects(
             at = {"Bucket": settings.bucket, "Key": listed["Key"]}
             found = head(s3, at) if _age(now, listed["LastModified"]) >= age else None
             if found is not None and claims.is_expired(found):
-                key = _Object(at, found["ETag"])
+                key = _Object(at, found.get("ETag", ""))
                 yield Leftover(store, at["Key"], found["LastModified"], listed["Size"], key)
 
 
-def remove(s3: Any, leftover: Leftover) -> None:
+def remove(client: Client, leftover: Leftover) -> None:
     """Remove one; raises NotFound for what is gone or turned out to be alive."""
-    found = leftover.key
+    found, s3 = leftover.key, client.s3
     if isinstance(found, _Object):
-        now = head(s3, found.at)
-        if now is None or now["ETag"] != found.etag:
-            raise NotFound("the object is gone, or another one")
-        s3.delete_object(**found.at)
+        _remove_object(client, found)
         return
     upload = _look_at(s3, found.at, leftover.modified)
     if upload is None or (upload.active, upload.size) != (found.active, found.size):
@@ -120,3 +118,16 @@ def remove(s3: Any, leftover: Leftover) -> None:
         if status_of(exc) != HTTPStatus.NOT_FOUND:
             raise
         raise NotFound("the upload is gone") from exc
+
+
+def _remove_object(client: Client, known: _Object) -> None:
+    def is_same(found: Mapping[str, Any]) -> bool:
+        return bool(found.get("ETag", "") == known.etag)  # a claim's is its own
+
+    now = head(client.s3, known.at)
+    if (
+        now is None
+        or not is_same(now)
+        or not delete(client, known.at, known.etag, is_same, attempts=1)
+    ):
+        raise NotFound("the object is gone, or another one")

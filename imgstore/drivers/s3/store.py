@@ -16,6 +16,7 @@ from imgstore.context import RequestContext
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.client import INSTALL, SDK_LOGGERS, Client, classify, error_code, head
+from imgstore.drivers.s3.deleting import delete, is_seen
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.probe import honours_conditions, is_there
 from imgstore.drivers.s3.reading import Reading
@@ -193,8 +194,10 @@ class S3Store(Store):
         return Location(self._scheme, place)
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
-        self._found(location)  # S3 deletes what is not there without a word
-        self._client.get().s3.delete_object(**_object(location))
+        seen = self._found(location)  # S3 deletes what is not there without a word
+        etag = seen.get("ETag", "")
+        if not delete(self._client.get(), _object(location), etag, is_seen(seen)):
+            raise NotFound("the image was deleted meanwhile")
 
     def _copy(
         self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
@@ -244,7 +247,7 @@ class S3Store(Store):
                 raise
 
     def _remove_leftover(self, leftover: Leftover) -> None:
-        leftovers.remove(self._client.get().s3, leftover)
+        leftovers.remove(self._client.get(), leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)

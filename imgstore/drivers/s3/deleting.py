@@ -1,0 +1,79 @@
+"""Deleting one object, and never the next one of its key, though answers are lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore.drivers.s3.client import Client, head, is_conflict, status_of
+
+_LONGEST_PAUSE: Final = 8.0  # seconds
+# From servers that do not know the condition.
+_NOT_TAKEN: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
+
+
+def delete(
+    client: Client,
+    at: Mapping[str, str],
+    etag: str,
+    is_same: Callable[[Mapping[str, Any]], bool],
+    *,
+    attempts: int | None = None,
+) -> bool:
+    """Delete an object; return whether it was there still.
+
+    DELETE names a key: sent again after its answer was lost, it may meet the object of the next
+    add. So it is sent again only if ``is_same`` says that what ``head`` finds is that object
+    still, ``attempts`` times at the most. Its ``etag`` goes with it as a condition: AWS heeds
+    that, Ceph 16 takes no notice.
+    """
+    condition, lost = _condition(client, etag), 0
+    while True:
+        failure, is_lost = _sent(client, at, condition)
+        if failure is None:
+            return True
+        if is_lost:
+            lost += 1
+        elif status_of(failure) == HTTPStatus.NOT_FOUND:
+            return lost > 0
+        elif condition and (is_conflict(failure) or status_of(failure) in _NOT_TAKEN):
+            condition = {}  # not the same, which is seen now, or a server that cannot compare
+        else:
+            raise failure
+        found = head(client.s3, at)
+        if found is None or not is_same(found):
+            return lost > 0
+        if lost >= (attempts or client.attempts):
+            raise failure
+        if is_lost and lost > 1:  # at once first: a connection that was idle may just be closed
+            time.sleep(min(2.0 ** (lost - 2), _LONGEST_PAUSE))
+
+
+def _sent(
+    client: Client, at: Mapping[str, str], condition: Mapping[str, str]
+) -> tuple[Exception | None, bool]:
+    """Ask for it; return what went wrong, and whether it may have been done all the same."""
+    with client.watched(may_repeat=False) as watched:
+        try:
+            client.s3.delete_object(**at, **condition)
+        except Exception as exc:
+            return exc, watched.unknown
+    return None, False
+
+
+def is_seen(seen: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
+    """Return what tells whether another look finds the object that ``head`` has seen."""
+    return lambda found: _identity(found) == _identity(seen)
+
+
+def _identity(found: Mapping[str, Any]) -> tuple[object, ...]:
+    # The ETag of equal bytes is equal; the token of an add is in the metadata.
+    names = ("ETag", "LastModified", "VersionId", "Metadata")
+    return tuple(found.get(name) for name in names)
+
+
+def _condition(client: Client, etag: str) -> dict[str, str]:
+    is_strong = etag.startswith('"')
+    return {"IfMatch": etag} if is_strong and client.takes("DeleteObject", "IfMatch") else {}
