@@ -411,6 +411,14 @@ VmwareStore("vmware", server_host=host, server_username=user, server_password=pa
         vsphere.datastore().change(accessible=True)
         assert len(store.remove_leftovers(older_than=0)) == 1
 
+    def test_drafts_that_become_images_meanwhile(self, vsphere: VSphere, make: Make) -> None:
+        """They do not end the clean-up of others."""
+        store = make()
+        for number in range(3):
+            vsphere.datastore().put(f"openstack_glance/.imgstore-{number}", b"draft")
+        vsphere.fail("DeleteDatastoreFile_Task", "FileNotFound", nth=2)
+        assert len(store.remove_leftovers(older_than=0)) == 2
+
     def test_ones_own_adds_are_none(self, vsphere: VSphere, make: Make) -> None:
         store, source = make(), Paused(DATA)
         with ThreadPoolExecutor(1) as threads:

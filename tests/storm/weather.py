@@ -114,7 +114,7 @@ class Weather:
 
     def blow(self, until_time: float, *, clients: int) -> None:
         """Let things go wrong until then, with so many clients alive."""
-        events = [self._kill, self._stop, self._stop]
+        events = [self._kill, self._kill, self._stop, self._stop]
         events += [self._freeze] if self._servers else []
         events += [self._cut] * 3 + [self._drop, self._delay] if self._proxies else []
         while (now := time.monotonic()) < until_time:

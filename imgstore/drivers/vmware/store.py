@@ -14,12 +14,12 @@ from imgstore.context import RequestContext
 from imgstore.drivers.vmware.adding import Adding
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.drafts import Draft, draft_of
-from imgstore.drivers.vmware.faults import INSTALL, classify
+from imgstore.drivers.vmware.faults import INSTALL, classify, name_of
 from imgstore.drivers.vmware.files import Upload
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import SCHEME, Place
 from imgstore.drivers.vmware.settings import MARK, Settings, read
-from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation, NotFound
 from imgstore.location import Location, same_service
 from imgstore.secret import Secret
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
@@ -160,7 +160,12 @@ class VmwareStore(Store):
                     yield Leftover(self.name, place.full, modified, found.fileSize, key=place)
 
     def _remove_leftover(self, leftover: Leftover) -> None:
-        self._datastores.get().delete(leftover.key)
+        try:
+            self._datastores.get().delete(leftover.key)
+        except Exception as exc:
+            if name_of(exc) == "FileNotFound":
+                raise NotFound("the draft is gone, or an image by now") from exc
+            raise
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
