@@ -232,6 +232,78 @@ class TestSessions:
         used(vsphere, store)
         assert len(vsphere.requests.read("Login")) == 2
 
+    EXIT = """
+import gc, os, sys
+from imgstore.drivers.vmware import VmwareStore
+
+host, user, password, ca, url, how = sys.argv[1:]
+
+def used():
+    store = VmwareStore("vmware", server_host=host, server_username=user,
+                        server_password=password, ca_file=ca, datastores=["DC0:images"])
+    store.size(url)
+    return store
+
+store = used()
+if how == "dropped":
+    for _ in range(3):
+        used()
+        gc.collect()
+if how == "forked":
+    child = os.fork()
+    if not child:
+        sys.exit()
+    os.waitpid(child, 0)
+    print("alive", flush=True)
+    sys.stdin.read(1)
+if how == "raised":
+    raise ValueError
+"""
+
+    def left_by(self, vsphere: VSphere, url: str, how: str) -> subprocess.Popen[bytes]:
+        """Begin a process that uses a store and does not close it."""
+        return subprocess.Popen(
+            [sys.executable, "-c", self.EXIT, *login(vsphere).values(), url, how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    @pytest.mark.parametrize("how", ["ended", "raised", "dropped"])
+    def test_a_process_ends_without_closing(self, vsphere: VSphere, make: Make, how: str) -> None:
+        """Its sessions end with it, or before."""
+        url = make().add("image", b"1").location.url
+        before = vsphere.sessions()
+        process = self.left_by(vsphere, url, how)
+        process.communicate(timeout=60)
+        assert process.returncode == (1 if how == "raised" else 0)
+        assert vsphere.sessions() == before
+        assert len(vsphere.requests.read("Login")) == (5 if how == "dropped" else 2)
+
+    def test_a_child_does_not_end_its_parents(self, vsphere: VSphere, make: Make) -> None:
+        store = make()
+        url = store.add("image", b"1").location.url
+        store.close()
+        process = self.left_by(vsphere, url, "forked")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"alive\n"
+        assert len(vsphere.sessions()) == 1
+        process.communicate(b"x", timeout=60)
+        assert vsphere.sessions() == []
+
+    def test_a_process_ends_while_the_server_is_frozen(self, vsphere: VSphere, make: Make) -> None:
+        """That takes no longer than a few seconds."""
+        url = make().add("image", b"1").location.url
+        process = self.left_by(vsphere, url, "forked")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"alive\n"
+        vsphere.process.freeze()
+        try:
+            process.communicate(b"x", timeout=30)
+        finally:
+            vsphere.process.thaw()
+        assert process.returncode == 0
+
     def test_the_password_is_sent_once_and_shown_never(
         self, vsphere: VSphere, make: Make, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -340,6 +412,14 @@ VmwareStore("vmware", server_host=host, server_username=user, server_password=pa
         assert "images is not searched" in caplog.text.replace("DC0:", "")
         vsphere.datastore().change(accessible=True)
         assert len(store.remove_leftovers(older_than=0)) == 1
+
+    def test_drafts_that_become_images_meanwhile(self, vsphere: VSphere, make: Make) -> None:
+        """They do not end the clean-up of others."""
+        store = make()
+        for number in range(3):
+            vsphere.datastore().put(f"openstack_glance/.imgstore-{number}", b"draft")
+        vsphere.fail("DeleteDatastoreFile_Task", "FileNotFound", nth=2)
+        assert len(store.remove_leftovers(older_than=0)) == 2
 
     def test_ones_own_adds_are_none(self, vsphere: VSphere, make: Make) -> None:
         store, source = make(), Paused(DATA)

@@ -356,6 +356,31 @@ class TestConnections:
         vsphere.lose(on)
         used(vsphere, store, data)
 
+    @pytest.mark.parametrize(
+        "on",
+        [
+            "RetrieveServiceContent",
+            "Login",
+            "MakeDirectory",
+            "MoveDatastoreFile_Task",
+            "DeleteDatastoreFile_Task",
+            "RetrievePropertiesEx",
+        ],
+    )
+    def test_an_answer_is_cut(self, vsphere: VSphere, make: Make, on: str) -> None:
+        """It is asked again where that is safe, and no login stays of which the answer was cut."""
+        vsphere.expire()
+        store = make()
+        vsphere.lose(on, 150, times=2)
+        used(vsphere, store, SMALL)
+        assert len(vsphere.sessions()) == 1
+
+    def test_all_answers_are_cut(self, vsphere: VSphere, store: VmwareStore) -> None:
+        vsphere.lose("sdk", 150, times=None)
+        for verb in (store.leftovers, lambda **_: store.add(new_id(), SMALL)):
+            with pytest.raises(errors.Unavailable, match="ended early"):
+                verb(older_than=0)
+
     def test_the_source_is_a_connection_that_breaks(
         self, vsphere: VSphere, store: VmwareStore
     ) -> None:

@@ -9,7 +9,8 @@ from typing import Final
 
 from imgstore._interrupts import uninterrupted
 from imgstore.drivers.vmware.datastores import Datastores
-from imgstore.drivers.vmware.faults import may_pass, means
+from imgstore.drivers.vmware.drafts import claim, claims
+from imgstore.drivers.vmware.faults import may_pass, means, name_of
 from imgstore.drivers.vmware.files import Identity, Upload
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.errors import (
@@ -26,9 +27,11 @@ from imgstore.streams import Body
 
 LOG = logging.getLogger(__name__)
 
-# At an image of the same id in another datastore, which may be withdrawn: that takes a task.
+# For an add of the same id in another datastore, which takes a few tasks to complete its image or
+# to give way; but no longer than an answer may take.
 _LOOKING: Final = 10.0  # seconds
-_PAUSE: Final = 0.4  # seconds between looks
+_ROUNDS: Final = 3  # as many times as long, of all such adds together
+_PAUSE: Final = 0.2  # seconds between looks
 
 
 class Adding:
@@ -41,7 +44,8 @@ class Adding:
         self._draft = draft
         self._size = 0
         self._usable: set[Datastore] = set()
-        self._moved = False
+        self._names: list[Place] = []  # that the data have, or, in doubt, may have
+        self._identity: Identity = (None, None)
 
     def add(self, body: Body) -> Place:
         """Store an image and return where; raises AlreadyExists, StorageFull."""
@@ -102,21 +106,28 @@ class Adding:
     def _store(self, datastore: Datastore, fill: Callable[[Place], None]) -> Place:
         draft = self._datastores.place(datastore, self._draft)
         final = self._datastores.place(datastore, self._id)
+        self._names = [draft]
         try:
             fill(draft)
-            uninterrupted(lambda: self._commit(draft, final))
-            self._check_others(final)
+            ready = draft
+            if len(self._datastores.settings.datastores) > 1:
+                ready = self._datastores.place(datastore, claim(self._draft, self._id))
+                self._prevail(draft, ready)
+            uninterrupted(lambda: self._rename(ready, final))
         except BaseException as exc:
             if getattr(exc, "indeterminate", False):
                 raise
-            is_gone = self._withdraw(final) if self._moved else self._discard(draft)
-            if self._moved and not is_gone and isinstance(exc, Exception):
+            is_moved = self._names == [final]
+            kept = [place for place in self._names if not self._remove(place, final)]
+            if is_moved and kept and isinstance(exc, Exception):
                 raise _doubt() from exc
             raise
         return final
 
-    def _withdraw(self, final: Place) -> bool:
-        """Delete the image again; return whether it is gone."""
+    def _remove(self, place: Place, final: Place) -> bool:
+        """Delete the data again; return whether they are gone."""
+        if place != final:
+            return self._discard(place)
         try:
             identity = self._files.identity(final)
         except Exception as exc:
@@ -164,23 +175,74 @@ class Adding:
             self._files.put(draft, upload)
 
     def _check(self, draft: Place) -> None:
-        found = self._files.size(draft)
+        self._identity = self._files.identity(draft)
+        said = self._identity[0] or ""
+        found = int(said) if said.isdecimal() else self._files.size(draft)
         if found != self._size:
             raise IntegrityError(f"the server has {found} of the {self._size} bytes that were sent")
 
+    # The id, in all datastores.
+
+    def _prevail(self, draft: Place, ready: Place) -> None:
+        """Rename the draft to a claim, and return when no other datastore has a claim or image.
+
+        Each add looks after it has claimed, so of two at least one sees the other. The one whose
+        datastore comes later by its name gives way and claims anew later; the other one waits
+        for that. A claim that stays is that of a process that died or stands still: it is
+        deleted, and if its owner goes on after all, there is nothing that it could rename.
+        Raises AlreadyExists.
+        """
+        settings = self._datastores.settings
+        patience = min(_LOOKING, settings.read_timeout)
+        end = time.monotonic() + _ROUNDS * patience
+        since: dict[Place, float] = {}
+        uninterrupted(lambda: self._rename(draft, ready, is_commit=False))
+        is_claimed = True
+        while True:
+            rivals = self._rivals(ready.datastore)
+            is_late = any(rival.datastore.key < ready.datastore.key for rival in rivals)
+            if is_claimed and not rivals:
+                return
+            if is_claimed and is_late:
+                uninterrupted(lambda: self._rename(ready, draft, is_commit=False))
+                is_claimed = False
+            elif not is_claimed and not is_late:
+                uninterrupted(lambda: self._rename(draft, ready, is_commit=False))
+                is_claimed = True
+                continue
+            now = time.monotonic()
+            if now > end:
+                raise AlreadyExists("other adds of this id are under way", retryable=True)
+            since = {rival: since.get(rival, now) for rival in rivals}
+            for rival in rivals:
+                if now - since[rival] >= patience:
+                    self._discard(rival)
+            time.sleep(_PAUSE)
+
+    def _rivals(self, own: Datastore) -> list[Place]:
+        """Return the claims of other datastores; raises AlreadyExists if one has the image."""
+        # Claims first: one that becomes an image in between is seen as that.
+        rivals = self._datastores.search_others(own, claims(self._id))
+        for datastore, _ in self._datastores.settings.datastores:
+            if datastore.key != own.key and self._has_image(datastore):
+                raise _taken()
+        return rivals
+
     # The commit.
 
-    def _commit(self, draft: Place, final: Place) -> None:
-        """Rename the draft, unless there is an image of that name."""
+    def _rename(self, place: Place, to: Place, *, is_commit: bool = True) -> None:
+        """Rename the data, unless there is a file of that name."""
         doubts: list[Exception] = []
 
         def attempt() -> None:
             try:
-                self._datastores.move(draft, final, doubts)
+                self._datastores.move(place, to, doubts)
             except Exception as exc:
-                if not self._is_moved(draft, final, exc, is_doubtful=bool(doubts)):
+                if doubts and not is_commit:
+                    self._names = [place, to]
+                if not self._is_renamed(place, to, exc, is_doubtful=bool(doubts)):
                     raise
-            self._moved = True
+            self._names = [to]
 
         def may_pass_soon(exc: Exception) -> bool:
             return not getattr(exc, "indeterminate", False) and (may_pass(exc) or means(exc, InUse))
@@ -188,19 +250,24 @@ class Adding:
         try:
             self._datastores.patience.repeat(attempt, may_pass=may_pass_soon)
         except Exception as exc:
+            if isinstance(exc, NotFound):
+                raise Unavailable(exc.reason) from exc
+            is_doubtful = getattr(exc, "indeterminate", False)
             # What an earlier attempt began may still be under way: it has the files then.
-            if doubts and means(exc, Unavailable, InUse):
-                raise _doubt() from exc
-            raise
+            if not is_doubtful and not (doubts and means(exc, Unavailable, InUse)):
+                raise
+            raise _doubt(is_commit=is_commit) from exc
 
-    def _is_moved(
-        self, draft: Place, final: Place, failure: Exception, *, is_doubtful: bool
+    def _is_renamed(
+        self, place: Place, to: Place, failure: Exception, *, is_doubtful: bool
     ) -> bool:
         """Tell whether this or an earlier attempt, of which the answer was lost, has renamed it."""
+        is_missing = name_of(failure) == "FileNotFound"
         try:
-            if self._files.exists(draft):
+            if self._files.exists(place):
                 return False
-            if self._files.size(final) == self._size:
+            # Or somebody removed the data, and another add has the name.
+            if self._is_ours(to) and (is_doubtful or not is_missing):
                 return True
         except NotFound:
             pass
@@ -211,35 +278,30 @@ class Adding:
         if is_doubtful or means(failure, Unavailable):
             # A datastore that cannot be reached shows no files, either.
             raise _doubt() from failure
-        raise NotFound("somebody has removed the data before they were complete") from failure
+        raise NotFound(
+            "the data were removed before the image was complete, by a clean-up, "
+            "or by an add of the same id for which this one took too long"
+        ) from failure
 
-    def _check_others(self, final: Place) -> None:
-        """Raise AlreadyExists if an image of this id was added to another datastore meanwhile.
+    def _is_ours(self, place: Place) -> bool:
+        """Tell whether a file has the size and date of what was checked, as far as these are said.
 
-        Each add looks after its own commit, so of two at least one sees the other. The one whose
-        datastore comes later by its name withdraws; the other waits whether that happens.
+        Servers keep the date of a file that they rename. Raises NotFound.
         """
-        own = final.datastore
-        for datastore, _ in self._datastores.settings.datastores:
-            if datastore == own or not self._has_image(datastore):
-                continue
-            if datastore.key < own.key or not self._is_withdrawn(datastore):
-                raise _taken()
-
-    def _is_withdrawn(self, datastore: Datastore) -> bool:
-        end = time.monotonic() + _LOOKING
-        while time.monotonic() < end:
-            time.sleep(_PAUSE)
-            if not self._has_image(datastore):
-                return True
-        return False
+        found = self._files.identity(place)
+        if found == self._identity == (None, None):
+            return self._files.size(place) == self._size
+        return found == self._identity
 
 
 def _taken() -> AlreadyExists:
     return AlreadyExists("an image of this id exists")
 
 
-def _doubt() -> Unavailable:
+def _doubt(*, is_commit: bool = True) -> Unavailable:
+    """Return the error for data that may have either name."""
+    if not is_commit:
+        return Unavailable("whether the data were renamed could not be found out")
     return Unavailable(
         "whether the image was completed could not be found out",
         remedy="ask for its size later; if there is none, add it again",

@@ -7,50 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.client
 import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
 from imgstore import _lazy
 from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of, is_answer
+from imgstore.drivers.vmware.sessions import (
+    IDLE,
+    Connection,
+    Session,
+    begin,
+    end,
+    forget,
+    stub_class,
+)
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import ImgStoreError, NotFound, StoreError, TimedOut
 
 T = TypeVar("T")
 
 _CONNECTIONS: Final = 32  # idle ones that are kept
-_IDLE: Final = 60  # seconds that they are kept
 _TASK_PATIENCE: Final = 10  # read time-outs until a task that does not end is given up
 _CANCELLING: Final = 10.0  # seconds that a task is waited for that was cancelled
 _PAUSE: Final = 0.2  # seconds between looks where the server cannot be left waiting
 _OLDEST: Final = "vim.version.version9"  # 5.5, for servers that do not say what they know
-
-
-@dataclass
-class Session:
-    """A login; ``datacenters`` and their ``datastores`` are those found in it, by their paths."""
-
-    stub: Any
-    content: Any
-    datacenters: dict[str, Any] = field(default_factory=dict)
-    datastores: dict[str, list[Any]] = field(default_factory=dict)
-
-    def forget(self) -> bool:
-        """Forget what was found; return whether there was anything."""
-        was_any = bool(self.datacenters or self.datastores)
-        self.datacenters.clear()
-        self.datastores.clear()
-        return was_any
-
-    @property
-    def cookie(self) -> str:
-        """Return what requests for files show."""
-        return str(self.stub.cookie).partition(";")[0]
 
 
 class Api:
@@ -80,7 +64,7 @@ class Api:
             self._is_closed = True
             session, self._session = self._session, None
             if session is not None:
-                _end(session)
+                end(session)
 
     def session(self, instead_of: Session | None = None) -> Session:
         """Return the session, a new one if it is one that the server knows no more."""
@@ -91,7 +75,7 @@ class Api:
             if self._session is instead_of:
                 self._session = None
                 if instead_of is not None:
-                    _end(instead_of)
+                    end(instead_of)
             if self._session is None:
                 if self._failures > failures:  # while this thread waited
                     last = self._last_failure
@@ -128,25 +112,28 @@ class Api:
             port=settings.port,
             version=version or _OLDEST,
             poolSize=_CONNECTIONS,
-            connectionPoolTimeout=_IDLE,
+            connectionPoolTimeout=IDLE,
             httpConnectionTimeout=settings.connect_timeout,
             # Without one pyVmomi trusts whoever answers on this host.
             sslContext=self._context,
         )
-        stub.scheme = functools.partial(_Connection, read_timeout=settings.read_timeout)
+        stub.scheme = functools.partial(Connection, read_timeout=settings.read_timeout)
+        session = None
         try:
             content = self.vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+            session = begin(Session(stub, content), self)
             content.sessionManager.Login(settings.username, settings.password.reveal())
-        except BaseException:
+        except BaseException as exc:
             stub.DropConnections()
+            if session is not None:  # at the server, unless it has said that it is not
+                forget(session) if is_answer(exc) or not stub.cookie else end(session, hurry=True)
             raise
-        session = Session(stub, content)
         settings.redaction.learn(session.cookie, session.cookie.partition("=")[2].strip('"'))
         return session
 
     @functools.cached_property
     def _stub_class(self) -> Any:
-        return _stub(self._soap)
+        return stub_class(self._soap)
 
     @functools.cached_property
     def _context(self) -> ssl.SSLContext:
@@ -357,63 +344,7 @@ class Api:
                 collector.DestroyPropertyCollector()
 
 
-def _stub(soap: Any) -> Any:
-    """Return pyVmomi's stub with a pool that needs no lock.
-
-    Its own is taken without a ``finally``: an interrupt in between would leave it taken for ever.
-    """
-
-    class Stub(soap.SoapStubAdapter):  # type: ignore[misc]
-        def GetConnection(self) -> Any:  # noqa: N802
-            now = time.monotonic()
-            with contextlib.suppress(IndexError):
-                while True:
-                    connection, since = self.pool.pop()
-                    if now - since < _IDLE:
-                        return connection
-                    connection.close()
-            host = self.host.rpartition(":")[0].strip("[]")
-            connection = self.scheme(host=host, port=self.port, **self.schemeArgs)
-            connection.connect()
-            return connection
-
-        def ReturnConnection(self, conn: Any) -> None:  # noqa: N802
-            if len(self.pool) < self.poolSize:
-                self.pool.append((conn, time.monotonic()))
-            else:
-                conn.close()
-
-        def DropConnections(self) -> None:  # noqa: N802
-            with contextlib.suppress(IndexError):
-                while True:
-                    connection, _ = self.pool.pop()
-                    with contextlib.suppress(Exception):
-                        connection.close()
-
-    return Stub
-
-
-class _Connection(http.client.HTTPSConnection):
-    """Connects within one time limit, and waits for answers within another."""
-
-    def __init__(self, *args: Any, read_timeout: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._read_timeout = read_timeout
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self._read_timeout)
-
-
 def _changes(update: Any) -> Iterator[Any]:
     for each in update.filterSet:
         for changed in each.objectSet:
             yield from changed.changeSet
-
-
-def _end(session: Session) -> None:
-    """Log out; where that fails, the server ends the session some time after its last use."""
-    with contextlib.suppress(Exception):
-        session.content.sessionManager.Logout()
-    session.stub.poolSize = 0  # for connections that other threads still use
-    session.stub.DropConnections()

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
-from imgstore.drivers.vmware.api import Session
 from imgstore.drivers.vmware.faults import Patience, error_of, may_pass, means, name_of
 from imgstore.drivers.vmware.files import Files, Identity
 from imgstore.drivers.vmware.places import Datastore, Place
+from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import InUse, NotFound, Unavailable
 from imgstore.placement import Candidate
@@ -191,7 +191,19 @@ class Datastores:
         if fault := _fault(said):
             LOG.warning("datastore %s is not searched for leftovers: %s", datastore, fault)
             return []
-        found = said["datastore"]
+        return self._search(datastore, said, pattern)
+
+    def search_others(self, own: Datastore, pattern: str) -> list[Place]:
+        """Return the files of a pattern in all other datastores that can be used now."""
+        found = self._look()
+        return [
+            self.place(datastore, each.path)
+            for datastore, _ in self.settings.datastores
+            if datastore.key != own.key and not _fault(found[datastore.key])
+            for each in self._search(datastore, found[datastore.key], pattern)
+        ]
+
+    def _search(self, datastore: Datastore, said: dict[str, Any], pattern: str) -> list[Any]:
         vim = self.api.vim.host.DatastoreBrowser
         details = vim.FileInfo.Details(
             fileType=False, fileSize=True, fileOwner=False, modification=True
@@ -200,7 +212,7 @@ class Datastores:
         full = self.place(datastore, "").full.rstrip("/")
 
         def start(session: Session) -> Any:
-            mine = self.api.vim.Datastore(found._GetMoId(), session.stub)
+            mine = self.api.vim.Datastore(said["datastore"]._GetMoId(), session.stub)
             return mine.browser.SearchDatastore_Task(full, spec)
 
         try:

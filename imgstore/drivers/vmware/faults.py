@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
-from xml.parsers.expat import ExpatError
+from xml.parsers.expat import ExpatError, errors
 
 from imgstore import _lazy
 from imgstore.drivers._http import status_error
@@ -35,6 +35,17 @@ _FIRST_PAUSE: Final = 0.1  # seconds before the second attempt; doubled for each
 _LONGEST_PAUSE: Final = 2.0
 _CA: Final = "vmware_ca_file"
 _STATUS: Final = re.compile(r"(\d{3})\b.*")  # pyVmomi: "503 Service Unavailable"
+_PROTOCOL: Final = "HTTP/1."
+# What the parser says at the end of a document that is not whole.
+_ENDED: Final = frozenset(
+    errors.codes[text]
+    for text in (
+        errors.XML_ERROR_NO_ELEMENTS,
+        errors.XML_ERROR_UNCLOSED_TOKEN,
+        errors.XML_ERROR_PARTIAL_CHAR,
+        errors.XML_ERROR_UNCLOSED_CDATA_SECTION,
+    )
+)
 _MEANINGS: Final[dict[str, type[StoreError]]] = {
     "FileNotFound": NotFound,
     "FileAlreadyExists": AlreadyExists,
@@ -75,6 +86,8 @@ def classify(exc: Exception) -> ImgStoreError | None:
     vmodl = _lazy.load("pyVmomi", install=INSTALL).vmodl
     if isinstance(exc, vmodl.MethodFault | vmodl.RuntimeFault):
         return _meaning(exc)
+    if _is_cut(exc):
+        return Unavailable("the server's answer ended early")
     if isinstance(exc, ExpatError):
         return StoreError(
             "the server's answer is not that of the vSphere API", remedy="check vmware_server_host"
@@ -87,6 +100,16 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if isinstance(exc, http.client.HTTPException | OSError):
         return classify_transport(exc, ca_option=_CA) or explain(exc, ca_option=_CA)
     return classify_transport(exc, ca_option=_CA)
+
+
+def _is_cut(exc: Exception) -> bool:
+    """Return whether the connection ended inside an answer of the API."""
+    if isinstance(exc, ExpatError):
+        return getattr(exc, "code", None) in _ENDED
+    if isinstance(exc, http.client.BadStatusLine):
+        line = str(exc.args[0]) if exc.args else ""
+        return bool(line) and _PROTOCOL.startswith(line[: len(_PROTOCOL)])
+    return isinstance(exc, http.client.IncompleteRead)
 
 
 def _meaning(fault: Any) -> ImgStoreError:
@@ -120,7 +143,7 @@ def means(exc: Exception, *kinds: type[ImgStoreError]) -> bool:
     return isinstance(exc if isinstance(exc, ImgStoreError) else classify(exc), kinds)
 
 
-def is_answer(exc: Exception) -> bool:
+def is_answer(exc: BaseException) -> bool:
     """Return whether the server has said that it did not do something.
 
     What it says of a host that it did not reach says nothing of what that host did.

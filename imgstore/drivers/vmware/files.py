@@ -12,9 +12,10 @@ from imgstore.arguments import check_ca_file
 from imgstore.drivers._http import Client, redirected, settle, status_error
 from imgstore.drivers._http_transport import Transport
 from imgstore.drivers._http_url import AddressGuard, Url
-from imgstore.drivers.vmware.api import Api, Session
+from imgstore.drivers.vmware.api import Api
 from imgstore.drivers.vmware.faults import Patience, may_pass
 from imgstore.drivers.vmware.places import Place
+from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import NotFound, PermissionDenied, StorageFull, StoreError, Unavailable
 from imgstore.hashing import MIB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,12 +13,13 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers.vmware.adding import Adding
 from imgstore.drivers.vmware.datastores import Datastores
-from imgstore.drivers.vmware.faults import INSTALL, classify
+from imgstore.drivers.vmware.drafts import Draft, draft_of
+from imgstore.drivers.vmware.faults import INSTALL, classify, name_of
 from imgstore.drivers.vmware.files import Upload
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import SCHEME, Place
 from imgstore.drivers.vmware.settings import MARK, Settings, read
-from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation, NotFound
 from imgstore.location import Location, same_service
 from imgstore.secret import Secret
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
@@ -125,7 +125,7 @@ class VmwareStore(Store):
         return self._datastores.get().files.size(self._place(location))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        with _Draft(self._live) as draft:
+        with Draft(self._live) as draft:
             adding = Adding(self._datastores.get(), _checked(image_id), draft)
             return Added(adding.add(body).location)
 
@@ -134,7 +134,7 @@ class VmwareStore(Store):
     ) -> Added | None:
         if not isinstance(origin, VmwareStore) or not origin._is_beside(self):
             return None
-        with _Draft(self._live) as draft:
+        with Draft(self._live) as draft:
             adding = Adding(self._datastores.get(), _checked(image_id), draft)
             place = adding.copy(origin._place(location))
             return Added(place.location, size=adding.size)
@@ -156,11 +156,16 @@ class VmwareStore(Store):
             for found in datastores.search(datastore, f"{MARK}*"):
                 place = datastores.place(datastore, found.path)
                 modified = found.modification or now
-                if found.path not in self._live and now - modified >= older_than:
+                if draft_of(found.path) not in self._live and now - modified >= older_than:
                     yield Leftover(self.name, place.full, modified, found.fileSize, key=place)
 
     def _remove_leftover(self, leftover: Leftover) -> None:
-        self._datastores.get().delete(leftover.key)
+        try:
+            self._datastores.get().delete(leftover.key)
+        except Exception as exc:
+            if name_of(exc) == "FileNotFound":
+                raise NotFound("the draft is gone, or an image by now") from exc
+            raise
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
@@ -174,7 +179,7 @@ class VmwareStore(Store):
                 continue
             if not write:
                 continue
-            with _Draft(self._live) as draft:
+            with Draft(self._live) as draft:
                 place = datastores.place(datastore, draft)
                 datastores.make_directory(datastore)
                 with Body(b"") as body:
@@ -183,21 +188,6 @@ class VmwareStore(Store):
 
     def _close(self) -> None:
         self._datastores.close()
-
-
-class _Draft:
-    """The name of an add's data, known as alive for as long as it is under way."""
-
-    def __init__(self, live: set[str]) -> None:
-        self._live = live
-        self._name = f"{MARK}{secrets.token_hex(16)}"
-
-    def __enter__(self) -> str:
-        self._live.add(self._name)
-        return self._name
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._live.discard(self._name)
 
 
 def _checked(image_id: str) -> str:

@@ -258,13 +258,20 @@ class VSphere:
         """
         self._rule("cut", on, nth, times, After=after)
 
-    def lose(self, on: str, *, nth: int = 1, times: int | None = 1) -> None:
-        """Close the connection when all is done but the answer."""
-        self._rule("lose", on, nth, times)
+    def lose(self, on: str, after: int = 0, *, nth: int = 1, times: int | None = 1) -> None:
+        """Close the connection when all is done but the answer.
+
+        Of an answer of the API the head and `after` bytes are sent.
+        """
+        self._rule("lose", on, nth, times, After=after)
 
     def stall(self, on: str, after: int = 0, *, nth: int = 1, times: int | None = 1) -> None:
         """Stand still `after` bytes of a file, or before anything is done, until `release()`."""
         self._rule("stall", on, nth, times, After=after)
+
+    def still(self) -> int:
+        """Return how many requests stand still."""
+        return int(json.loads(self._control("still")))
 
     def release(self) -> None:
         """Let all go on that stands still or is slow."""

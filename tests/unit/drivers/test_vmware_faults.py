@@ -6,7 +6,7 @@ import http.client
 import socket
 import ssl
 from typing import Any
-from xml.parsers.expat import ExpatError
+from xml.parsers.expat import ExpatError, ParserCreate
 
 import pytest
 from pyVmomi import vim, vmodl
@@ -52,6 +52,15 @@ def test_a_fault_is_what_it_derives_from() -> None:
     assert isinstance(classify(derived), errors.Unavailable)
 
 
+def _parse(document: bytes) -> Exception:
+    parser = ParserCreate()
+    try:
+        parser.Parse(document, True)
+    except ExpatError as exc:
+        return exc
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("exc", "kind"),
     [
@@ -67,6 +76,14 @@ def test_a_fault_is_what_it_derives_from() -> None:
         (socket.gaierror(-2, "Name or service not known"), errors.Unavailable),
         (TimeoutError("timed out"), errors.TimedOut),
         (ExpatError("not well-formed"), errors.StoreError),
+        (_parse(b"<a><b"), errors.Unavailable),
+        (_parse(b"<a><b>"), errors.Unavailable),
+        (_parse(b""), errors.Unavailable),
+        (_parse(b"<html><br></html>"), errors.StoreError),
+        (_parse(b"404"), errors.StoreError),
+        (http.client.IncompleteRead(b"x", 7), errors.Unavailable),
+        (http.client.BadStatusLine("HTTP/1"), errors.Unavailable),
+        (http.client.BadStatusLine("HTTP/1.1 2"), errors.Unavailable),
     ],
 )
 def test_connections(exc: Exception, kind: type[Exception]) -> None:

@@ -48,7 +48,9 @@ func (s *server) api(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if told != nil && told.Kind == "lose" {
-		s.dispatch(httptest.NewRecorder(), r, method)
+		answer := httptest.NewRecorder()
+		s.dispatch(answer, r, method)
+		told.begin(w, answer)
 		panic(http.ErrAbortHandler)
 	}
 	s.dispatch(out, r, method)

@@ -27,6 +27,8 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/release":
 		s.rules.release()
+	case "/still":
+		err = json.NewEncoder(w).Encode(s.rules.count(0))
 	case "/settings":
 		now := s.settings.get()
 		if err = body.Decode(&now); err == nil {

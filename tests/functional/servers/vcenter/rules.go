@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +18,8 @@ type rule struct {
 	On       string
 	Nth      int   // the first one that it is for
 	Times    int   // and how many from there on; below zero all
-	After    int64 // bytes of a file that come through before; below zero: none, nor is the body read
+	After    int64 // bytes of a file that come through before; below zero: none, nor is the body read;
+	// of an answer of the API that is lost
 	Status   int
 	Location string
 	Fault    string // a type of the API
@@ -28,6 +31,7 @@ type rules struct {
 	mu    sync.Mutex
 	list  []*rule
 	going chan struct{} // closed when what stands still may go on
+	still int           // how many requests do
 }
 
 func (r *rules) add(one rule) {
@@ -94,10 +98,19 @@ func (r *rules) wait(seconds float64, stop <-chan struct{}) bool {
 
 // stand waits until it is released, or the client has gone.
 func (r *rules) stand(ctx context.Context) {
+	r.count(1)
+	defer r.count(-1)
 	select {
 	case <-r.gate():
 	case <-ctx.Done():
 	}
+}
+
+func (r *rules) count(more int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.still += more
+	return r.still
 }
 
 // apply does what a rule says before anything else, and tells whether that was all.
@@ -153,6 +166,24 @@ func (told *rule) answer(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(told.Status)
 	w.Write([]byte("<html><body>This is no data of an image.</body></html>"))
+}
+
+// begin sends the head of an answer and some of its bytes, where a rule says that.
+func (told *rule) begin(w http.ResponseWriter, answer *httptest.ResponseRecorder) {
+	if told.After <= 0 {
+		return
+	}
+	for name, values := range answer.Header() {
+		w.Header()[name] = values
+	}
+	whole := answer.Body.Bytes()
+	w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
+	w.WriteHeader(answer.Code)
+	if told.After < int64(len(whole)) {
+		whole = whole[:told.After]
+	}
+	w.Write(whole)
+	w.(http.Flusher).Flush()
 }
 
 // settings are how the server behaves towards everyone.

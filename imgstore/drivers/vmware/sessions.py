@@ -1,0 +1,157 @@
+"""Sessions at a server, the connections that calls in them use, and their end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import http.client
+import os
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from imgstore.errors import Unavailable
+
+IDLE: Final = 60  # seconds that idle connections are kept
+_HURRY: Final = 2.0  # seconds for a connection and for an answer, where nobody can wait
+_EXIT: Final = 5.0  # seconds for all sessions of a process that ends
+
+
+@dataclass(eq=False)
+class Session:
+    """A login; ``datacenters`` and their ``datastores`` are those found in it, by their paths."""
+
+    stub: Any
+    content: Any
+    datacenters: dict[str, Any] = field(default_factory=dict)
+    datastores: dict[str, list[Any]] = field(default_factory=dict)
+    pid: int = field(default_factory=os.getpid)
+
+    def forget(self) -> bool:
+        """Forget what was found; return whether there was anything."""
+        was_any = bool(self.datacenters or self.datastores)
+        self.datacenters.clear()
+        self.datastores.clear()
+        return was_any
+
+    @property
+    def cookie(self) -> str:
+        """Return what requests for files show."""
+        return str(self.stub.cookie).partition(";")[0]
+
+
+# A server keeps what nobody ends for half an hour, and has room for some hundreds.
+_begun: dict[Session, weakref.ref[Any]] = {}  # with whose they are
+_exits: list[int] = []  # of processes: those that end their sessions when they exit
+_exited: list[int] = []
+
+
+def begin(session: Session, owner: object) -> Session:
+    """See to it that a session ends with the process, or some time after its ``owner``.
+
+    Raises Unavailable where the process has ended its sessions.
+    """
+    pid = os.getpid()
+    if pid in _exited:
+        raise Unavailable("the interpreter exits")
+    if pid not in _exits:  # a child does not do at its exit what its parent was asked to
+        _exits.append(pid)
+        atexit.register(_exit)
+    for other, its_owner in list(_begun.items()):
+        if other.pid == pid and its_owner() is None:  # its store was dropped, not closed
+            end(other, hurry=True)
+    _begun[session] = weakref.ref(owner)
+    return session
+
+
+def forget(session: Session) -> bool:
+    """Leave a session alone, which is over; return whether it was to be ended."""
+    return _begun.pop(session, None) is not None
+
+
+def end(session: Session, *, hurry: bool = False) -> None:
+    """Log out; where that fails, the server ends the session some time after its last use."""
+    if not forget(session):
+        return
+    stub = session.stub
+    if hurry:
+        stub.DropConnections()
+        stub.schemeArgs["timeout"] = _HURRY
+        stub.scheme = functools.partial(Connection, read_timeout=_HURRY)
+    with contextlib.suppress(Exception):
+        session.content.sessionManager.Logout()
+    stub.poolSize = 0  # for connections that other threads still use
+    stub.DropConnections()
+
+
+def _exit() -> None:
+    """End the sessions of this process, not those of its parent."""
+    pid, latest = os.getpid(), time.monotonic() + _EXIT
+    _exited.append(pid)
+    for session in list(_begun):
+        if session.pid == pid and time.monotonic() < latest:
+            end(session, hurry=True)
+
+
+def stub_class(soap: Any) -> Any:
+    """Return pyVmomi's stub with a pool that needs no lock.
+
+    Its own is taken without a ``finally``: an interrupt in between would leave it taken for ever.
+    """
+
+    class Stub(soap.SoapStubAdapter):  # type: ignore[misc]
+        def GetConnection(self) -> Any:  # noqa: N802
+            now = time.monotonic()
+            with contextlib.suppress(IndexError):
+                while True:
+                    connection, since = self.pool.pop()
+                    if now - since < IDLE:
+                        return connection
+                    connection.close()
+            host = self.host.rpartition(":")[0].strip("[]")
+            connection = self.scheme(host=host, port=self.port, **self.schemeArgs)
+            connection.connect()
+            return connection
+
+        def ReturnConnection(self, conn: Any) -> None:  # noqa: N802
+            if len(self.pool) < self.poolSize:
+                self.pool.append((conn, time.monotonic()))
+            else:
+                conn.close()
+
+        def DropConnections(self) -> None:  # noqa: N802
+            with contextlib.suppress(IndexError):
+                while True:
+                    connection, _ = self.pool.pop()
+                    with contextlib.suppress(Exception):
+                        connection.close()
+
+    return Stub
+
+
+class _Response(http.client.HTTPResponse):
+    """Says so when it is cut, also to the parser, which reads it in pieces."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        data = super().read(amt)
+        if amt and not data and self.length:
+            raise http.client.IncompleteRead(b"", self.length)
+        return data
+
+
+class Connection(http.client.HTTPSConnection):
+    """Connects within one time limit, and waits for answers within another."""
+
+    response_class = _Response
+
+    def __init__(self, *args: Any, read_timeout: float, **kwargs: Any) -> None:
+        """``read_timeout`` is in seconds."""
+        super().__init__(*args, **kwargs)
+        self._read_timeout = read_timeout
+
+    def connect(self) -> None:
+        """Connect."""
+        super().connect()
+        self.sock.settimeout(self._read_timeout)
