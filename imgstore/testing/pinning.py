@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from imgstore import Capability, Location, Store, errors
@@ -32,6 +34,7 @@ class Pinning(Harness):
         first = store.add(image_id, data).location
         version = _version(store, first)
         store.delete(first)
+        time.sleep(self.version_granularity)
         store.add(image_id, data.translate(_OTHER))
         if version:
             for offset in (0, 1):

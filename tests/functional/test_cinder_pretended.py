@@ -18,6 +18,8 @@ from servers.cinder_pretender import Pretender, pretender
 from imgstore import RequestContext, Store, errors
 from imgstore.drivers.cinder import CinderStore
 
+pytestmark = pytest.mark.servers("cinder", "keystone")
+
 CONTEXT = RequestContext(token="t0ken-of-caller", project_id="project")
 SECRET = "AQAA8VNlAAAAABAAczNjcmV0T2ZTdG9yYWdlIQ=="  # a key as Ceph writes them
 ISCSI: dict[str, Any] = {

@@ -10,6 +10,8 @@ from servers.pools import RbdPool, admin
 from storm import backends
 from storm.storming import seed_of, storm
 
+pytestmark = pytest.mark.servers("cinder", "keystone")
+
 
 @pytest.mark.heavy
 def test_a_storm(cinder: Cinder, tmp_path: Path) -> None:

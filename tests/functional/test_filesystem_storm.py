@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from storm import backends
 from storm.storming import seed_of, storm
+
+pytestmark = pytest.mark.servers("filesystems")
 
 
 def test_a_storm(tmp_path: Path) -> None:

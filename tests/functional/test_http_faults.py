@@ -16,6 +16,8 @@ from servers.process import free_port
 from imgstore import errors
 from imgstore.drivers.http import HttpStore
 
+pytestmark = pytest.mark.servers("nginx")
+
 MIB = 1 << 20
 SECRET = "signature-of-the-query"
 PART_IN_CHUNKS = (

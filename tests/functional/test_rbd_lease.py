@@ -15,7 +15,7 @@ from servers.scratch import Scratch
 from imgstore import Store, errors
 from imgstore.testing.harness import content, new_id
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.servers("ceph"), pytest.mark.heavy]
 
 SHORT, DEFAULT = 2, 20  # osd_heartbeat_grace
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from servers.ceph import Ceph
 from servers.pools import RbdPool
 from storm import backends
 from storm.storming import seed_of, storm
+
+pytestmark = pytest.mark.servers("ceph")
 
 
 def test_a_storm(ceph: Ceph, rbd_pool: RbdPool, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from imgstore.drivers.s3.leftovers import _Object
 from imgstore.model import Leftover
 from imgstore.testing.harness import difference, pattern
 
+pytestmark = pytest.mark.servers("radosgw", "ceph")
+
 MIB = 1024 * 1024
 IN_PARTS = {"large_object_size": 0, "large_object_chunk_size": 5}
 DATA = [pattern(5 * MIB + number) for number in range(1, 4)]

@@ -9,6 +9,8 @@ from servers.buckets import Bucket
 from storm import backends
 from storm.storming import seed_of, storm
 
+pytestmark = pytest.mark.servers("radosgw", "ceph")
+
 
 @pytest.mark.parametrize("parts", [True, pytest.param(False, marks=pytest.mark.heavy)])
 def test_a_storm(bucket: Bucket, tmp_path: Path, *, parts: bool) -> None:

@@ -10,6 +10,8 @@ from servers.swift import Swift
 from storm import backends
 from storm.storming import seed_of, storm
 
+pytestmark = pytest.mark.servers("swift", "keystone")
+
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("segments", [True, False])

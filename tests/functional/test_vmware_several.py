@@ -19,6 +19,8 @@ from imgstore import Location, errors
 from imgstore.drivers.vmware import VmwareStore
 from imgstore.testing.harness import content
 
+pytestmark = pytest.mark.servers("vsphere")
+
 FIRST, SECOND = "DC0:images", "F0/DC1:images"
 ADD = """
 import sys

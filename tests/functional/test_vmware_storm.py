@@ -9,6 +9,8 @@ from servers.vsphere import VSphere
 from storm import backends
 from storm.storming import seed_of, storm
 
+pytestmark = pytest.mark.servers("vsphere")
+
 ONE, TWO = ["DC0:images"], ["DC0:images", "F0/DC1:images"]
 
 
