@@ -271,6 +271,8 @@ class _Adapter(_AdapterBase):
         is_forwarded = url.scheme == "http" and "http" in self.proxies
         request.headers[_TARGET] = url.text if is_forwarded else url.target
         shown = "/" + url.target.partition("?")[0].lstrip("/")
+        if "@" in shown:  # perhaps the rest of a password with an unescaped "/" in it
+            shown = "/***"
         return f"{url.origin}{shown}" if is_forwarded else shown
 
 

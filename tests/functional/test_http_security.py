@@ -323,6 +323,17 @@ class TestSecrets:
             assert not any(secret in text for secret in ("hidden", SECRET, me)), text
         assert caplog.text, "urllib3 logs something at least"
 
+    def test_half_a_password_is_not_shown(self, store, hostile, caplog):
+        """A password of digits and an unescaped slash looks like a port and a path."""
+        caplog.set_level("DEBUG", logger="")
+        for port in (hostile.address[1], free_port()):
+            url = f"http://127.0.0.1:{port}/{SECRET}@images.example/good"
+            with pytest.raises(errors.StoreError) as caught:
+                store.get(url)
+            assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert SECRET not in caplog.text
+        assert hostile.requests[0].path == f"/{SECRET}@images.example/good"
+
     def test_a_host_that_is_down_shows_neither(self, store, caplog):
         """The same holds where no server answers."""
         caplog.set_level("DEBUG", logger="")
