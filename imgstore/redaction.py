@@ -59,14 +59,13 @@ class Redaction:
 
     def keep(self, *secrets: str | Secret | None) -> None:
         """Add what is secret for as long as the store is there."""
-        for each in secrets:
-            if each and (text := Secret(each).reveal().strip()):
+        for text in _texts(secrets):
+            if text:
                 self._kept.setdefault(text, _Value(text))
 
     def learn(self, *secrets: str | Secret | None) -> None:
         """Add what was got at run time, such as tokens; the latest thousand count."""
-        for each in secrets:
-            text = Secret(each).reveal().strip() if each else ""
+        for text in _texts(secrets):
             if text and text not in self._learnt:
                 self._learnt[text] = _Value(text)
                 while len(self._learnt) > _LEARNT:
@@ -259,6 +258,11 @@ def _secrets_of(options: Mapping[str, cfg.Opt], given: Mapping[str, Any]) -> Ite
             match = _USERINFO.match(text) if opt is not None or keyword == "also_owns" else None
             if match:
                 yield from _credentials(match[1])
+
+
+def _texts(secrets: Iterable[object]) -> Iterator[str]:
+    """Yield texts without the spaces around them; nothing for what is no text."""
+    yield from (text.strip() for each in secrets for text in texts_in(each))
 
 
 def _credentials(text: str) -> Iterator[str]:
