@@ -118,3 +118,22 @@ def test_a_token_that_no_header_can_hold(token: str) -> None:
     with store, pytest.raises(errors.PermissionDenied) as caught:
         store.size(f"cinder://{ID}", context=RequestContext(token, "project"))
     assert VALUE not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(("driver", "given"), WITH_SECRETS.values(), ids=WITH_SECRETS)
+def test_lines_of_the_drivers_own_are_masked(
+    driver: type[Store], given: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a module of the driver or of the library logs shows no secret of the store."""
+    keywords = [keyword for keyword, opt in driver.OPTIONS.items() if opt.secret]
+    store = driver("store", **given, **dict.fromkeys(keywords, f"project:{VALUE}"))
+    store._secrets.learn("token-of-the-session")
+    package = driver.__module__.rpartition(".")[0]
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(package)]
+    assert names
+    for name in (*names, "imgstore.transfer", *driver.sdk_loggers):
+        with caplog.at_level(logging.DEBUG, logger=name):
+            logging.getLogger(name).warning("it said %s", f"project:{VALUE} token-of-the-session")
+            assert caplog.records.pop().getMessage() == "it said *** ***"
+            caplog.clear()
+    store.close()
