@@ -131,7 +131,7 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
 def texts_in(value: object) -> Iterator[str]:
     """Yield the texts of an option's value, which may be a list or a mapping."""
     if isinstance(value, Secret):
-        yield value.reveal()
+        yield from texts_in(value.reveal())
     elif isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -59,63 +59,63 @@ class Redaction:
 
     def keep(self, *secrets: str | Secret | None) -> None:
         """Add what is secret for as long as the store is there."""
-        for each in secrets:
-            if each and (text := Secret(each).reveal().strip()):
+        for text in _texts(secrets):
+            if text:
                 self._kept.setdefault(text, _Value(text))
 
     def learn(self, *secrets: str | Secret | None) -> None:
         """Add what was got at run time, such as tokens; the latest thousand count."""
-        for each in secrets:
-            text = Secret(each).reveal().strip() if each else ""
+        for text in _texts(secrets):
             if text and text not in self._learnt:
                 self._learnt[text] = _Value(text)
                 while len(self._learnt) > _LEARNT:
                     self._learnt.pop(next(iter(list(self._learnt))), None)
 
-    def text(self, text: str, *, location: Location | None = None) -> str:
-        """Return a text without secrets, those of the location that it is about included."""
-        found = [value for value in self._values(location) if value.may_be_in(text)]
+    def note(self, location: Location) -> Location:
+        """Learn the credentials of a location, and its query that may be a signature; return it."""
+        self.learn(*_secrets_in(location))
+        return location
+
+    def text(self, text: str) -> str:
+        """Return a text without secrets."""
+        values = [*self._kept.values(), *list(self._learnt.values())]
+        found = [value for value in values if value.may_be_in(text)]
         for value in sorted(found, key=len, reverse=True):
             text = value.masked(text)
         return text
 
-    def error(
-        self, error: ImgStoreError, exc: BaseException, *, location: Location | None = None
-    ) -> None:
+    def error(self, error: ImgStoreError, exc: BaseException) -> None:
         """Take secrets out of an error, and out of ``exc``, which becomes its cause.
 
         A cause whose text holds a secret is replaced by an exception of the same name, which has
         its traceback. Local variables in tracebacks stay as they are.
         """
         if error is not exc:
-            error.__cause__ = self.chain(exc, location=location)
-        self.chain(error, location=location)
+            error.__cause__ = self.chain(exc)
+        self.chain(error)
 
-    def chain(self, exc: BaseException, *, location: Location | None = None) -> BaseException:
+    def chain(self, exc: BaseException) -> BaseException:
         """Return an exception that shows no secrets, nor does what it comes from."""
-        return self._chain(exc, location, {})
+        return self._chain(exc, {})
 
-    def _chain(
-        self, exc: BaseException, location: Location | None, known: dict[int, BaseException]
-    ) -> BaseException:
+    def _chain(self, exc: BaseException, known: dict[int, BaseException]) -> BaseException:
         known[id(exc)] = exc
         suppressed = exc.__suppress_context__
         for name in ("__cause__", "__context__"):
             inner = getattr(exc, name)
             if inner is None:
                 continue
-            clean = known.get(id(inner)) or self._chain(inner, location, known)
+            clean = known.get(id(inner)) or self._chain(inner, known)
             if clean is not inner:
                 # Past the class, which may refuse: pyVmomi's do.
                 BaseException.__setattr__(exc, name, clean)
                 BaseException.__setattr__(exc, "__suppress_context__", suppressed)
         if isinstance(exc, ImgStoreError):
-            exc.reason = self.text(exc.reason, location=location)
-            exc.remedy = self.text(exc.remedy, location=location)
+            exc.reason, exc.remedy = self.text(exc.reason), self.text(exc.remedy)
             exc.args = (exc.reason,)
             return exc
         text = _text_of(exc)
-        clean_text = self.text(text, location=location)
+        clean_text = self.text(text)
         if clean_text != text:
             known[id(exc)] = _stand_in(exc, clean_text)
         return known[id(exc)]
@@ -142,12 +142,6 @@ class Redaction:
             logger.addFilter(mask)
             weakref.finalize(self, logger.removeFilter, mask).atexit = False
         return self
-
-    def _values(self, location: Location | None) -> Iterator[_Value]:
-        yield from list(self._kept.values())
-        yield from list(self._learnt.values())
-        for text in _secrets_in(location) if location is not None else ():
-            yield _Value(text)
 
     def __repr__(self) -> str:
         """Show none of them."""
@@ -261,6 +255,11 @@ def _secrets_of(options: Mapping[str, cfg.Opt], given: Mapping[str, Any]) -> Ite
                 yield from _credentials(match[1])
 
 
+def _texts(secrets: Iterable[object]) -> Iterator[str]:
+    """Yield texts without the spaces around them; nothing for what is no text."""
+    yield from (text.strip() for each in secrets for text in texts_in(each))
+
+
 def _credentials(text: str) -> Iterator[str]:
     """Yield the credentials of a URL, and the password or token alone, encoded or not."""
     alone = text.rpartition(":")[2] if text.count(":") != 1 else text.partition(":")[2]
@@ -301,5 +300,5 @@ class _LogMask(logging.Filter):
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[1] is not None:
             exc = redaction.chain(record.exc_info[1])
-            record.exc_info = (type(exc), exc, exc.__traceback__)
+            record.exc_info = (type(exc), exc, record.exc_info[2])
         return True

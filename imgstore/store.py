@@ -427,7 +427,7 @@ class Store(Driver):
             raise errors.Unsupported(f"this store has not the capability {capability.name}")
 
     def _contained(self, location: Location | str) -> Location:
-        at = Location.parse(location)
+        at = self._secrets.note(Location.parse(location))
         if at.scheme not in self.schemes:
             raise errors.InvalidLocation(
                 f"{at} is not of a scheme that this store reads: {', '.join(self.schemes)}"
@@ -456,7 +456,7 @@ class Store(Driver):
         error.add_context(
             store=self.name, operation=operation, location=location, image_id=image_id
         )
-        self._secrets.error(error, exc, location=location)
+        self._secrets.error(error, exc)
         return error
 
     def _classified(self, exc: Exception) -> errors.ImgStoreError:

@@ -252,8 +252,9 @@ def _pattern(glob: str) -> str:
     if name.startswith("[") and name.endswith("]") and ":" in name:
         name = name[1:-1]
     if not name or re.search(r"[\s/@]", name):
+        shown = repr(glob) if "@" not in glob else "an entry"  # which may hold a password
         raise InvalidArgument(
-            f"http_allowed_hosts: {glob!r} is not a glob for host names",
+            f"http_allowed_hosts: {shown} is not a glob for host names",
             remedy="write host names or addresses without scheme and port, such as *.example.org",
         )
     labels = [label if label.isascii() else ascii_host(label) for label in name.split(".")]
@@ -264,6 +265,5 @@ def _network(cidr: str) -> Network:
     try:
         return ipaddress.ip_network(cidr.strip())
     except ValueError as exc:
-        raise InvalidArgument(
-            f"http_denied_networks: {exc}", remedy="write networks such as 169.254.0.0/16"
-        ) from None
+        fault = f"http_denied_networks: {exc if '@' not in cidr else 'an entry is no network'}"
+        raise InvalidArgument(fault, remedy="write networks such as 169.254.0.0/16") from None

@@ -40,6 +40,7 @@ class HttpStore(Store):
 
     driver = "http"
     schemes = ("http", "https")
+    sdk_loggers = ("urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
     capabilities = Capability.READ | Capability.RANGES
     OPTIONS: ClassVar[Mapping[str, cfg.Opt]] = {
         "ca_certificates_file": cfg.StrOpt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import html
 import json
 import logging
@@ -19,6 +20,7 @@ from oslo_config import cfg
 from imgstore import Location, Store, errors
 from imgstore.drivers.memory import MemoryStore
 from imgstore.redaction import Redaction
+from imgstore.secret import Secret
 from imgstore.store import Capability, Ownership
 
 KEY: Final = 'pa/ss+wo&rd "9"=<x>\\é'
@@ -102,12 +104,13 @@ def test_the_longest_secret_is_masked_first():
 
 
 def test_a_location_has_secrets():
-    """Credentials of a location and its signature are masked where it is known."""
+    """Credentials of a location and its signature are masked once it is known."""
     at = Location.parse("https://me:p%40ss-word-1@host/x?sig=abc%2Bdefghi&part=1")
     redaction = Redaction()
     said = "me:p%40ss-word-1 p@ss-word-1 sig=abc%2Bdefghi&part=1 abc+defghi host"
-    assert redaction.text(said, location=at) == "*** *** *** *** host"
     assert redaction.text(said) == said
+    assert redaction.note(at) is at
+    assert redaction.text(said) == "*** *** *** *** host"
 
 
 def test_tokens_are_learnt():
@@ -293,3 +296,20 @@ def test_lines_of_an_sdks_logger_are_masked(caplog):
     assert "Echo: ***" in caplog.text
     del redaction
     assert not logger.filters
+
+
+def test_what_is_no_text_is_no_secret():
+    """A context may hold anything as its token."""
+    redaction = Redaction()
+    redaction.learn(7, Secret(7), b"bytes", None, object(), ["in a list"])  # type: ignore[arg-type]
+    assert redaction.text("7 bytes in a list") == "7 bytes ***"
+
+
+@pytest.mark.skipif(not hasattr(builtins, "ExceptionGroup"), reason="Python 3.10 has no groups")
+def test_a_group_shows_no_secret():
+    """What the exceptions of a group say is looked at like its own text."""
+    group = builtins.ExceptionGroup("several", [OSError("harmless"), Echo(KEY)])  # type: ignore[attr-defined,unused-ignore]
+    clean = Redaction([KEY]).chain(group)
+    assert KEY not in "".join(traceback.format_exception(clean))
+    assert "harmless" in str(clean)
+    assert type(clean).__name__ == "ExceptionGroup"

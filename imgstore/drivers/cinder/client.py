@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from imgstore.errors import (
     Throttled,
     Unavailable,
 )
+from imgstore.redaction import Redaction
 
 INSTALL: Final = "imgstore[cinder]"
 # Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
@@ -35,6 +37,21 @@ _VERSION: Final = "3.54"
 _PATIENCE: Final = (20.0, 150.0)
 _CA: Final = "cinder_ca_certificates_file"
 _ADDRESS: Final = "correct cinder_store_auth_address"
+
+# What is secret of a connection: https://docs.openstack.org/api-ref/block-storage/v3/#attachments
+_SECRETS: Final = frozenset({"auth_password", "discovery_auth_password", "keyring"})
+_KEY: Final = re.compile(r"key\s*=\s*(\S+)")  # of a keyring
+# What os-brick says of connections, and of the commands that make them.
+OS_BRICK_LOGGERS: Final = (
+    "os_brick.executor",
+    "os_brick.initiator.connectors.base_iscsi",
+    "os_brick.initiator.connectors.iscsi",
+    "os_brick.initiator.connectors.rbd",
+    "os_brick.initiator.linuxscsi",
+    "os_brick.privileged.rootwrap",
+    "oslo.privsep.daemon",
+    "oslo_concurrency.processutils",
+)
 
 # Keys of the metadata of volumes: those that Glance and Cinder know, and what marks an image that
 # is being added, with the life of whoever does that.
@@ -90,7 +107,10 @@ class Api:
     repeated. What only asks is repeated as configured.
     """
 
-    def __init__(self, asking: Any, changing: Any, project: str | None) -> None:
+    def __init__(
+        self, asking: Any, changing: Any, project: str | None, redaction: Redaction
+    ) -> None:
+        self._redaction = redaction
         self._asking = asking
         self._changing = changing
         self._project = project
@@ -158,7 +178,7 @@ class Api:
         """Let a host connect to a reserved volume; return how."""
         made = self._changing.attachments.update(attachment_id, dict(connector))
         found = made if isinstance(made, dict) else made.to_dict()
-        return dict(found["connection_info"])
+        return self._noted(found["connection_info"])
 
     def complete(self, attachment_id: str) -> None:
         """Say that the host is connected."""
@@ -181,7 +201,14 @@ class Api:
     def connection_of(self, attachment_id: str) -> dict[str, Any]:
         """Return how a host connects by an attachment, nothing for a mere reservation."""
         found = self._asking.attachments.show(attachment_id)
-        return dict(found.connection_info or {})
+        return self._noted(found.connection_info or {})
+
+    def _noted(self, connection: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how a host connects; os-brick is not to log what is secret of it."""
+        for name, value in connection.items():
+            if name in _SECRETS and value:
+                self._redaction.learn(value, *_KEY.findall(str(value)))
+        return dict(connection)
 
     def detach(self, attachment_id: str) -> None:
         """End an attachment."""
@@ -267,7 +294,8 @@ class Clients:
                 **catalog,
             )
 
-        return Api(client(self._settings.retries), client(0), project)
+        redaction = self._settings.redaction
+        return Api(client(self._settings.retries), client(0), project, redaction)
 
 
 def _session_class() -> Any:

@@ -21,6 +21,7 @@ from imgstore.drivers.cinder.adding import GIB, Adding
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
     INSTALL,
+    OS_BRICK_LOGGERS,
     SIZE,
     Api,
     Clients,
@@ -66,7 +67,7 @@ class CinderStore(Store):
     driver = "cinder"
     OPTIONS = OPTIONS
     schemes = (SCHEME,)
-    sdk_loggers = SDK_LOGGERS
+    sdk_loggers = (*SDK_LOGGERS, *OS_BRICK_LOGGERS)
     read_retries = 1
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
 

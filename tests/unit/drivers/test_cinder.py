@@ -10,11 +10,12 @@ import pytest
 from imgstore import Location, RequestContext, errors
 from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.cinder.adding import whole_gib
-from imgstore.drivers.cinder.client import Clients, classify
+from imgstore.drivers.cinder.client import Api, Clients, classify
 from imgstore.drivers.cinder.devices import _configuration
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import Place
 from imgstore.drivers.cinder.settings import Settings, read
+from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
@@ -208,3 +209,20 @@ def test_a_cluster_as_cinder_describes_it() -> None:
     path = r"/etc/ceph/absent\.client\.nobody-at-all\.keyring"
     with pytest.raises(errors.StoreError, match=path):
         _configuration(data | {"keyring": None})
+
+
+def test_what_a_connection_tells_is_secret() -> None:
+    """os-brick logs none of the keyring and the passwords with which it connects."""
+
+    class Attachments:
+        def update(self, attachment_id: str, connector: dict[str, Any]) -> dict[str, Any]:
+            keyring = "[client.cinder]\n\tkey = AQBx-of-a-keyring==\n"
+            return {"connection_info": {"keyring": keyring, "auth_password": "chap-password"}}
+
+    class Asked:
+        attachments = Attachments()
+
+    redaction = Redaction()
+    found = Api(None, Asked(), None, redaction).connect("attachment", {})
+    assert found["auth_password"] == "chap-password"
+    assert redaction.text("key AQBx-of-a-keyring== and chap-password") == "key *** and ***"
