@@ -318,7 +318,7 @@ class Littering(MemoryStore):
 
     def _leftovers(self, older_than):
         limit = datetime.now(timezone.utc) - older_than
-        for name, modified in self._left.items():
+        for name, modified in list(self._left.items()):
             if modified <= limit:
                 yield Leftover(self.name, name, modified)
 
