@@ -59,6 +59,7 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
         *thin_adds(bench, size),
         sparse_add(bench),
         *gets(image),
+        *small_reads(image),
         get_from_disk(on_disk),
         ranges(bench, image),
         ranges(bench, on_disk, cold=True),
@@ -246,6 +247,25 @@ def gets(image: SourceFile) -> Iterator[Case]:
                 rss("imgstore, sendfile"),
             ),
             sources=(image,),
+        )
+
+
+def small_reads(image: SourceFile) -> Iterator[Case]:
+    """`read(8192)`, as libraries of the standard library do, whatever the store's chunks are."""
+    store = image.path.parent
+    get = Task(operation="get", url=f"file://{image.path}", size=image.size)
+    for label, chunk in (("64 KiB", 64 * 1024), ("8 MiB", 8 * MIB), ("64 MiB", 64 * MIB)):
+        more = {"filesystem_store_chunk_size": str(chunk)}
+        iterating = ours(get, store)
+        iterating = replace(iterating, options={**iterating.options, **more})
+        reading = replace(iterating, operation="small_reads", count=8192)
+        yield Case(
+            name=f"small-reads-{chunk // 1024}",
+            title=f"get {image.size // MIB} MiB by read(8192), chunks of {label}, tmpfs",
+            runs={"imgstore, read(8192)": reading, "imgstore, iteration": iterating},
+            targets=(speed("imgstore, read(8192)", "imgstore, iteration", 0.6),),
+            sources=(image,),
+            amount=image.size / MIB,
         )
 
 

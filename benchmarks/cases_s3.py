@@ -83,6 +83,7 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
             add_sha256(store, image),
             add_unknown(store, image),
             get(store, size),
+            small_reads(store, size),
             get_far(far, size),
             at_once(bench, store),
             cycles(bench, store),
@@ -169,6 +170,22 @@ def get(store: S3, size: int) -> Case:
             "imgstore, 4 workers": store.ours(work, get_workers=4),
         },
         targets=(speed("imgstore", "glance_store", 1),),
+        amount=size / MIB,
+    )
+
+
+def small_reads(store: S3, size: int) -> Case:
+    work = getting(store, size)
+    return Case(
+        name="small-reads",
+        title=f"get {size // MIB} MiB by read(8192), 3 workers, http",
+        runs={
+            "imgstore, read(8192)": store.ours(
+                replace(work, operation="small_reads", count=8192), get_workers=3
+            ),
+            "imgstore, iteration": store.ours(work, get_workers=3),
+        },
+        targets=(speed("imgstore, read(8192)", "imgstore, iteration", 0.6),),
         amount=size / MIB,
     )
 

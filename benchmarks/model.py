@@ -161,6 +161,17 @@ def processor(run: str, against: str, at_most: float) -> Target:
     )
 
 
+def seconds(run: str, at_most: float) -> Target:
+    """`run` takes at most so many seconds."""
+    return Target(
+        f"{run}: ≤ {at_most:g} s",
+        lambda medians: medians[run].seconds,
+        at_most,
+        at_least=False,
+        unit="s",
+    )
+
+
 def memory(*runs: str, at_most: int) -> Target:
     """The peak RSS of no run grows by more than `at_most` MiB."""
     return Target(

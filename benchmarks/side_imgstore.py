@@ -28,11 +28,26 @@ class Side:
         with self._stores.get(location, offset=offset, length=length) as reader:
             yield from reader
 
+    def pieces(self, url: str, n: int) -> int:
+        """Read the image by `read(n)`; return how many bytes there were."""
+        total = 0
+        with self._stores.get(Location.parse(url)) as reader:
+            read = reader.read
+            while piece := read(n):
+                total += len(piece)
+        return total
+
     def send(self, url: str, sink: socket.socket) -> None:
         with self._stores.get(Location.parse(url)) as reader:
             left = reader.size
             while left:
                 left -= os.sendfile(sink.fileno(), reader.fileno(), None, left)
+
+    @staticmethod
+    def check(path: str, timeout: float) -> int:
+        """Check the stores of a configuration file and close them; return how many problems."""
+        with StoreManager.from_file(path) as stores:
+            return len(stores.check(timeout=timeout))
 
     def delete(self, url: str) -> None:
         self._stores.delete(Location.parse(url))

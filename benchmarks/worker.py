@@ -264,6 +264,23 @@ def get(task: Task) -> Figures:
     return complete(delivered, task.size, meter.figures)
 
 
+def small_reads(task: Task) -> Figures:
+    """Read the whole image by `count` bytes at a time; only our side can."""
+    side: Any = side_of(task)
+    with measured() as meter:
+        delivered = side.pieces(task.url, task.count)
+    return complete(delivered, task.size, meter.figures)
+
+
+def check(task: Task) -> Figures:
+    """Check the stores of a file within `arguments[1]` seconds; `count` of them have a problem."""
+    path, timeout = task.arguments
+    side = importlib.import_module(f"side_{task.side}").Side
+    with measured() as meter:
+        found = side.check(path, float(timeout))
+    return complete(found, task.count, meter.figures)
+
+
 def send(task: Task) -> Figures:
     side = side_of(task)
     with Sink(discard=task.discard) as sink, measured() as meter:
@@ -311,7 +328,7 @@ def pread(task: Task) -> Figures:
 
 def complete(delivered: int, expected: int, figures: Figures) -> Figures:
     if delivered != expected:
-        raise RuntimeError(f"{delivered} bytes were delivered instead of {expected}")
+        raise RuntimeError(f"there were {delivered} instead of {expected}")
     return figures
 
 
@@ -373,6 +390,8 @@ OPERATIONS: dict[str, Callable[[Task], Figures]] = {
         rbd_import,
         rbd_export,
         get,
+        small_reads,
+        check,
         send,
         send_chunks,
         ranges,

@@ -37,8 +37,6 @@ class Harness:
     a read may take, however large the image; None leaves that test out. ``patience`` is how many
     seconds threads and connections may take to end after their use, ``kept_connections`` how many
     more than after a first use a pool may come to keep: as many as are used at once.
-    ``version_granularity`` is how many seconds must be between two images of one id and size for
-    their versions to differ: 0 unless the backend only tells a date.
     """
 
     capabilities: ClassVar[Capability] = (
@@ -75,7 +73,6 @@ class Harness:
     memory_limit: ClassVar[int | None] = None
     patience: ClassVar[float] = 5.0
     kept_connections: ClassVar[int] = 0
-    version_granularity: ClassVar[float] = 0.0
 
     def __init_subclass__(cls, *, is_part: bool = False, **kwargs: Any) -> None:
         """Leave out the tests that do not suit the store; a part of the contract keeps all."""

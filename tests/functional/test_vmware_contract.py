@@ -32,7 +32,6 @@ class Datastores(Harness):
         "vsphere://image",
     )
     failures = FEW
-    version_granularity = 1.1  # Last-Modified has whole seconds
     secrets = (PASSWORD,)
     options: ClassVar[dict[str, Any]] = {}
 

@@ -97,7 +97,6 @@ class TestContract(StoreContract):
     )
     secrets = (os.environ.get(f"{PREFIX}PASSWORD") or "unset",)
     patience = 30.0
-    version_granularity = 1.1  # Last-Modified has whole seconds
 
     @pytest.fixture
     def store(self, directory: str, kept: Kept) -> Iterator[Store]:

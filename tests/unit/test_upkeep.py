@@ -106,6 +106,17 @@ def test_a_client_that_is_being_built_is_not_waited_for():
     assert closed.is_set()
 
 
+def test_a_client_that_answers_late_is_closed_once():
+    """By whichever of the two finds it there; what was closed is built anew for the next."""
+    closed = []
+    clients = PerProcess(object, closed.append)
+    first = clients.get()
+    clients.close()
+    clients.close()
+    assert closed == [first]
+    assert clients.get() is not first
+
+
 HANGING = """
 import threading
 from imgstore import StoreManager

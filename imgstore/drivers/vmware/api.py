@@ -59,15 +59,26 @@ class Api:
         self._version = ""
 
     def close(self) -> None:
-        """Log out."""
-        with self._lock:
-            self._is_closed = True
+        """Log out; a login that is under way may take long, so its thread does it then."""
+        self._is_closed = True
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             session, self._session = self._session, None
             if session is not None:
                 end(session)
+        finally:
+            self._lock.release()
 
     def session(self, instead_of: Session | None = None) -> Session:
         """Return the session, a new one if it is one that the server knows no more."""
+        try:
+            return self._current(instead_of)
+        finally:
+            if self._is_closed:
+                self.close()
+
+    def _current(self, instead_of: Session | None) -> Session:
         failures = self._failures
         with self._lock:
             if self._is_closed:
