@@ -177,7 +177,8 @@ class S3Store(Store):
         if not self._settings.conditional_writes or self._settings.endpoint.is_amazon:
             return self._settings.conditional_writes
         try:
-            answer = honours_conditions(self._client.get().s3, self._settings)
+            client = self._client.get()
+            answer = honours_conditions(client.s3, self._settings, client.saw_tag)
         except Exception as exc:
             if isinstance(exc, ImgStoreError) or isinstance(classify(exc), Unavailable):
                 raise
@@ -252,8 +253,8 @@ class S3Store(Store):
 
     def _check(self) -> Iterable[str]:
         """Put an object of no importance, and delete it."""
-        settings = self._settings
-        answer = honours_conditions(self._client.get().s3, settings)
+        settings, client = self._settings, self._client.get()
+        answer = honours_conditions(client.s3, settings, client.saw_tag)
         if answer is None and not settings.create_bucket:
             yield (
                 f"the bucket {settings.bucket!r} does not exist; create it, or set "
