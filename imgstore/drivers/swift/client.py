@@ -41,7 +41,7 @@ _IDLE: Final = 64  # connections kept
 _FORGETTING: Final = 60.0  # seconds until a cluster that said nothing is asked again
 _TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
 _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
-_TAG: Final = re.compile(r"<[^>]*>")
+_TAG: Final = re.compile(r"<[^<>]*>")  # from one "<" to the next at most: linear
 
 
 class Answer:
@@ -297,10 +297,10 @@ class Caller:
 
     # The verbs that need no more than a request.
 
-    def head(self, container: str, name: str = "") -> Mapping[str, str] | None:
+    def head(self, container: str, name: str = "", **more: Any) -> Mapping[str, str] | None:
         """Return the headers of an object or a container, None if there is none."""
         try:
-            answer = self.ask("HEAD", container, name)
+            answer = self.ask("HEAD", container, name, **more)
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
                 raise

@@ -10,12 +10,12 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
-from imgstore.drivers.swift.adding import MANIFEST, STATIC, TOKEN
+from imgstore.drivers.swift.adding import MANIFEST, STATIC
 from imgstore.drivers.swift.claims import modified
 from imgstore.drivers.swift.client import Caller, status_of
 from imgstore.drivers.swift.deleting import manifest
 from imgstore.drivers.swift.removing import remove
-from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, Settings
+from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
