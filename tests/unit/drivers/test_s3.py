@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from imgstore import Location, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
+from imgstore.drivers.s3.claims import is_expired
 from imgstore.drivers.s3.client import classify
 from imgstore.drivers.s3.settings import (
     MAX_OBJECT,
@@ -316,6 +318,20 @@ def test_credentials_of_the_sdk_with_a_newline(monkeypatch: pytest.MonkeyPatch, 
             with pytest.raises(errors.PermissionDenied, match="AWS SDK") as caught:
                 verb()
             assert "t0ken-value" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("lease", ["", "x", "nan", "inf", "1e999"])
+def test_claims_without_a_lease_are_over(lease: str) -> None:
+    """Somebody else's object of such a name hinders no add for ever."""
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    found: dict[str, Any] = {
+        "LastModified": now - timedelta(seconds=60),
+        "Metadata": {"imgstore-lease": lease},
+        "ResponseMetadata": {"HTTPHeaders": {"date": "Thu, 01 Jan 2026 00:00:00 GMT"}},
+    }
+    assert is_expired(found)
+    found["Metadata"]["imgstore-lease"] = "60.0"
+    assert not is_expired(found)
 
 
 def test_a_store_without_keys_asks_the_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

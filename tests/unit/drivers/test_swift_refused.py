@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imgstore import Location, errors
-from imgstore.drivers.swift import SwiftStore, leftovers
+from imgstore.drivers.swift import SwiftStore, claims, leftovers
 from imgstore.drivers.swift.client import _TAG
 from imgstore.drivers.swift.places import Place
 from imgstore.store import Ownership
@@ -81,6 +81,15 @@ def test_a_page_of_errors_is_read_in_linear_time() -> None:
     assert _TAG.sub("", "<" * 1_000_000 + "a>").count("<") == 999_999
     assert time.monotonic() - began < 30
     assert _TAG.sub(" ", "<h1 class='x'>Not <b>here</b></h1>").split() == ["Not", "here"]
+
+
+@pytest.mark.parametrize("lease", ["", "x", "\u00b2", "\u0663", "9" * 5000])
+def test_names_that_are_no_claims(lease: str) -> None:
+    """Somebody else's object in the container hinders no add, whatever its name ends with."""
+    entry = {"name": f"imgstore-claim-image/0-{lease}", "last_modified": "2026-01-01T00:00:00"}
+    assert claims.is_expired(entry, {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"})
+    entry["name"] = "imgstore-claim-image/0-60"
+    assert not claims.is_expired(entry, {"Date": "Thu, 01 Jan 2026 00:01:00 GMT"})
 
 
 @pytest.mark.parametrize("scheme", ["HTTP", "Https"])
