@@ -39,7 +39,7 @@ class Proving:
         """Return whether an answer proves that ``data`` arrived; raises IntegrityError if not.
 
         An ETag that looks like an MD5 may be something else: that of an object which the server
-        encrypts, say. What it has compared is proven then.
+        encrypts, say. The MD5 that the server has compared is the proof then.
         """
         etag = str(answer.get("ETag", "")).strip('"')
         is_kms = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")

@@ -87,7 +87,7 @@ class Containers:
             for pause in _PAUSES:
                 time.sleep(pause)
                 try:
-                    # Not again: what is there then may have been made by another add.
+                    # Not again: a container that is there then may be another add's.
                     delete_seen(self._caller, name, "", lambda _: False, was_just_seen=True)
                 except Exception as exc:
                     if status_of(exc) != HTTPStatus.CONFLICT:
