@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from servers.swift import Swift
 
 from imgstore import errors
 from imgstore.drivers.swift import SwiftStore
+from imgstore.drivers.swift.containers import Containers
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
 
@@ -140,6 +142,75 @@ class TestLostAnswers:
         link.lose("DELETE", f"{container.name}/image")
         store.delete(image.location)
         assert container.names() == container.segments() == []
+
+
+class TestRepeated:
+    """A request whose answer was lost would be sent again, after others acted."""
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_delete_takes_no_other_image(
+        self, make: Make, container: Container, link: Losing, way: str
+    ) -> None:
+        """The next image of the id is there by then."""
+        store, data = make(**WAYS[way]), pattern(3 * MIB)
+        image = store.add("image", data)
+        at = f"{container.name}/image"
+        link.lose("DELETE", at, done=lambda: make(**WAYS[way]).add("image", data))
+        store.delete(image.location)
+        assert link.lost == [f"DELETE {urlsplit(link.lost[0].split()[1]).path}"]
+        assert not difference(content(store, image.location), data)
+
+    def test_a_manifest_of_another_image_is_not_followed(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """It replaced the one that was looked at."""
+        store = make(**IN_SEGMENTS)
+        image = store.add("image", pattern(3 * MIB))
+
+        def replace() -> None:
+            make().delete(image.location)
+            make(**IN_SEGMENTS).add("image", pattern(4 * MIB))
+
+        link.lose("GET", "multipart-manifest=get", what="request", done=replace)
+        link._losses[0].what = "answer"
+        with pytest.raises(errors.NotFound):
+            store.delete(image.location)
+        assert not difference(content(store, image.location), pattern(4 * MIB))
+
+    def test_an_image_that_was_nobody_elses_at_the_end(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """What was in the way is gone when it is looked at: trying again may help."""
+        at = f"{container.name}/image"
+
+        def remove() -> None:
+            container.raw.delete_object(container.name, "image")
+
+        def replace() -> None:
+            remove()
+            container.put("image", b"other")
+            link.lose("HEAD", at, done=remove)
+
+        link.lose("PUT", at, done=replace)
+        with pytest.raises(errors.Unavailable, match="removed") as caught:
+            make().add("image", b"data")
+        assert caught.value.retryable
+        assert container.names() == []
+
+    def test_a_container_that_was_made_anew_stays(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """Another add has made it, and is about to put its image there."""
+        store = make()
+        caller = store._session.get().caller(store._settings.accounts[""])
+        name = f"{container.name}-own"
+        container.raw.put_container(name)
+        make_anew = partial(container.raw.put_container, name)
+        link.lose("DELETE", f"/{name}", times=2, done=make_anew)  # first that for segments
+        Containers(caller, store._settings, name).remove()
+        assert len(link.lost) == 2
+        assert container.raw.head_container(name)
+        container.raw.delete_container(name)
 
 
 class TestClaims:

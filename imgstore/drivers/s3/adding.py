@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import logging
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +21,7 @@ from imgstore.drivers.s3.client import (
     status_of,
 )
 from imgstore.drivers.s3.deleting import delete
+from imgstore.drivers.s3.proving import Proving, checksums, content_md5
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import (
     AlreadyExists,
@@ -41,7 +39,6 @@ T = TypeVar("T")
 
 # Metadata that tells the object of one add from that of another.
 _TOKEN: Final = "imgstore-add"  # noqa: S105  # a name
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
 _SETTLING: Final = 5.0  # seconds for an object to show up that may be on its way
 _PAUSE: Final = 0.25
 _ABORTS: Final = 3
@@ -68,6 +65,7 @@ class Adding:
         self._client = client
         self._s3 = client.s3
         self._settings = settings
+        self._proving = Proving(client, settings)
         self._at = {"Bucket": settings.bucket, "Key": key}
         self._condition = {"IfNoneMatch": "*"} if is_conditional else {}
         # AWS heeds the condition whatever creates the object, others only when it is put.
@@ -275,8 +273,8 @@ class Adding:
         """Store an image that is in memory; raises AlreadyExists."""
         if not self._condition:
             self._refuse_existing()
-        md5 = self._md5(data)
-        request = {**self._new, **_content_md5(md5), **self._condition, "Body": data}
+        md5 = self._proving.md5(data)
+        request = {**self._new, **content_md5(md5), **self._condition, "Body": data}
         is_exclusive = bool(self._condition)
 
         def put() -> dict[str, Any]:
@@ -286,8 +284,8 @@ class Adding:
         with self._undone_if_interrupted():
             answer = self._in_bucket(lambda: self._commit(put, is_exclusive=is_exclusive))
             try:
-                is_proven = self._is_proof(answer, data, md5)
-            except IntegrityError:
+                is_proven = self._proving.is_proof(answer, data, md5)
+            except Exception:
                 self.discard()
                 raise
             if self._needs_claim:
@@ -364,11 +362,11 @@ class Adding:
 
     def put(self, number: int, data: Part) -> dict[str, Any]:
         """Send a part, and see that it arrived as it was sent."""
-        md5 = self._md5(data)
-        request = {**self._upload, **_content_md5(md5), "PartNumber": number, "Body": data}
+        md5 = self._proving.md5(data)
+        request = {**self._upload, **content_md5(md5), "PartNumber": number, "Body": data}
         with self._client.watched(lambda: self._is_cancelled):
             answer = self._s3.upload_part(**request)
-        self._is_proof(answer, data, md5)
+        self._proving.is_proof(answer, data, md5)
         self._sizes[number] = len(data)
         return _part(number, answer)
 
@@ -436,27 +434,6 @@ class Adding:
             return True
         return False
 
-    # What proves that the server has what was sent.
-
-    def _md5(self, data: Part) -> str | None:
-        return _md5(data) if self._settings.sends_md5 else None
-
-    def _is_proof(self, answer: Mapping[str, Any], data: Part, md5: str | None) -> bool:
-        """Return whether an answer proves that ``data`` arrived; raises IntegrityError if not.
-
-        The server compares an MD5 that it was sent, a signed SHA-256, or the SDK's checksum, which
-        it then returns; one that does not know these returns an MD5 as ETag.
-        """
-        etag = str(answer.get("ETag", "")).strip('"')
-        is_kms = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
-        is_md5 = bool(_MD5.fullmatch(etag)) and not is_kms
-        is_checked = bool(_checksums(answer))
-        if is_md5 and md5 is None and self._settings.relies_on_checksums and not is_checked:
-            md5 = _md5(data)
-        if is_md5 and md5 not in {None, etag}:
-            raise IntegrityError("the server stored other bytes than it was sent")
-        return is_md5 or is_checked
-
 
 def create_bucket(s3: Any, settings: Settings) -> None:
     """Create the bucket; one that another add has just created is as good."""
@@ -470,22 +447,5 @@ def create_bucket(s3: Any, settings: Settings) -> None:
             raise
 
 
-def _md5(data: Part) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in data:
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _content_md5(md5: str | None) -> dict[str, str]:
-    return {} if md5 is None else {"ContentMD5": base64.b64encode(bytes.fromhex(md5)).decode()}
-
-
-def _checksums(answer: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in answer.items() if name.startswith("Checksum")}
-    found.pop("ChecksumType", None)
-    return found
-
-
 def _part(number: int, answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {"PartNumber": number, "ETag": answer["ETag"], **_checksums(answer)}
+    return {"PartNumber": number, "ETag": answer["ETag"], **checksums(answer)}

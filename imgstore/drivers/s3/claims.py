@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -133,4 +134,6 @@ def is_expired(found: Mapping[str, Any]) -> bool:
     lease = 0.0
     with suppress(ValueError):
         lease = float(found["Metadata"].get(_LEASE, 0))
+    if not math.isfinite(lease):
+        lease = 0.0
     return bool((server_time(found) - found["LastModified"]).total_seconds() > lease)

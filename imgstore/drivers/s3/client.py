@@ -61,6 +61,7 @@ class Client:
         self._botocore = _lazy.load("botocore.exceptions", install=INSTALL)
         self._watching = threading.local()
         self._is_conditional: bool | None = None
+        self._has_md5_tags: bool | None = None
         self.attempts = settings.max_attempts
         if isinstance(settings.verify, str):
             _check_ca_file(settings.verify)
@@ -115,6 +116,16 @@ class Client:
             self._is_conditional = ask()
         return self._is_conditional is not False
 
+    def has_md5_tags(self, ask: Callable[[], object]) -> bool:
+        """Return whether the server's ETags are MD5s; ``ask`` lets one be seen, if none was."""
+        if self._has_md5_tags is None:
+            ask()
+        return self._has_md5_tags is not False
+
+    def saw_tag(self, answer: Mapping[str, Any], md5: str) -> None:
+        """Take note of what the server answered to a put of data with this MD5."""
+        self._has_md5_tags = str(answer.get("ETag", "")).strip('"') == md5
+
     @contextmanager
     def watched(
         self, cancelled: Callable[[], bool] = lambda: False, *, may_repeat: bool = True
@@ -137,7 +148,8 @@ class Client:
             found = self._credentials.get_frozen_credentials()
             self._learn(found.access_key, found.secret_key, found.token)
 
-    def _on_sending(self, **_: Any) -> None:
+    def _on_sending(self, request: Any, **_: Any) -> None:
+        _check_credentials(request.headers)
         attempts = getattr(self._watching, "attempts", None)
         if attempts is not None:
             attempts.pending = True
@@ -168,7 +180,7 @@ class Client:
                 self._botocore.ConnectTimeoutError,
                 self._botocore.ProxyConnectionError,
             )
-            return not (isinstance(exc, unsent) or is_untrusted(exc))
+            return not (isinstance(exc, (*unsent, PermissionDenied)) or is_untrusted(exc))
         if response is None:
             return True
         http, parsed = response
@@ -190,6 +202,18 @@ class Attempts:
     def unknown(self) -> bool:
         """Return whether the outcome of any attempt is unknown."""
         return self.in_doubt or self.pending
+
+
+def _check_credentials(headers: Mapping[str, Any]) -> None:
+    """Raise PermissionDenied for what the SDK found elsewhere; http.client would quote it."""
+    for name in ("Authorization", "X-Amz-Security-Token"):
+        value = headers.get(name) or ""
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if not (text.isascii() and text.isprintable()):
+            raise PermissionDenied(
+                "the credentials that the AWS SDK found hold characters that HTTP cannot send",
+                remedy="look for a newline at the end of a key or token in its files or variables",
+            )
 
 
 def _check_ca_file(path: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -13,19 +15,32 @@ from imgstore.errors import PermissionDenied
 
 LOG = logging.getLogger(__name__)
 
+BYTES: Final = b"check"
+MD5: Final = hashlib.md5(BYTES, usedforsecurity=False).hexdigest()
 _REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
 
 
-def honours_conditions(s3: Any, settings: Settings) -> bool | None:
+def probe_at(settings: Settings) -> dict[str, str]:
+    """Return where to put an object of no importance: nobody else ever has this key."""
+    key = f"{settings.key_prefix}{PROBE}{uuid.uuid4().hex}"
+    return {"Bucket": settings.bucket, "Key": key}
+
+
+def honours_conditions(
+    s3: Any,
+    settings: Settings,
+    saw_tag: Callable[[Mapping[str, Any], str], object] = lambda answer, md5: None,
+) -> bool | None:
     """Put an object of no importance, and again, and delete it; None where there is no bucket.
 
-    A server that refuses the header does not honour it. Raises what the SDK raises, and
+    A server that refuses the header does not honour it. ``saw_tag`` is called with the answer to
+    the put, and the MD5 of what was put. Raises what the SDK raises, and
     PermissionDenied where the credentials do not let see that an object is missing, but should.
     """
-    at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PROBE}{uuid.uuid4().hex}"}
-    new = {**at, **settings.encryption, "Body": b"check"}
+    at = probe_at(settings)
+    new = {**at, **settings.encryption, "Body": BYTES}
     try:
-        s3.put_object(**new, IfNoneMatch="*")
+        saw_tag(s3.put_object(**new, IfNoneMatch="*"), MD5)
         answer = _is_refused(s3, new)
     except Exception as exc:
         if error_code(exc) == "NoSuchBucket":

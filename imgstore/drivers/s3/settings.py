@@ -292,9 +292,11 @@ def _key_prefix(prefix: str) -> str:
 
 def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
     """Return the keywords of the SDK's session; none means its own chain."""
-    key, secret, token = (
-        Secret(given[keyword]) if given[keyword] else None
-        for keyword in ("access_key", "secret_key", "session_token")
+    key, secret, token = all_checked(
+        *(
+            functools.partial(_sendable, keyword, given[keyword])
+            for keyword in ("access_key", "secret_key", "session_token")
+        )
     )
     if bool(key) != bool(secret):
         raise ConfigError(
@@ -314,6 +316,22 @@ def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
         "profile_name": given["profile"] or None,
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _sendable(keyword: str, value: str | Secret | None) -> Secret | None:
+    """Return a credential, None if it is not set; raises ConfigError, which does not quote it."""
+    if not value:
+        return None
+    text = Secret(value).reveal()
+    # The secret key signs and is not sent.
+    is_sound = text.isprintable() and (text.isascii() or keyword == "secret_key")
+    if not is_sound or text != text.strip():
+        raise ConfigError(
+            f"{OPTIONS[keyword].name} holds characters that no credential has, such as a newline "
+            "at its end",
+            remedy="look at the file or variable that it comes from",
+        )
+    return Secret(text)
 
 
 def _object_options(given: Mapping[str, Any]) -> dict[str, str]:

@@ -179,7 +179,8 @@ class S3Store(Store):
         if not self._settings.conditional_writes or self._settings.endpoint.is_amazon:
             return self._settings.conditional_writes
         try:
-            answer = honours_conditions(self._client.get().s3, self._settings)
+            client = self._client.get()
+            answer = honours_conditions(client.s3, self._settings, client.saw_tag)
         except Exception as exc:
             if isinstance(exc, ImgStoreError) or isinstance(classify(exc), Unavailable):
                 raise
@@ -254,9 +255,11 @@ class S3Store(Store):
 
     def _check(self, *, write: bool) -> Iterable[str]:
         """Put an object of no importance, and delete it; without ``write`` look at the bucket."""
-        settings = self._settings
-        probe = honours_conditions if write else is_there
-        answer = probe(self._client.get().s3, settings)
+        settings, client = self._settings, self._client.get()
+        if write:
+            answer = honours_conditions(client.s3, settings, client.saw_tag)
+        else:
+            answer = is_there(client.s3, settings)
         if answer is None and not settings.create_bucket:
             yield (
                 f"the bucket {settings.bucket!r} does not exist; create it, or set "

@@ -18,6 +18,7 @@ from imgstore.secret import Secret
 LOG = logging.getLogger(__name__)
 
 _DOMAINS: Final = ("user_domain_id", "user_domain_name", "project_domain_id", "project_domain_name")
+CREDENTIALS: Final = ("user", "key", "application_credential_id", "application_credential_secret")
 _REMEDY: Final = (
     "give auth_address, and user with key or application_credential_id with "
     "application_credential_secret"
@@ -84,9 +85,24 @@ class Account:
         return project, user
 
 
+def check_credential(name: str, value: str | Secret | None, *, version: str = "3") -> None:
+    """Raise ConfigError, which does not quote it, for a credential that was read with a newline.
+
+    Version 1 sends it in a header, which cannot end with a blank either.
+    """
+    text = Secret(value or "").reveal()
+    if not text.isprintable() or (version == "1" and text != text.strip()):
+        raise ConfigError(
+            f"{name} holds characters that no credential has, such as a newline at its end",
+            remedy="look at the file or variable that it comes from",
+        )
+
+
 def account_of(given: Mapping[str, Any], *, version: str) -> Account:
     """Return the account that options or a section describe; raises ConfigError."""
     address = _address(given.get("auth_address"))
+    for name in CREDENTIALS:
+        check_credential(name, given.get(name), version=version)
     one, other = given.get("application_credential_id"), given.get("application_credential_secret")
     if bool(one) != bool(other):
         raise ConfigError("half of an application credential is missing", remedy=_REMEDY)

@@ -15,8 +15,8 @@ from urllib.parse import quote
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller, Sized, classify, status_of
 from imgstore.drivers.swift.containers import Containers
-from imgstore.drivers.swift.removing import remove
-from imgstore.drivers.swift.settings import MARK, Settings
+from imgstore.drivers.swift.removing import delete_seen, remove
+from imgstore.drivers.swift.settings import MARK, TOKEN, Settings
 from imgstore.errors import (
     AlreadyExists,
     ConfigError,
@@ -29,7 +29,6 @@ from imgstore.segments import Segment, upload_in_segments
 from imgstore.streams import Body
 from imgstore.transfer import Part, PartedUpload, read_part
 
-TOKEN: Final = "X-Object-Meta-Imgstore-Add"  # noqa: S105  # a header
 SIZE: Final = "X-Object-Meta-Imgstore-Size"
 MANIFEST: Final = "X-Object-Manifest"
 STATIC: Final = "X-Static-Large-Object"
@@ -206,8 +205,13 @@ class Adding:
             raise _in_doubt() from exc
         if found is not None and found.get(TOKEN) == self.token:
             return True
-        if status_of(exc) == HTTPStatus.PRECONDITION_FAILED or (found is not None and is_refused):
+        if found is not None and is_refused:
             raise AlreadyExists("there is an image of this id") from exc
+        if status_of(exc) == HTTPStatus.PRECONDITION_FAILED:
+            raise Unavailable(
+                "another request removed an image of this id at that moment",
+                remedy="add the image again",
+            ) from exc
         if found is None and not is_refused:
             # A server that did not answer may have the request still.
             raise _in_doubt() from exc
@@ -233,9 +237,7 @@ class Adding:
 
     def remove_own(self) -> None:
         """Remove the image's own object, if it is this add's."""
-        found = self.caller.head(*self.place)
-        if found is not None and found.get(TOKEN) == self.token:
-            self.caller.delete(*self.place)
+        delete_seen(self.caller, *self.place, lambda found: found.get(TOKEN) == self.token)
 
 
 def _in_doubt() -> Unavailable:

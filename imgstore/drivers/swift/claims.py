@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _FIRST_PAUSE: Final = 0.05  # seconds; later ones are longer
 _LONGEST_PAUSE: Final = 1.0
 
@@ -125,10 +127,14 @@ class Claim:
 
 def is_expired(entry: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     """Return whether the time of a claim in a listing is over, by the listing's own clock."""
-    lease = entry["name"].rpartition("-")[2]
-    if not lease.isdigit():
-        return True
-    return (date_of(headers) - modified(entry)).total_seconds() > int(lease)
+    lease = lease_of(entry["name"])
+    return lease is None or (date_of(headers) - modified(entry)).total_seconds() > lease
+
+
+def lease_of(name: str) -> int | None:
+    """Return for how many seconds a claim of this name holds, None if it is no claim's."""
+    text = name.rpartition("-")[2]
+    return int(text) if _SECONDS.fullmatch(text) else None
 
 
 def modified(entry: Mapping[str, Any]) -> datetime:

@@ -42,7 +42,7 @@ _FORGETTING: Final = 60.0  # seconds until a cluster that said nothing is asked 
 _TEXT: Final = 64 * 1024  # bytes of an answer that is not an image
 _VERSION: Final = re.compile(r"/v1(?:\.0)?(?=/|$)")
 _SHOWN: Final = ("X-Auth-Token", "X-Service-Token", "X-Auth-User", "X-Auth-Key")
-_TAG: Final = re.compile(r"<[^>]*>")
+_TAG: Final = re.compile(r"<[^<>]*>")  # from one "<" to the next at most: linear
 
 
 class Answer:
@@ -299,10 +299,10 @@ class Caller:
 
     # The verbs that need no more than a request.
 
-    def head(self, container: str, name: str = "") -> Mapping[str, str] | None:
+    def head(self, container: str, name: str = "", **more: Any) -> Mapping[str, str] | None:
         """Return the headers of an object or a container, None if there is none."""
         try:
-            answer = self.ask("HEAD", container, name)
+            answer = self.ask("HEAD", container, name, **more)
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
                 raise

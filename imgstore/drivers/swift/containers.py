@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 
 from imgstore.drivers.swift.client import Caller, status_of
+from imgstore.drivers.swift.removing import delete_seen
 from imgstore.drivers.swift.settings import SEGMENTS, Settings
 from imgstore.errors import ConfigError
 from imgstore.translation import describe
@@ -86,7 +87,8 @@ class Containers:
             for pause in _PAUSES:
                 time.sleep(pause)
                 try:
-                    self._caller.delete(name)
+                    # Not again: a container that is there then may be another add's.
+                    delete_seen(self._caller, name, "", lambda _: False, was_just_seen=True)
                 except Exception as exc:
                     if status_of(exc) != HTTPStatus.CONFLICT:
                         raise

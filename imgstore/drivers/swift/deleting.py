@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from imgstore.drivers.swift.adding import MANIFEST, STATIC, TOKEN
+from imgstore.drivers.swift.adding import MANIFEST, STATIC
 from imgstore.drivers.swift.client import Caller, all_of
-from imgstore.drivers.swift.removing import remove
+from imgstore.drivers.swift.removing import delete_seen, is_seen, remove
+from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import NotFound, Unavailable
 
 # glance_store's segments: <image id>-00001.
@@ -30,16 +31,24 @@ def delete(caller: Caller, container: str, name: str) -> None:
     found = caller.head(container, name)
     if found is None:
         raise NotFound("there is no such image")
-    if found.get(STATIC, "").lower() == "true":
-        _delete_listed(caller, container, name)
+    is_same = is_seen(found)
+    is_static = found.get(STATIC, "").lower() == "true"
+    was_just_seen = not (is_static or found.get(MANIFEST))
+    if is_static:
+        _delete_listed(caller, container, name, is_same)
     elif found.get(MANIFEST):
         _delete_found(caller, found[MANIFEST])
-    if not caller.delete(container, name) and caller.head(container, name) is not None:
-        # While the servers of accounts are down, Swift says so of what there is.
+    if delete_seen(caller, container, name, is_same, was_just_seen=was_just_seen):
+        return
+    found = caller.head(container, name)
+    if found is not None and is_same(found):
+        # While the servers of accounts are down, Swift says of what there is that there is none.
         raise Unavailable("Swift finds the image, and does not delete it")
 
 
-def _delete_listed(caller: Caller, container: str, name: str) -> None:
+def _delete_listed(
+    caller: Caller, container: str, name: str, is_same: Callable[[Mapping[str, str]], bool]
+) -> None:
     """Delete the segments of a static large object.
 
     Swift would do that itself when it is asked to delete the object with them; but it deletes the
@@ -47,20 +56,28 @@ def _delete_listed(caller: Caller, container: str, name: str) -> None:
     """
     below: dict[str, list[str]] = {}
     segments: dict[str, list[str]] = {}
-    for entry in manifest(caller, container, name):
+    for entry in manifest(caller, container, name, is_same):
         is_manifest = entry.get("sub_slo")
         where, _, what = (entry.get("name") or entry["path"]).lstrip("/").partition("/")
-        if is_manifest and caller.head(where, what) is not None:
-            _delete_listed(caller, where, what)
+        if is_manifest and (found := caller.head(where, what)) is not None:
+            _delete_listed(caller, where, what, is_seen(found))
         (below if is_manifest else segments).setdefault(where, []).append(what)
     for group in (segments, below):
         for where, names in group.items():
             remove(caller, where, names)
 
 
-def manifest(caller: Caller, container: str, name: str) -> list[dict[str, Any]]:
-    """Return the entries of a static large object."""
+def manifest(
+    caller: Caller,
+    container: str,
+    name: str,
+    is_same: Callable[[Mapping[str, str]], bool] = lambda _: True,
+) -> list[dict[str, Any]]:
+    """Return the entries of a static large object; raises NotFound if it is another by now."""
     answer = caller.ask("GET", container, name, query="multipart-manifest=get")
+    if not is_same(answer.headers):
+        answer.close()
+        raise NotFound("the image was deleted meanwhile")
     found: list[dict[str, Any]] = json.loads(all_of(answer) or b"[]")
     return [entry for entry in found if "name" in entry or "path" in entry]
 

@@ -134,7 +134,7 @@ class Tempauth:
         if not (url and token):
             raise no_tempauth("answers without a token")
         life = found.get("X-Auth-Token-Expires", "")
-        seconds = float(life) if life.isdigit() else 0.0
+        seconds = float(life) if life.isascii() and life.isdigit() else 0.0
         expires = time.monotonic() + seconds if seconds else None
         endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
         return Access(endpoint, token, expires, seconds)

@@ -10,12 +10,12 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
-from imgstore.drivers.swift.adding import MANIFEST, STATIC, TOKEN
-from imgstore.drivers.swift.claims import modified
+from imgstore.drivers.swift.adding import MANIFEST, STATIC
+from imgstore.drivers.swift.claims import lease_of, modified
 from imgstore.drivers.swift.client import Caller, status_of
 from imgstore.drivers.swift.deleting import manifest
 from imgstore.drivers.swift.removing import remove
-from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, Settings
+from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
@@ -89,8 +89,8 @@ def _marked(caller: Caller, container: str, settings: Settings, now: datetime) -
     """Yield claims whose lease is over, and what checks left that are as old."""
     for entry in _entries(caller, container, MARK):
         name = str(entry.get("name"))
-        lease = name.rpartition("-")[2] if name.startswith(CLAIM) else ""
-        life = timedelta(seconds=int(lease) if lease.isdigit() else settings.lease)
+        lease = lease_of(name) if name.startswith(CLAIM) else None
+        life = timedelta(seconds=settings.lease if lease is None else lease)
         if name.startswith((CLAIM, CHECK)) and modified(entry) <= now - life:
             group = _Group(container, "", "", container)
             group.owner = name.removeprefix(CLAIM).rpartition("/")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -13,6 +14,7 @@ from imgstore.errors import IntegrityError, NotFound, Unavailable
 from imgstore.hashing import MIB
 from imgstore.ranges import Arriving, Got, whole_size
 
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _TIME: Final = "time "
 _OF_NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
 
@@ -131,7 +133,7 @@ def size_of(caller: Caller, container: str, name: str) -> int:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
 def version_of(headers: Mapping[str, str]) -> str | None:

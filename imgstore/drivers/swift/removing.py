@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from imgstore.drivers.swift.client import Caller, all_of, classify, status_of
+from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import Unavailable
 
 _FEW: Final = 3  # are not worth a question about what the cluster can
@@ -18,6 +19,45 @@ _AT_ONCE: Final = 4
 # https://docs.openstack.org/swift/latest/middleware.html#bulk-operations-delete-and-archive-auto-extraction
 _BULK: Final = "bulk_delete"
 _DEFAULT: Final = 1000
+
+
+def delete_seen(
+    caller: Caller,
+    container: str,
+    name: str,
+    is_same: Callable[[Mapping[str, str]], bool],
+    *,
+    was_just_seen: bool = False,
+) -> bool:
+    """Delete an object, or an empty container, that is the same still; return whether it was there.
+
+    It is looked at before each request, for one that is sent again because its answer was lost
+    may meet what was put since.
+    """
+    is_asked_for, is_sure = False, was_just_seen
+
+    def look_and_delete() -> bool:
+        nonlocal is_asked_for, is_sure
+        found = None if is_sure else caller.head(container, name, is_cancelled=lambda: True)
+        if not is_sure and (found is None or not is_same(found)):
+            return is_asked_for
+        is_asked_for, is_sure = True, False
+        return caller.delete(container, name, is_cancelled=lambda: True)
+
+    return caller.client.repeated(look_and_delete)
+
+
+def is_seen(seen: Mapping[str, str]) -> Callable[[Mapping[str, str]], bool]:
+    """Return what tells whether another look finds the object that was seen."""
+
+    def is_same(found: Mapping[str, str]) -> bool:
+        if seen.get(TOKEN) or found.get(TOKEN):
+            return seen.get(TOKEN) == found.get(TOKEN)
+        # When it was put: of an object the ETag depends on how it is asked for.
+        name = next((n for n in ("X-Timestamp", "Last-Modified") if n in seen and n in found), None)
+        return name is None or seen[name] == found[name]
+
+    return is_same
 
 
 def remove(caller: Caller, container: str, names: Iterable[str]) -> None:

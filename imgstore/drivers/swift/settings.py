@@ -8,7 +8,15 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from imgstore.arguments import all_checked, typed
-from imgstore.drivers.swift.accounts import Account, account_of, is_service, references, version_of
+from imgstore.drivers.swift.accounts import (
+    CREDENTIALS,
+    Account,
+    account_of,
+    check_credential,
+    is_service,
+    references,
+    version_of,
+)
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
 from imgstore.hashing import MIB
@@ -19,6 +27,7 @@ SEGMENTS: Final = "_segments"  # what the name of a container for segments ends 
 MARK: Final = "imgstore-"  # what the names of all objects begin with that are no images
 CLAIM: Final = f"{MARK}claim-"
 CHECK: Final = f"{MARK}check-"
+TOKEN: Final = "X-Object-Meta-Imgstore-Add"  # noqa: S105  # a header: whose object it is
 # https://docs.openstack.org/swift/latest/api/object_api_v1_overview.html: 256 bytes of UTF-8.
 MAX_CONTAINER: Final = 256
 LONGEST_PAUSE: Final = 16.0  # between two attempts, in seconds
@@ -132,7 +141,15 @@ def read(given: Mapping[str, Any]) -> Settings:
 def _reader(keyword: str, value: object) -> Any:
     if keyword == "auth_version":
         return lambda: version_of(str(value), name="swift_store_auth_version")
+    if keyword in CREDENTIALS:
+        return lambda: _credential(keyword, value)
     return lambda: typed(OPTIONS[keyword], value)
+
+
+def _credential(keyword: str, value: object) -> Any:
+    found = typed(OPTIONS[keyword], value)
+    check_credential(OPTIONS[keyword].name, found)
+    return found
 
 
 def _accounts(values: Mapping[str, Any]) -> dict[str, Account]:

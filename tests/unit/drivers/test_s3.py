@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from imgstore import Location, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
+from imgstore.drivers.s3.claims import is_expired
 from imgstore.drivers.s3.client import classify
 from imgstore.drivers.s3.settings import (
     MAX_OBJECT,
@@ -276,6 +279,59 @@ def test_ids_that_no_location_could_name_are_refused() -> None:
             pytest.raises(errors.InvalidArgument, match="cannot be stored in S3"),
         ):
             made.add(image_id, b"")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("access_key", "AKIDEXAMPLE\n"),
+        ("access_key", " AKIDEXAMPLE"),
+        ("access_key", "AKIDEXAMPL\u00c9"),
+        ("secret_key", "wJalrXUtnFEMI\n"),
+        ("secret_key", "wJalrXUtnFEMI\r"),
+        ("session_token", "t0ken-value\n"),
+        ("session_token", "t0ken\tvalue"),
+    ],
+)
+def test_credentials_that_were_read_with_a_newline(keyword: str, value: str) -> None:
+    """The fault names the option and shows nothing of it, wherever it is printed."""
+    with pytest.raises(errors.ConfigError, match=f"s3_store_{keyword} holds") as caught:
+        store(**{**KEYS, "session_token": "t", keyword: value})
+    assert value.strip() not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"])
+def test_credentials_of_the_sdk_with_a_newline(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """They are refused before http.client sees them, which would quote them."""
+    values = {
+        "AWS_ACCESS_KEY_ID": "environment",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_SESSION_TOKEN": "other",
+    }
+    for each, value in {**values, name: "t0ken-value\n"}.items():
+        monkeypatch.setenv(each, value)
+    with store(host="http://127.0.0.1:9", max_attempts=2, conditional_writes=False) as made:
+        for verb in (
+            lambda: made.size("s3://127.0.0.1:9/images/8c9f"),
+            lambda: made.add("8c9f", b"data"),
+        ):
+            with pytest.raises(errors.PermissionDenied, match="AWS SDK") as caught:
+                verb()
+            assert "t0ken-value" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("lease", ["", "x", "nan", "inf", "1e999"])
+def test_claims_without_a_lease_are_over(lease: str) -> None:
+    """Somebody else's object of such a name hinders no add for ever."""
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    found: dict[str, Any] = {
+        "LastModified": now - timedelta(seconds=60),
+        "Metadata": {"imgstore-lease": lease},
+        "ResponseMetadata": {"HTTPHeaders": {"date": "Thu, 01 Jan 2026 00:00:00 GMT"}},
+    }
+    assert is_expired(found)
+    found["Metadata"]["imgstore-lease"] = "60.0"
+    assert not is_expired(found)
 
 
 def test_a_store_without_keys_asks_the_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

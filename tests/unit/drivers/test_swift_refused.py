@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imgstore import Location, errors
-from imgstore.drivers.swift import SwiftStore, leftovers
+from imgstore.drivers.swift import SwiftStore, claims, leftovers
+from imgstore.drivers.swift.client import _TAG
 from imgstore.drivers.swift.places import Place
 from imgstore.store import Ownership
 
@@ -37,6 +41,55 @@ def test_tenants_accounts_have_a_path() -> None:
 def test_containers_that_no_location_can_name(name: str) -> None:
     with pytest.raises(errors.ConfigError, match="swift_store_container"):
         store(container=name)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("user", "p:u\n"),
+        ("key", "s3cret-value\n"),
+        ("application_credential_id", "c\r"),
+        ("application_credential_secret", "s3cret-value\x00"),
+    ],
+)
+def test_credentials_that_were_read_with_a_newline(option: str, value: str) -> None:
+    """The fault names the option and shows nothing of it, wherever it is printed."""
+    with pytest.raises(errors.ConfigError, match=f"swift_store_{option} holds") as caught:
+        store(**{option: value})
+    assert "s3cret-value" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_version_1_sends_credentials_in_headers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """These cannot end with a blank; a password of Keystone may."""
+    store(key="k ")
+    with pytest.raises(errors.ConfigError, match="key holds"):
+        store(key="k ", auth_version="1")
+    path = tmp_path / "swift.conf"
+    section = "auth_address = https://keys.example.org\nuser = a:u\nkey = 's3cret-value '\n"
+    path.write_text(f"[ref1]\n{section}[ref2]\nauth_version = 1\n{section}")
+    made = store(config_file=str(path))
+    assert list(made._settings.accounts) == ["ref1"]
+    assert "key holds" in caplog.text
+    assert "s3cret-value" not in caplog.text
+
+
+def test_a_page_of_errors_is_read_in_linear_time() -> None:
+    """What a server answers may be anything: a quadratic search would take minutes here."""
+    began = time.monotonic()
+    assert _TAG.sub("", "<" * 1_000_000 + "a>").count("<") == 999_999
+    assert time.monotonic() - began < 30
+    assert _TAG.sub(" ", "<h1 class='x'>Not <b>here</b></h1>").split() == ["Not", "here"]
+
+
+@pytest.mark.parametrize("lease", ["", "x", "\u00b2", "\u0663", "9" * 5000])
+def test_names_that_are_no_claims(lease: str) -> None:
+    """Somebody else's object in the container hinders no add, whatever its name ends with."""
+    entry = {"name": f"imgstore-claim-image/0-{lease}", "last_modified": "2026-01-01T00:00:00"}
+    assert claims.is_expired(entry, {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"})
+    entry["name"] = "imgstore-claim-image/0-60"
+    assert not claims.is_expired(entry, {"Date": "Thu, 01 Jan 2026 00:01:00 GMT"})
 
 
 @pytest.mark.parametrize("scheme", ["HTTP", "Https"])
