@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,15 +91,27 @@ def s3(directory: Path, bucket: Bucket, *, parts: bool) -> Iterator[Backend]:
         def listing() -> tuple[list[Found], list[str]]:
             keys = bucket.keys()
             images = [key for key in keys if not key.startswith("imgstore-")]
-            rest = [*(key for key in keys if key not in images), *bucket.uploads()]
+            rest = [key for key in keys if key not in images and not _is_valid(bucket, key)]
+            rest += bucket.uploads()
             get = bucket.raw.get_object
             return [
                 Found(key, _digest(get(Bucket=bucket.name, Key=key)["Body"].read()))
                 for key in images
             ], rest
 
-        # A claim of a dead process ends by its lease.
-        yield Backend(plan, listing, [gateway.process], [proxy], gateway.heal, clean=120)
+        yield Backend(plan, listing, [gateway.process], [proxy], gateway.heal)
+
+
+def _is_valid(bucket: Bucket, key: str) -> bool:
+    """Tell whether a key is a claim whose time is not over: who has it may live."""
+    if not key.startswith("imgstore-claim-"):
+        return False
+    try:
+        found = bucket.raw.head_object(Bucket=bucket.name, Key=key)
+    except bucket.raw.exceptions.ClientError:  # gone by now
+        return False
+    end = found["LastModified"].timestamp() + float(found["Metadata"]["imgstore-lease"])
+    return bool(time.time() < end)
 
 
 def _preferring(datastores: Sequence[str]) -> list[list[str]]:
@@ -231,6 +244,11 @@ def swift(
         )
         plan = dataclasses.replace(plan, places=[_place(plan)])
 
+        def is_valid(name: str) -> bool:
+            lease = name.rpartition("-")[2]
+            since = float(container.headers(name)["x-timestamp"])
+            return lease.isdigit() and time.time() < since + int(lease)
+
         def listing() -> tuple[list[Found], list[str]]:
             names = container.names()
             images = [name for name in names if not name.startswith("imgstore-")]
@@ -240,12 +258,12 @@ def swift(
                 if "x-static-large-object" in container.headers(name)
                 for segment in container.manifest(name)
             }
-            rest = [*(name for name in names if name not in images)]
+            rest = [name for name in names if name not in images and not is_valid(name)]
             rest += [f"segment {name}" for name in container.segments() if name not in used]
             return [Found(name, _digest(container.content(name))) for name in images], rest
 
         servers = [server.proxy, server.object, server.container]
-        yield Backend(plan, listing, servers, [proxy], server.heal, clean=120)
+        yield Backend(plan, listing, servers, [proxy], server.heal)
 
 
 @contextlib.contextmanager

@@ -150,6 +150,7 @@ class _Judge:
         self._whole = history
         self._read = {each.digest for each in self._history if each.kind == "read"} | {""}
         self._copied = self._bytes_of_copies()
+        self._shared = self._shared_deletions()
 
     def verdict(self) -> Iterator[Violation]:
         events = sorted(
@@ -232,9 +233,25 @@ class _Judge:
         if each.error == "NotFound":
             return (state,) if is_missing else ()
         if each.kind == "delete":
-            return (None,) if is_there else ()
+            return (None,) if is_there or (state is None and number in self._shared) else ()
         assert each.kind == "read"
         return (state,) if is_there and state is not None and state[1] == each.digest else ()
+
+    def _shared_deletions(self) -> frozenset[int]:
+        """Return deletions during which another one may have deleted the same image.
+
+        Both may have seen it, and object stores tell nobody who was the first.
+        """
+        deletions = [(n, each) for n, each in enumerate(self._history) if each.kind == "delete"]
+        return frozenset(
+            number
+            for number, each in deletions
+            if any(
+                number != other and each.begun <= last.ended and last.begun <= each.ended
+                for other, last in deletions
+                if last.outcome != "failed"
+            )
+        )
 
     def _bytes_of_copies(self) -> Mapping[int, Sequence[str]]:
         """Return, for each copy whose bytes are not known, all that were ever read of the id."""

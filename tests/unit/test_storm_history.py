@@ -119,6 +119,8 @@ GOOD = {
         seen(10, 11),
     ],
     "an add that fails leaves nothing": [failed(0, 1), missed("read", 2, 3), add(4, 5)],
+    "two deletions share an image": [add(0, 1), delete(2, 5), delete(4, 7), add(8, 9, "b")],
+    "a killed deletion shares an image": [add(0, 1), delete(2), delete(3, 4), delete(5, 6)],
     "another place": [
         add(0, 1, url="one"),
         missed("read", 2, 3, url="two"),
@@ -163,7 +165,10 @@ BAD = {
     "back again": ([add(0, 1), delete(2, 3), seen(4, 5)], "is there that was deleted"),
     "back again in the end": ([add(0, 1), delete(2, 3), final(ID, 9, "a")], "is there that"),
     "deleted twice": ([add(0, 1), delete(2, 3), delete(4, 5)], "there was no image"),
-    "deleted twice, side by side": ([add(0, 1), delete(2, 5), delete(2, 5)], "there was no image"),
+    "deleted twice, side by side, and never added": (
+        [add(0, 1), delete(2, 5), delete(2, 5), seen(6, 7)],
+        "is there that was deleted",
+    ),
     "read before it was added": ([seen(0, 1), add(2, 3)], "never added under this id"),
     "read of nobody": ([add(0, 1), seen(2, 3, "x")], "mixture"),
     "read of another id": (
