@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from imgstore import _lazy
 from imgstore.arguments import check_ca_file
@@ -26,6 +27,7 @@ from imgstore.errors import (
     Throttled,
     Unavailable,
 )
+from imgstore.secret import MASK, Secret
 
 INSTALL: Final = "imgstore[cinder]"
 # Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
@@ -33,6 +35,7 @@ _VERSION: Final = "3.54"
 # Seconds to connect, and to wait for an answer. Cinder's API waits for its services for 60 s
 # (rpc_response_timeout), where nothing else is configured.
 _PATIENCE: Final = (20.0, 150.0)
+_TOKENS: Final = ("X-Auth-Token", "X-Subject-Token")
 _CA: Final = "cinder_ca_certificates_file"
 _ADDRESS: Final = "correct cinder_store_auth_address"
 
@@ -208,6 +211,7 @@ class Clients:
         # A redirect would take the password, or the token, to another host.
         self._session: Any = _session_class()(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
+        self._session.session.hooks["response"].append(self._unecho)
         self._lock = threading.Lock()
         self._own: Api | None = None
 
@@ -223,6 +227,21 @@ class Clients:
     def close(self) -> None:
         """Close the connections."""
         self._session.session.close()
+
+    def _unecho(self, response: Any, **more: object) -> None:
+        """Take out of an error what was sent with the request: SDKs quote errors, and so do we."""
+        if response.status_code < HTTPStatus.BAD_REQUEST:
+            return
+        own = self._settings.credentials
+        secrets = (
+            [each.reveal() for each in own.options.values() if _is_secret(each)] if own else []
+        )
+        secrets += [response.request.headers.get(name, "") for name in _TOKENS]
+        content = response.content
+        for secret in filter(None, secrets):
+            for form in (secret, json.dumps(secret)[1:-1]):
+                content = content.replace(form.encode(), MASK.encode())
+        response._content = content
 
     def _of_service(self) -> Api:
         credentials, catalog = self._settings.credentials, self._settings.catalog
@@ -284,7 +303,11 @@ def _session_class() -> Any:
 
 
 def _plain(value: Any) -> str:
-    return value.reveal() if hasattr(value, "reveal") else str(value)
+    return value.reveal() if _is_secret(value) else str(value)
+
+
+def _is_secret(value: Any) -> TypeGuard[Secret]:
+    return isinstance(value, Secret)
 
 
 def _endpoint(settings: Settings, context: RequestContext) -> str:
@@ -374,7 +397,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
 
 def _answered(exc: Exception) -> ImgStoreError:
     status = status_of(exc)
-    # The text is Cinder's own and tells what is wrong; a token is in no answer.
+    # The text is Cinder's own and tells what is wrong; what was sent is taken out of it.
     said = str(getattr(exc, "message", "") or "").strip()
     reason = f"Cinder answers {status}" + (f": {said}" if said else "")
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

@@ -45,6 +45,7 @@ from imgstore.errors import (
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
+from imgstore.translation import describe
 
 _MANDATORY: Final = (
     "cinder_store_auth_address",
@@ -232,7 +233,7 @@ class CinderStore(Store):
                 "this driver shows",
             )
         if is_of(exc, "os_brick") or is_of(exc, "oslo_concurrency"):
-            return Unavailable(f"os-brick: {type(exc).__name__}: {_said(exc)}")
+            return Unavailable(f"os-brick: {describe(exc)}")
         return classify(exc) or classify_rbd(exc)
 
     def _check(self) -> Iterable[str]:
