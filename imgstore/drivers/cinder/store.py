@@ -14,7 +14,7 @@ from imgstore import _lazy
 from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
-from imgstore.drivers.cinder import leftovers
+from imgstore.drivers.cinder import leftovers, steps
 from imgstore.drivers.cinder.adding import GIB, Adding
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
@@ -41,6 +41,7 @@ from imgstore.errors import (
     NotFound,
     PermissionDenied,
     Unavailable,
+    Unsupported,
 )
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
@@ -226,6 +227,11 @@ class CinderStore(Store):
         leftovers.remove(api, self._settings, self._attachments.get(), leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
+        if isinstance(exc, steps.Refused):
+            return Unsupported(
+                f"what Cinder names is not opened: {exc.strerror}",
+                remedy="look at the volume's connection at Cinder",
+            )
         if is_of(exc, "oslo_privsep"):
             return PermissionDenied(
                 f"the helper for privileged steps did not start: {type(exc).__name__}",
