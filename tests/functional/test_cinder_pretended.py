@@ -81,16 +81,87 @@ def make(server: Pretender, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         store.close()
 
 
-def test_an_add_and_a_read(make: Any, server: Pretender, tmp_path: Path) -> None:
-    """The pretender itself: a file is the volume."""
+@pytest.fixture
+def path(tmp_path: Path, server: Pretender) -> Path:
+    """The file of any volume."""
     path = tmp_path / "volume-5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
     path.write_bytes(bytes(4096))
     server.connection = {"driver_volume_type": "gpfs", "data": {"device_path": str(path)}}
+    return path
+
+
+BUSY = {"computeFault": {"code": 500, "message": "The server has either erred"}}
+
+
+@pytest.mark.parametrize("request_", [("PUT", "/attachments/"), ("POST", "/action")])
+def test_a_server_that_is_too_busy(
+    make: Any, server: Pretender, path: Path, request_: tuple[str, str]
+) -> None:
+    """Once may pass, and does; twice is an error that leaves nothing."""
     store = make()
+    server.answers.append((*request_, 500, BUSY))
     image = store.add("x", b"data", context=CONTEXT)
+    assert path.read_bytes()[:4] == b"data"
+    assert (len(server.volumes), server.attachments) == (1, {})
+    server.answers += [(*request_, 500, BUSY)] * 2
+    with pytest.raises(errors.Unavailable, match="500"):
+        store.add("y", b"data", context=CONTEXT)
+    assert (len(server.volumes), server.attachments, server.answers) == (1, {}, [])
+    server.answers.append((*request_, 500, BUSY))
     with store.get(image.location, context=CONTEXT) as reader:
         assert reader.read() == b"data"
     assert server.attachments == {}
+
+
+@pytest.mark.parametrize("state", ["maintenance", "backing-up", "awaiting-transfer", "retyping"])
+def test_states_that_last(make: Any, server: Pretender, state: str) -> None:
+    """They are named, at once."""
+    volume = server.make(status=state)
+    said = f"Invalid volume: Volume {volume} status must be available or downloading to reserve, "
+    said += f"but the current status is {state}. (HTTP 400)"
+    refusal = ("POST", "/attachments", 400, {"badRequest": {"code": 400, "message": said}})
+    server.answers += [refusal] * 5
+    with pytest.raises(errors.InUse, match=f"the state '{state}'") as caught:
+        make(attachment_retry_attempts=5).get(f"cinder://one/{volume}", context=CONTEXT)
+    assert caught.value.retryable
+    assert len(server.answers) == 4
+
+
+def test_a_file_that_is_no_volume(make: Any, server: Pretender) -> None:
+    """A Cinder that is somebody else's may name any file of this host."""
+    server.connection = {"driver_volume_type": "local", "data": {"device_path": "/etc/hostname"}}
+    with pytest.raises(errors.Unsupported, match="not opened: it is no block device"):
+        make().get(f"cinder://one/{server.make()}", context=CONTEXT)
+
+
+def shown(exc: BaseException) -> str:
+    return "".join(traceback.format_exception(exc))
+
+
+def test_errors_that_echo_the_request(
+    make: Any, server: Pretender, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a token nor a password is quoted, in no exception of the chain and no log."""
+    caplog.set_level(logging.DEBUG)
+    volume = server.make()
+    echo = {"badRequest": {"code": 400, "message": "X-Auth-Token: t0ken-of-caller, refused"}}
+    server.answers += [("POST", "/volumes", 400, echo), ("DELETE", "/volumes/", 400, echo)]
+    store = make()
+    with pytest.raises(errors.StoreError, match="refused") as caught:
+        store.add("x", b"1", context=CONTEXT)
+    assert "t0ken" not in shown(caught.value)
+    with pytest.raises(errors.InUse, match="refused") as caught:
+        store.delete(f"cinder://one/{volume}", context=CONTEXT)
+    assert "t0ken" not in shown(caught.value)
+    password = 's3cret "quoted"'
+    said = {"error": {"code": 401, "message": f"no {password}", "title": "Unauthorized"}}
+    server.answers.append(("POST", "/auth/tokens", 401, said))
+    address = server.template.partition("/v3/")[0]
+    own = {"auth_address": address, "user_name": "u", "password": password, "project_name": "p"}
+    with pytest.raises(errors.PermissionDenied) as caught:
+        make(**own).size(f"cinder://one/{volume}")
+    assert "s3cret" not in shown(caught.value) + caplog.text
+    assert "t0ken" not in caplog.text
 
 
 CHILD = """
@@ -124,19 +195,14 @@ def test_os_brick_locks_where_the_store_does(server: Pretender, tmp_path: Path) 
 BAD: list[dict[str, Any]] = [
     ISCSI,
     RBD,
-    {},
     {"driver_volume_type": "unheard-of", "data": {}},
     {"driver_volume_type": "iscsi", "data": {}},
-    {"driver_volume_type": "fibre_channel", "data": {}},
     {"driver_volume_type": "nvmeof", "data": {}},
-    {"driver_volume_type": "local", "data": {}},
     {"driver_volume_type": "local", "data": {"device_path": "/etc/hostname"}},
     {"driver_volume_type": "gpfs", "data": {"device_path": None}},
     {"driver_volume_type": "nfs", "data": {"export": "h:/e", "name": "/etc/hostname"}},
-    {"driver_volume_type": "nfs", "data": {"export": "h:/e"}},
     {"driver_volume_type": "quobyte", "data": {"export": "h:/e", "name": "../x"}},
     {"driver_volume_type": "rbd", "data": {}},
-    {"driver_volume_type": "rbd", "data": {"do_local_attach": True}},
 ]
 
 

@@ -32,6 +32,12 @@ _FORGOTTEN: Final = 30.0
 # reserve.
 _BUSY: Final = ("must be available", "downloading to reserve", "is in use", "already attached")
 
+# States of such a volume that a reader's or writer's end changes, or that do not last. Others, such
+# as maintenance, backing-up, awaiting-transfer or retyping, may last for hours.
+_SOON: Final = frozenset(
+    {"available", "in-use", "attaching", "detaching", "reserved", "downloading", "uploading"}
+)
+
 
 class Attached:
     """A volume that is attached; whoever attached it detaches it.
@@ -49,6 +55,7 @@ class Attached:
         self.connection: Mapping[str, Any] = {}
         self.is_connected = False  # also where there is no device to use
         self.device: Device | None = None
+        self.is_ended = False
 
 
 class Attachments:
@@ -70,11 +77,26 @@ class Attachments:
         return Life(self._locks)
 
     def attach(self, api: Api, volume: Volume, mode: str) -> Attached:
-        """Attach a volume for this caller alone; raises InUse where somebody else has it."""
+        """Attach a volume for this caller alone; raises InUse where somebody else has it.
+
+        A server that is too busy to answer in time is asked once more, with all undone before.
+        """
         if self._closed:
             raise ClosedError("the store is closed")
         properties = self._connectors.properties()
         attached = Attached(api, volume.id, self.life())
+        try:
+            return self._attach(attached, volume, mode, properties)
+        except Exception as exc:
+            if status_of(exc) < 500 or not attached.is_ended or self._closed:
+                raise
+            LOG.info("attaching %s again: Cinder answered %s", volume.id, status_of(exc))
+        time.sleep(_FIRST_PAUSE)
+        return self._attach(Attached(api, volume.id, self.life()), volume, mode, properties)
+
+    def _attach(
+        self, attached: Attached, volume: Volume, mode: str, properties: Mapping[str, Any]
+    ) -> Attached:
         self._all.add(attached)
         try:
             self._reserve(attached, volume, mode)
@@ -202,6 +224,8 @@ class Attachments:
             if self.end_dead(attached.api, found) and not was_freed:
                 was_freed = True
                 continue
+            if found.status not in _SOON:
+                raise InUse(f"the volume is in the state {found.status!r}", retryable=True)
             left -= 1
             if not left:
                 break
@@ -338,6 +362,7 @@ def _detach(attached: Attached, connectors: Connectors) -> None:
     except Exception as exc:
         LOG.warning("volume %s stays attached: %s", attached.volume_id, describe(exc))
         is_done = False
+    attached.is_ended = is_done
     attached.life.end(keep=not is_done)
 
 

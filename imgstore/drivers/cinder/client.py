@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from imgstore import _lazy
 from imgstore.arguments import check_ca_file, is_web_url
@@ -28,6 +28,7 @@ from imgstore.errors import (
     Unavailable,
 )
 from imgstore.redaction import Redaction
+from imgstore.secret import Secret
 
 INSTALL: Final = "imgstore[cinder]"
 # Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
@@ -314,7 +315,11 @@ def _session_class() -> Any:
 
 
 def _plain(value: Any) -> str:
-    return value.reveal() if hasattr(value, "reveal") else str(value)
+    return value.reveal() if _is_secret(value) else str(value)
+
+
+def _is_secret(value: Any) -> TypeGuard[Secret]:
+    return isinstance(value, Secret)
 
 
 def _endpoint(settings: Settings, context: RequestContext) -> str:
@@ -404,7 +409,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
 
 def _answered(exc: Exception) -> ImgStoreError:
     status = status_of(exc)
-    # The text is Cinder's own and tells what is wrong; a token is in no answer.
+    # The text is Cinder's own and tells what is wrong; what was sent is taken out of it.
     said = str(getattr(exc, "message", "") or "").strip()
     reason = f"Cinder answers {status}" + (f": {said}" if said else "")
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from imgstore import _lazy
@@ -110,10 +110,11 @@ class Connectors:
             try:
                 found = connector.connect_volume(data)
                 path = found["path"]
-            except BaseException:
+            except BaseException as exc:
                 with use.leaving() as is_last:
                     if is_last:
                         _undo(connector, data)
+                _refuse_to_show(exc, data)
                 raise
         finally:
             turn.leave()
@@ -257,6 +258,21 @@ def _undo(connector: Any, data: Mapping[str, Any]) -> None:
         _disconnect(connector, data, None)
     except Exception as exc:
         LOG.warning("disconnecting what could not be connected: %s", type(exc).__name__)
+
+
+def _refuse_to_show(exc: BaseException, data: Mapping[str, Any]) -> None:
+    """Raise Unavailable instead of what shows a secret: a program may have named it."""
+    words = {word for each in _secrets_in(data) for word in each.split() if len(word) > 5}
+    if any(word in str(exc) for word in words):
+        raise Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown") from None
+
+
+def _secrets_in(found: Any) -> Iterator[str]:
+    if isinstance(found, dict | list):
+        for each in found.values() if isinstance(found, dict) else found:
+            yield from _secrets_in(each)
+    elif isinstance(found, _Hidden):
+        yield found
 
 
 def _left_by(let_go: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
-from imgstore.drivers.cinder import leftovers
+from imgstore.drivers.cinder import leftovers, steps
 from imgstore.drivers.cinder.adding import GIB, Adding
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
@@ -44,10 +44,12 @@ from imgstore.errors import (
     NotFound,
     PermissionDenied,
     Unavailable,
+    Unsupported,
 )
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
+from imgstore.translation import describe
 
 _MANDATORY: Final = (
     "cinder_store_auth_address",
@@ -230,6 +232,11 @@ class CinderStore(Store):
         leftovers.remove(api, self._settings, self._attachments.get(), leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
+        if isinstance(exc, steps.Refused):
+            return Unsupported(
+                f"what Cinder names is not opened: {exc.strerror}",
+                remedy="look at the volume's connection at Cinder",
+            )
         if is_of(exc, "oslo_privsep"):
             return PermissionDenied(
                 f"the helper for privileged steps did not start: {type(exc).__name__}",
@@ -237,7 +244,7 @@ class CinderStore(Store):
                 "this driver shows",
             )
         if is_of(exc, "os_brick") or is_of(exc, "oslo_concurrency"):
-            return Unavailable(f"os-brick: {type(exc).__name__}: {_said(exc)}")
+            return Unavailable(f"os-brick: {describe(exc)}")
         return classify(exc) or classify_rbd(exc)
 
     def _check(self, *, write: bool) -> Iterable[str]:

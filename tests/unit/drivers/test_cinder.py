@@ -139,6 +139,14 @@ def test_endpoints_of_a_context_that_are_none(template: str | None, catalog: str
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_what_os_brick_says() -> None:
+    """With its values, not the template of the message."""
+    brick = pytest.importorskip("os_brick.exception")
+    found = CinderStore("x")._classify(brick.TargetPortalNotFound(target_portal="10.0.0.1"))
+    assert isinstance(found, errors.Unavailable)
+    assert "os-brick: TargetPortalNotFound: Unable to find target portal 10.0.0.1" in str(found)
+
+
 @pytest.mark.parametrize("secret", ["s3cret-text", Secret("s3cret-text")])
 def test_secrets_are_kept_as_such(secret: Any) -> None:
     """What was given as text is not shown where objects are dumped, either."""

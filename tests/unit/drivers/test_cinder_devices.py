@@ -11,7 +11,7 @@ import pytest
 
 from imgstore import errors
 from imgstore.drivers.cinder.client import Volume
-from imgstore.drivers.cinder.connectors import Connectors
+from imgstore.drivers.cinder.connectors import Connectors, _read, _refuse_to_show
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.settings import read
@@ -150,6 +150,19 @@ def test_files_that_are_not_the_image(
     asked = {"driver_volume_type": protocol, "data": data | {"export": "h:/e", "name": "volume-x"}}
     with pytest.raises(errors.Unsupported, match=protocol):
         connectors.connect(volume(**more), asked)
+
+
+def test_secrets_of_the_storage() -> None:
+    """os-brick can use them, and shows none; what a program says of them is not repeated."""
+    plain = {"keyring": "[client.x]\nkey = s3cret==", "targets": [{"auth_password": "s3cret=="}]}
+    _, data = _read({"driver_volume_type": "rbd", "data": plain | {"name": "pool/x"}})
+    assert "s3cret" not in repr(data) + str(data)
+    assert data["targets"][0]["auth_password"] == "s3cret=="
+    assert f"{data['keyring']}".endswith("key = s3cret==")
+    with pytest.raises(errors.Unavailable, match="os-brick: OSError") as caught:
+        _refuse_to_show(OSError("failed to decode key 's3cret=='"), data)
+    assert "s3cret" not in str(caught.value)
+    _refuse_to_show(OSError("no route to host"), data)
 
 
 def test_what_os_brick_cannot_connect(connectors: Connectors, locks: Locks, place: Path) -> None:
