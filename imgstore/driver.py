@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from oslo_config import cfg
 
 from imgstore import errors
+from imgstore.arguments import check_texts
 from imgstore.context import RequestContext
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.redaction import Redaction
 from imgstore.streams import Body, Opened
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from imgstore.store import Store
 
 
@@ -50,6 +54,16 @@ class Driver(ABC):
     sdk_loggers: ClassVar[tuple[str, ...]] = ()
     capabilities: Capability = Capability(0)
     read_retries: int = 3
+
+    _secrets: Redaction
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Note what is secret, and refuse what no header can hold, before the driver sees it."""
+        check_texts(cls.OPTIONS, given)
+        driver = super().__new__(cls)
+        secrets = Redaction.of(cls.OPTIONS, given)
+        driver._secrets = secrets.watch(cls.__module__, *cls.sdk_loggers)
+        return driver
 
     @abstractmethod
     def owns(self, location: Location) -> Ownership:

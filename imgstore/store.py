@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from imgstore import errors
 from imgstore._janitor import Janitor
@@ -15,7 +15,6 @@ from imgstore.arguments import (
     age_limit,
     check_image_id,
     check_range,
-    check_texts,
     checked_name,
     checked_prefixes,
     is_below,
@@ -26,7 +25,6 @@ from imgstore.driver import Driver
 from imgstore.hashing import Digests
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
-from imgstore.redaction import Redaction
 from imgstore.streams import Body, ImageReader, Opened, Progress, Sink, Source
 from imgstore.translation import ClosedError, describe, error_class, raise_for
 from imgstore.upkeep import old_leftovers, problems, remove_leftovers
@@ -53,15 +51,6 @@ class Store(Driver):
     digests, resume reads and translate errors. What differs between backends is in the hooks, see
     Driver. Stores may be used from many threads at once.
     """
-
-    _secrets: Redaction
-
-    def __new__(cls, *args: Any, **given: Any) -> Any:
-        """Note what is secret, and refuse what no header can hold, before a driver sees it."""
-        check_texts(cls.OPTIONS, given)
-        store, secrets = super().__new__(cls), Redaction.of(cls.OPTIONS, given)
-        store._secrets = secrets.watch(cls.__module__, *cls.sdk_loggers)
-        return store
 
     def __init__(
         self,
