@@ -10,14 +10,23 @@ import json
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import pytest
 
 from imgstore import Store, errors
+from servers.process import free_port
 
 MIB = 1024 * 1024
+WRONG: Final = "wr%ng:p@ss/word&<more>"
+
+Caplog = pytest.LogCaptureFixture
+
+
+def nowhere() -> str:
+    """Return where no server listens."""
+    return f"127.0.0.1:{free_port()}"
 
 
 class Shown:

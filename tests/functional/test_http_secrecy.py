@@ -3,108 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import pytest
-from servers.ceph import Ceph
-from servers.cinder import Cinder
-from servers.cinder_stores import as_client, cinder_store
 from servers.nginx import PASSWORD, USER, Nginx
-from servers.pools import RbdPool
-from servers.process import free_port
-from servers.radosgw import RadosGateway, User
-from servers.secrecy import Shown, echo_server
-from servers.vsphere import VSphere
+from servers.secrecy import WRONG, Caplog, Shown, echo_server, nowhere
 
 from imgstore import RequestContext, Store
 from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.http import HttpStore
-from imgstore.drivers.rbd import RbdStore
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.swift import SwiftStore
-from imgstore.drivers.vmware import VmwareStore
 
-Caplog = pytest.LogCaptureFixture
-WRONG: Final = "wr%ng:p@ss/word&<more>"
+pytestmark = pytest.mark.servers("nginx")
+
 TOKEN: Final = "gAAAA-token-of-a_user-2f1b8c"
 ID: Final = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
-
-
-def nowhere() -> str:
-    return f"127.0.0.1:{free_port()}"
-
-
-def test_s3(radosgw: RadosGateway, s3_user: User, bucket: Any, caplog: Caplog) -> None:
-    """Keys, and the token of a session."""
-    shown = Shown(caplog)
-    session = radosgw.session(s3_user, seconds=900)
-    right = {"access_key": s3_user.access_key, "secret_key": s3_user.secret_key}
-    lent = {
-        "access_key": session.access_key,
-        "secret_key": session.secret_key,
-        "session_token": session.token,
-    }
-    quick = {"max_attempts": 1, "connect_timeout": 2.0, "region_name": "us-east-1"}
-    for options in (
-        right,
-        lent,
-        right | {"secret_key": WRONG},
-        lent | {"session_token": "another-session-token"},
-        right | {"host": f"http://{nowhere()}"},
-    ):
-        given = {"host": radosgw.url(), "bucket": bucket.name, **quick, **options}
-        store = S3Store("s3", **given)
-        shown.smoke(store, f"{store.url_prefix}/missing")
-    assert "botocore" in shown.text()
-    assert "X-Amz-Security-Token" in shown.text() or "x-amz-security-token" in shown.text()
-    shown.has_none_of([*right.values(), *lent.values(), WRONG, "another-session-token"])
-
-
-def test_vmware(vsphere: VSphere, caplog: Caplog) -> None:
-    """The password, and the cookie of a session."""
-    shown = Shown(caplog)
-    right = {
-        "server_host": f"127.0.0.1:{vsphere.ports['https']}",
-        "server_username": vsphere.user,
-        "server_password": vsphere.password,
-        "ca_file": str(vsphere.ca),
-        "datastores": ["DC0:images"],
-        "api_retry_count": 1,
-    }
-    cookies = []
-    for options in ({}, {"server_password": WRONG}, {"server_host": nowhere()}):
-        store = VmwareStore("vmware", **right | options)
-        if not options:
-            cookies.append(store._datastores.get().api.session().cookie)
-        shown.smoke(store, f"{store.url_prefix}/missing?dcPath=DC0&dsName=images")
-    assert "urllib3" in shown.text()
-    shown.has_none_of([vsphere.password, WRONG, *cookies])
-
-
-def test_rbd(ceph: Ceph, rbd_pool: RbdPool, caplog: Caplog) -> None:
-    """The key of the store's user."""
-    shown = Shown(caplog)
-    for options in ({}, {"user": "nobody-of-the-cluster"}):
-        given = {**rbd_pool.options, "rados_connect_timeout": 2, **options}
-        shown.smoke(RbdStore("rbd", **given), "rbd://missing")
-    shown.has_none_of([rbd_pool.key])
-
-
-def test_cinder(cinder: Cinder, caplog: Caplog) -> None:
-    """The password, its tokens, and the keyrings with which volumes are attached."""
-    shown = Shown(caplog)
-    quick: dict[str, Any] = {"http_retries": 0}
-    with as_client(cinder):
-        for options in (
-            {},
-            {"password": WRONG},
-            {"auth_address": f"http://{nowhere()}/v3"},
-        ):
-            shown.smoke(cinder_store(cinder, **quick, **options), f"cinder://{ID}")
-    key = cinder.key_file.read_text().partition("key = ")[2].split()[0]
-    assert "keystoneauth" in shown.text()
-    shown.has_none_of([cinder.user.password, WRONG, key])
 
 
 def test_http(nginx: Nginx, caplog: Caplog) -> None:
