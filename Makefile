@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-all test-vsphere bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-quick test-all test-vsphere storm bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -34,6 +34,13 @@ test-all: ## every test on every setting, the servers' own and the heavy ones to
 test-vsphere: ## run the contract on a vCenter Server or host (IMGSTORE_VSPHERE_…)
 	@$(ENVIRONMENT) tests
 	.venv/tests/bin/pytest --config-file pyproject.toml --rootdir . tests/real/vsphere.py
+
+storm: ## many clients at one real server while everything fails (BACKEND=s3 SECONDS=60 SEED=…)
+	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
+	@$(ENVIRONMENT) tests
+	@$(if $(filter swift% cinder,$(BACKEND)),$(ENVIRONMENT) openstack,:)
+	@PYTHONPATH=tests PYTHONSAFEPATH=1 .venv/tests/bin/python -m storm \
+		$(or $(BACKEND),file) $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more arguments")
 	@$(ENVIRONMENT) bench
