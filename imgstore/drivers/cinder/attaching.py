@@ -25,6 +25,7 @@ LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.5  # seconds until a busy volume is asked for again; then twice as many
 _DETACH_ATTEMPTS: Final = 3
+_ATTACH_ATTEMPTS: Final = 3  # of which each may last as long as Cinder waits for its services
 # Seconds for which nobody goes on with a reservation that its maker has forgotten. Those that work
 # go on with the next request; the storage may take some time for it.
 _FORGOTTEN: Final = 30.0
@@ -79,20 +80,22 @@ class Attachments:
     def attach(self, api: Api, volume: Volume, mode: str) -> Attached:
         """Attach a volume for this caller alone; raises InUse where somebody else has it.
 
-        A server that is too busy to answer in time is asked once more, with all undone before.
+        A server that is too busy to answer in time is asked again, with all undone before.
         """
         if self._closed:
             raise ClosedError("the store is closed")
         properties = self._connectors.properties()
-        attached = Attached(api, volume.id, self.life())
-        try:
-            return self._attach(attached, volume, mode, properties)
-        except Exception as exc:
-            if status_of(exc) < 500 or not attached.is_ended or self._closed:
-                raise
-            LOG.info("attaching %s again: Cinder answered %s", volume.id, status_of(exc))
-        time.sleep(_FIRST_PAUSE)
-        return self._attach(Attached(api, volume.id, self.life()), volume, mode, properties)
+        for attempt in range(1, _ATTACH_ATTEMPTS + 1):
+            attached = Attached(api, volume.id, self.life())
+            try:
+                return self._attach(attached, volume, mode, properties)
+            except Exception as exc:
+                may_pass = status_of(exc) >= 500 and attached.is_ended and not self._closed
+                if not may_pass or attempt == _ATTACH_ATTEMPTS:
+                    raise
+                LOG.info("attaching %s again: Cinder answered %s", volume.id, status_of(exc))
+            time.sleep(_FIRST_PAUSE * attempt)
+        raise AssertionError("unreachable")
 
     def _attach(
         self, attached: Attached, volume: Volume, mode: str, properties: Mapping[str, Any]
