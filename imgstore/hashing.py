@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import deque
 from collections.abc import Iterable, Sequence
+from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
+from imgstore._interrupts import uninterrupted
 from imgstore.errors import InvalidArgument
 
 MIB: Final = 1024 * 1024
@@ -48,54 +49,58 @@ def new_hasher(name: str) -> Hasher:
 
 
 class _Worker(threading.Thread):
-    """One digest on a thread of its own, fed through a queue that is bounded in bytes."""
+    """One digest on a thread of its own, fed through a queue that is bounded in bytes.
+
+    One thread feeds it. An interrupt of that one leaves no simple queue half changed, as it would
+    leave a condition.
+    """
 
     def __init__(self, name: str, hasher: Hasher) -> None:
         super().__init__(name=f"imgstore-{name}", daemon=True)
         self._hasher = hasher
-        self._blocks: deque[bytes] = deque()
+        self._blocks: SimpleQueue[bytes | None] = SimpleQueue()
+        self._taken: SimpleQueue[int] = SimpleQueue()
         self._waiting = 0
-        self._ended = False
-        self._change = threading.Condition(threading.Lock())
+        self._discards = False
+        self._ended = threading.Lock()
+        self._ended.acquire()
         self.error: BaseException | None = None
 
     def feed(self, block: bytes) -> None:
         """Queue a block, waiting while too much is queued."""
-        with self._change:
-            while self._waiting and self._waiting + len(block) > _BACKLOG and not self.error:
-                self._change.wait()
-            if self.error:
-                return  # results() raises it
-            self._blocks.append(block)
-            self._waiting += len(block)
-            self._change.notify_all()
+        if self.error:
+            return  # results() raises it
+        while self._waiting and self._waiting + len(block) > _BACKLOG:
+            self._waiting -= self._taken.get()
+        self._blocks.put(block)
+        self._waiting += len(block)
 
     def end(self, *, discard: bool) -> None:
         """Tell the thread that nothing follows; with ``discard``, drop what is queued."""
-        with self._change:
-            self._ended = True
-            if discard:
-                self._blocks.clear()
-            self._change.notify_all()
+        self._discards = discard
+        self._blocks.put(None)
 
     def run(self) -> None:
         """Hash blocks until the end."""
-        try:
-            while (block := self._next()) is not None:
-                self._hasher.update(block)
-                with self._change:
-                    self._waiting -= len(block)
-                    self._change.notify_all()
-        except BaseException as exc:  # handed to the feeding thread
-            with self._change:
-                self.error = exc
-                self._change.notify_all()
+        while (block := self._blocks.get()) is not None:
+            if not self._discards and self.error is None:
+                try:
+                    self._hasher.update(block)
+                except BaseException as exc:  # handed to the feeding thread
+                    self.error = exc
+            size = len(block)
+            del block  # before the feeder may go on
+            self._taken.put(size)
+        self._ended.release()
 
-    def _next(self) -> bytes | None:
-        with self._change:
-            while not self._blocks and not self._ended:
-                self._change.wait()
-            return self._blocks.popleft() if self._blocks else None
+    def wait(self) -> None:
+        """Wait for the end of a thread that was told of it; returns at once if it never began."""
+        if self.ident is None:
+            return
+        # Until Python 3.13, a join that is interrupted takes the thread for ended.
+        with self._ended:
+            pass
+        self.join()
 
 
 class Digests:
@@ -138,10 +143,12 @@ class Digests:
                 hasher.update(block)
 
     def _start(self) -> None:
-        for name, hasher in self._hashers.items():
-            worker = _Worker(name, hasher)
+        self._workers = [_Worker(name, hasher) for name, hasher in self._hashers.items()]
+        uninterrupted(self._start_workers)  # or one that started half would never end
+
+    def _start_workers(self) -> None:
+        for worker in self._workers:
             worker.start()
-            self._workers.append(worker)
 
     def results(self) -> dict[str, str]:
         """Wait for the threads and return lower-case name to hexadecimal digest."""
@@ -159,4 +166,4 @@ class Digests:
         for worker in self._workers:
             worker.end(discard=discard)
         for worker in self._workers:
-            worker.join()
+            worker.wait()

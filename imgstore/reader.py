@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, final
 
+from imgstore._interrupts import Descriptors
 from imgstore._janitor import Janitor
 from imgstore.errors import IntegrityError
 from imgstore.translation import raise_for
@@ -42,6 +43,8 @@ class Opened:
     ``has_time_limit`` says that ``chunks`` gives up on a read that hangs, which ``fd`` does not.
     ``close_waits`` says that ``close`` asks a server, or takes locks: for a reader that is dropped
     it is called by a thread then, not by the garbage collector, which may run inside any lock.
+    ``check`` raises IntegrityError if the image changed since it was opened; it is called once,
+    before the last bytes are delivered.
     """
 
     chunks: Iterator[bytes]
@@ -51,6 +54,7 @@ class Opened:
     fd: int | None = None
     has_time_limit: bool = False
     close_waits: bool = False
+    check: Callable[[], None] = field(default=_nothing)
 
 
 class Reopen(Protocol):
@@ -199,8 +203,8 @@ class ImageReader:
         """Return what the driver opened; for layers."""
         return self._opened
 
-    def take_file(self) -> SourceFile | None:
-        """Return what is left of the file, or None if it is none; the caller closes ``fd``.
+    def take_file(self, held: Descriptors) -> SourceFile | None:
+        """Return what is left of the file, or None if it is none; the caller closes ``held``.
 
         The descriptor is a duplicate, which stays valid when the reader is closed meanwhile, and
         shares its position with the reader's.
@@ -209,7 +213,7 @@ class ImageReader:
             return None
         with self._using():
             try:
-                fd = os.dup(self._position_fd())
+                fd = held.dup(self._position_fd())
             except io.UnsupportedOperation:
                 return None
             position = os.lseek(fd, 0, os.SEEK_CUR)
@@ -308,6 +312,8 @@ class ImageReader:
             raise self._failed
         if not self._shared_fd:
             self._release()
+        elif self._held:
+            self._check_version()  # of what the caller sent straight from the file
         return b""
 
     def _count_sent(self) -> None:
@@ -332,6 +338,7 @@ class ImageReader:
 
     def _last(self, chunk: bytes, missing: int) -> bytes:
         """Check that the image ends where it should, before its last chunk is delivered."""
+        self._check_version()
         if self._offset + self.size == self.image_size:
             excess = len(chunk) > missing
             if not excess:
@@ -352,6 +359,12 @@ class ImageReader:
         if fd is not None and self._held:
             os.lseek(fd, self._offset + self.size, os.SEEK_SET)
         return chunk[:missing]
+
+    def _check_version(self) -> None:
+        try:
+            self._opened.check()
+        except Exception as exc:
+            self._fail(exc)
 
     def _resume(self, exc: Exception) -> None:
         """Open the same version at the first undelivered byte, or raise the translated error."""

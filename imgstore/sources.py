@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias
 
+from imgstore._interrupts import Descriptors
 from imgstore.errors import InvalidArgument
 from imgstore.hashing import MIB
 from imgstore.pace import Progress
@@ -59,6 +60,7 @@ class Input(Protocol):
 
     size: int | None
     file: SourceFile | None
+    check: Callable[[], None]
 
     def pull(self, n: int) -> bytes:
         """Return 1 to ``n`` bytes, or none at the end."""
@@ -76,6 +78,7 @@ class Pieces:
     def __init__(self, fetch: Callable[[int], object]) -> None:
         self._fetch = fetch
         self._rest = memoryview(b"")
+        self.check: Callable[[], None] = lambda: None
 
     def pull(self, n: int) -> bytes:
         """Return 1 to ``n`` bytes, or none at the end."""
@@ -97,7 +100,12 @@ class _File:
     """A file that can be read at any position, up to ``file.length`` bytes or to its end."""
 
     def __init__(
-        self, file: SourceFile, *, exact: bool, leave: Callable[[int], None] = lambda used: None
+        self,
+        file: SourceFile,
+        *,
+        exact: bool,
+        leave: Callable[[int], None] = lambda used: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.file: SourceFile | None = file
         # /proc and sysfs show files that are not empty as 0 bytes long.
@@ -106,6 +114,7 @@ class _File:
         self._position = file.offset
         self._end = file.offset + file.length if exact else None
         self._leave = leave
+        self.check = check
 
     def pull(self, n: int) -> bytes:
         if self._end is not None:
@@ -142,16 +151,19 @@ def _is_buffer(source: object) -> bool:
     return True
 
 
-def open_input(source: object) -> Input:
-    """Return the input for any kind of source; raises InvalidArgument for the rest."""
+def open_input(source: object, held: Descriptors) -> Input:
+    """Return the input for any kind of source; raises InvalidArgument for the rest.
+
+    What it opens is in ``held``, which the caller closes after the input.
+    """
     if isinstance(source, os.PathLike):
-        return _open_path(source)
+        return _open_path(source, held)
     if isinstance(source, ImageReader):
-        file = source.take_file()
+        file = source.take_file(held)
         if file is not None:
-            return _from_reader(file)
+            return _from_reader(file, held, source.opened.check)
     elif type(source) in _PLAIN_FILES:
-        plain = _plain_file(source)
+        plain = _plain_file(source, held)
         if plain is not None:
             return plain
     read = getattr(source, "read", None)
@@ -194,22 +206,16 @@ def _from_iterable(source: Iterable[Any]) -> Input:
     return Pieces(fetch)
 
 
-def _open_path(path: os.PathLike[Any]) -> Input:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode):
-            file = SourceFile(fd, 0, status.st_size)
-            return _File(file, exact=False, leave=lambda used: os.close(fd))
-        stream = Pieces(lambda n: os.read(fd, n))
-        stream.close = lambda consumed: os.close(fd)  # type: ignore[method-assign]  # one instance
-        return stream
-    except BaseException:
-        os.close(fd)
-        raise
+def _open_path(path: os.PathLike[Any], held: Descriptors) -> Input:
+    fd = held.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        file = SourceFile(fd, 0, status.st_size)
+        return _File(file, exact=False)
+    return Pieces(lambda n: os.read(fd, n))
 
 
-def _plain_file(source: Any) -> Input | None:
+def _plain_file(source: Any, held: Descriptors) -> Input | None:
     """Return an input that reads an open binary file by position, where it is a regular file."""
     try:
         status = os.fstat(source.fileno())
@@ -217,32 +223,30 @@ def _plain_file(source: Any) -> Input | None:
             return None
         start = source.tell()
         # A duplicate: the caller may close the file meanwhile, and its number be given away.
-        fd = os.dup(source.fileno())
+        fd = held.dup(source.fileno())
     except (OSError, ValueError):
         return None
     raw_position = os.lseek(fd, 0, os.SEEK_CUR)
 
     def leave(used: int) -> None:
+        if held.last < 0:
+            return
         try:
             # The object remembers where it left the descriptor; put that back before it seeks.
             os.lseek(fd, raw_position, os.SEEK_SET)
             source.seek(start + used)
         except (OSError, ValueError):
             return  # closed by the caller
-        finally:
-            os.close(fd)
 
     file = SourceFile(fd, start, max(0, status.st_size - start))
     return _File(file, exact=False, leave=leave)
 
 
-def _from_reader(file: SourceFile) -> Input:
+def _from_reader(file: SourceFile, held: Descriptors, check: Callable[[], None]) -> Input:
     """Return an input for a reader's file; the reader takes what was read as delivered."""
 
     def leave(used: int) -> None:
-        try:
+        if held.last >= 0:
             os.lseek(file.fd, file.offset + used, os.SEEK_SET)
-        finally:
-            os.close(file.fd)
 
-    return _File(file, exact=True, leave=leave)
+    return _File(file, exact=True, leave=leave, check=check)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from imgstore import errors
 from imgstore._janitor import Janitor
@@ -103,9 +104,11 @@ class Store(Driver):
         stored.
 
         Raises AlreadyExists, SizeMismatch, TooLarge, StorageFull, PermissionDenied,
-        InvalidArgument, Unsupported, Unavailable and their kin.
+        InvalidArgument, Unsupported, Unavailable and their kin. A KeyboardInterrupt that comes
+        once the image is there has ``indeterminate = True`` as well.
         """
         body: Body | None = None
+        adding: Any = None
         try:
             self._require(Capability.WRITE)
             check_image_id(image_id)
@@ -118,12 +121,19 @@ class Store(Driver):
                 sinks=sinks,
                 progress=progress,
             )
-            with body:
-                added = self._add(image_id, body, context=asker)
+            with closing(body), body:  # twice: an interrupt may come when the first begins
+                # Remembers that it was done as soon as it is, before an interrupt can come.
+                add = functools.partial(self._add, image_id, body, context=asker)
+                adding = functools.cache(add)
+                added = adding()
                 body.finish()
                 return self._stored(added, body.total, body.digests())
         except Exception as exc:
             self._raise(exc, "add", image_id=image_id, body=body)
+        except BaseException as exc:  # interrupted
+            if adding is not None and adding.cache_info().currsize:
+                exc.indeterminate = True  # type: ignore[attr-defined]  # exceptions take any
+            raise
 
     def get(
         self,

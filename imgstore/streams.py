@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn, final
 
+from imgstore._interrupts import Descriptors
 from imgstore.errors import (
     ImgStoreError,
     IntegrityError,
@@ -69,6 +70,7 @@ class Body:
         self.error: BaseException | None = None
         self.error_is_callers = False
         self._input: Input = Pieces(lambda n: b"")
+        self._held = Descriptors()
         self._total = 0
         self._ended = False
         self._results: dict[str, str] = {}
@@ -76,18 +78,25 @@ class Body:
 
     def __enter__(self) -> Body:
         """Open the source; what that raises is the caller's."""
-        self._input = self._guard(open_input, self.source)
+        self._input = self._guard(open_input, self.source, self._held)
         self._holes = Holes(self._input.file)
         if self._declared is None:
             self.size = self._input.size
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End the digests' threads and leave the source where reading ended."""
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """End the digests' threads and leave the source where reading ended; once."""
         try:
             self._digests.close()
         finally:
-            self._input.close(self._total)
+            try:
+                self._input.close(self._total)
+            finally:
+                self._held.close()
 
     def read(self, n: int) -> bytes:
         """Return the next block of exactly ``n`` bytes, shorter or empty only at the end."""
@@ -105,6 +114,8 @@ class Body:
                 self._fail(self._excess(limit))
         if self._ended and self.size is not None and self._total + len(block) != self.size:
             self._fail(self._shortage(self._total + len(block)))
+        if self._ended:
+            self._check_source()
         if block:
             self._account(block)
         if self._ended:
@@ -180,7 +191,15 @@ class Body:
                 self._fail(IntegrityError(f"the copy ends after {self._total} of {length} bytes"))
             self._account(block)
             self._guard(self._arrived, self._total)
+        self._check_source()
         self._end()
+
+    def _check_source(self) -> None:
+        """Find out whether an image that is the source changed meanwhile."""
+        try:
+            self._input.check()
+        except IntegrityError as exc:
+            self._fail(exc)
 
     def _check_failed(self) -> None:
         if self.error is not None:

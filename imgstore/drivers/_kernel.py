@@ -7,6 +7,8 @@ import errno
 import os
 from typing import Final
 
+from imgstore._interrupts import Descriptors
+
 _SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -26,13 +28,12 @@ def is_mount_point(directory: int) -> bool:
 
     Compares mount ids (proc(5), fdinfo), which tell what device numbers cannot.
     """
-    parent = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
+    held = Descriptors()
+    with held, held:
+        parent = held.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         if os.path.samestat(os.fstat(parent), os.fstat(directory)):
             return True
         return _mount_id(parent) != _mount_id(directory)
-    finally:
-        os.close(parent)
 
 
 def _mount_id(fd: int) -> str:

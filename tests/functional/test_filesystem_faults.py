@@ -404,3 +404,16 @@ def test_check_names_the_fault(faulty_filesystem: FaultyFilesystem) -> None:
         with pytest.raises(errors.Unavailable, match="ENOLCK"):
             store.add("image", b"data")
         assert names(faulty_filesystem) == []
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EOPNOTSUPP], ids=ident)
+def test_directories_that_cannot_be_flushed(
+    faulty_filesystem: FaultyFilesystem, error: int
+) -> None:
+    """Where fsync of a directory is not possible, as on some shares, images are added without."""
+    faulty_filesystem.fail("fsyncdir", error)
+    with FilesystemStore("file", datadir=str(faulty_filesystem.path)) as store:
+        image = store.add("image", DATA)
+        assert store.get(image.location).read() == DATA
+        assert store.check() == []
+    assert faulty_filesystem.calls("fsyncdir") > 0

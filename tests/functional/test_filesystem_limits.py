@@ -85,9 +85,10 @@ def test_full_disk(
         before = used(root)
         with pytest.raises(errors.StorageFull) as caught:
             store.add("image", source)
-        cause = caught.value.__cause__
-        assert isinstance(cause, OSError)
-        assert cause.errno == errno.ENOSPC
+        if kind == "pieces":  # the size is not known before
+            cause = caught.value.__cause__
+            assert isinstance(cause, OSError)
+            assert cause.errno == errno.ENOSPC
         assert not caught.value.indeterminate
         assert names(root) == {"small"}
         assert store.leftovers(older_than=0) == []
@@ -276,3 +277,20 @@ def test_a_file_in_the_way(tmp_path: Path, verb: str) -> None:
                 store.add("image", b"data")
             assert not isinstance(caught.value, errors.AlreadyExists | errors.NotFound)
             assert "irectory" in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["datadir", "datadirs"])
+def test_what_cannot_fit_is_not_begun(filesystems: Filesystems, option: str) -> None:
+    """A declared size beyond the free space is StorageFull before a byte is read."""
+    root = filesystems.tmpfs(size=4 * MIB)
+
+    def source():
+        pytest.fail("the source is read")
+        yield b""
+
+    given = {option: str(root) if option == "datadir" else [str(root)]}
+    with FilesystemStore("file", **given) as store:
+        with pytest.raises(errors.StorageFull):
+            store.add("image", source(), size=8 * MIB)
+        assert names(root) == set()
+        assert store.add("image", bytes(3 * MIB), size=3 * MIB).size == 3 * MIB

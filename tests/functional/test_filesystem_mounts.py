@@ -72,21 +72,50 @@ def test_a_share_that_comes_back(filesystems: Filesystems, tmp_path: Path) -> No
         assert store.get(image.location).read() == b"data"
 
 
-def test_unmounted_in_the_middle(filesystems: Filesystems, tmp_path: Path) -> None:
-    """An add that began on the share ends there, or fails; the local disk gets nothing."""
-    (tmp_path / "remote").mkdir()
-    (tmp_path / "images").mkdir()
+def unmounted(filesystems: Filesystems, directory: Path) -> None:
+    filesystems.unmount(directory)
+
+
+def mounted_over(filesystems: Filesystems, directory: Path) -> None:
+    (directory.parent / "above").mkdir()
+    filesystems.bind(directory.parent / "above", at=directory)
+
+
+def replaced(filesystems: Filesystems, directory: Path) -> None:
+    filesystems.unmount(directory)
+    directory.rename(directory.parent / "former")
+    directory.mkdir()
+
+
+def removed(filesystems: Filesystems, directory: Path) -> None:
+    filesystems.unmount(directory)
+    directory.rmdir()
+
+
+@pytest.mark.parametrize("change", [unmounted, mounted_over, replaced, removed])
+@pytest.mark.parametrize("count", [1, 2], ids=["one directory", "two directories"])
+def test_changed_in_the_middle(
+    filesystems: Filesystems,
+    tmp_path: Path,
+    change: Callable[[Filesystems, Path], None],
+    count: int,
+) -> None:
+    """An add whose directory is not there any more fails, and no image is anywhere."""
+    for name in ("remote", "images", "second"):
+        (tmp_path / name).mkdir()
     share = filesystems.bind(tmp_path / "remote", at=tmp_path / "images")
 
     def source():
         yield os.urandom(2 * MIB)
-        filesystems.unmount(share)
+        change(filesystems, share)
         yield b"end"
 
-    with FilesystemStore("file", datadir=str(share), require_mount=True) as store:
-        store.add("image", source())
-        assert list((tmp_path / "images").iterdir()) == []
-        assert (tmp_path / "remote" / "image").stat().st_size == 2 * MIB + 3
+    dirs = [f"{share}:1", tmp_path / "second"][:count]
+    with FilesystemStore("file", datadirs=dirs) as store:
+        with pytest.raises(errors.Unavailable) as caught:
+            store.add("image", source())
+        assert (caught.value.retryable, caught.value.indeterminate) == (True, False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_mount_point_that_is_missing(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from imgstore._interrupts import Descriptors
 from imgstore._process import PerProcess
 from imgstore.errors import TimedOut
 
@@ -25,15 +25,33 @@ _QUIET: Final = 60.0  # seconds between two warnings
 
 
 class _Job:
-    """One call: waiting, then running, then done or given up."""
+    """One call: waiting, then running, then delivered or given up, whichever is first."""
 
     def __init__(self, call: Callable[[], Any], late: Callable[[Any], object] | None) -> None:
         self.call = call
         self.late = late
-        self.given_up = False
-        self.done = threading.Event()
+        self.ended = threading.Lock()  # given back at the end; takes and gives in one step
+        self.ended.acquire()
         self.result: Any = None
         self.error: BaseException | None = None
+        self.queued = False  # a thread has it, or will
+        self._fate: dict[None, bool] = {}
+
+    def give_up(self) -> bool:
+        """Leave the outcome to the thread; return whether that is how it is now."""
+        given_up = self._fate.setdefault(None, True)
+        if given_up:
+            self.call = _nothing  # lets go of its data
+        return given_up
+
+    def deliver(self) -> bool:
+        """Leave the outcome to the caller; return whether that is how it is now."""
+        return not self._fate.setdefault(None, False)
+
+    @property
+    def given_up(self) -> bool:
+        """Return whether the caller waits no more and never will."""
+        return self._fate.get(None, False)
 
 
 def _nothing() -> None:
@@ -50,7 +68,9 @@ class _Pool:
         self._size = size
         self._threshold = threshold
         # Reentrant: the garbage collector may drop a reader while this thread holds the lock.
-        self._lock = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        # Entered by its lock, which ``with`` takes in one step: an interrupt never leaves it held.
+        self._change = threading.Condition(self._lock)
         self._owner: int | None = None
         self._waiting: deque[_Job] = deque()
         self._threads = 0
@@ -61,12 +81,10 @@ class _Pool:
         if self._submit(job) and not give_up:
             return  # a finalizer closes a file: its thread holds the lock and must not wait here
         try:
-            job.done.wait(timeout)
+            job.ended.acquire(timeout=timeout)
         finally:  # also when the caller is interrupted
-            with self._lock:
-                job.given_up = give_up and not job.done.is_set()
-                if job.given_up and job in self._waiting:
-                    job.call = _nothing  # lets go of its data
+            if give_up:
+                job.give_up()
 
     def _submit(self, job: _Job) -> bool:
         """Queue a job; return whether this thread was inside here already."""
@@ -74,10 +92,11 @@ class _Pool:
         with self._lock:
             self._owner = threading.get_ident()
             try:
+                job.queued = True
                 self._waiting.append(job)
                 if self._active + len(self._waiting) > self._threads < self._size:
                     self._start(job)
-                self._lock.notify()
+                self._change.notify()
             finally:
                 if not nested:
                     self._owner = None
@@ -97,22 +116,27 @@ class _Pool:
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._lock.wait_for(lambda: self._waiting, _IDLE):
+                if not self._change.wait_for(lambda: self._waiting, _IDLE):
                     self._threads -= 1
                     return
                 job = self._waiting.popleft()
                 self._active += 1
                 self._watch()
+            call = job.call
             if not job.given_up:
                 try:
-                    job.result = job.call()
+                    job.result = call()
                 except BaseException as exc:  # handed to the waiting thread
                     job.error = exc
+            delivered = job.deliver()
+            del call
+            job.call = _nothing
             with self._lock:
                 self._active -= 1
-                job.done.set()
-            if job.given_up:
+            job.ended.release()
+            if not delivered:
                 self._clean(job)
+            del job
 
     def _watch(self) -> None:
         """Warn if the pool has filled beyond the threshold, at most once a minute."""
@@ -154,14 +178,7 @@ class Calls:
         """Return ``call(*args)``."""
         if not self.timeout:
             return call(*args)
-        job = _Job(lambda: call(*args), late)
-        try:
-            result: T = self.outcome(job)
-        except BaseException:
-            # Interrupted after the call was done: nobody else knows of its result.
-            if late is not None and job.done.is_set() and job.error is None and not job.given_up:
-                late(job.result)
-            raise
+        result: T = self.outcome(_Job(lambda: call(*args), late))
         return result
 
     def outcome(self, job: _Job) -> Any:
@@ -176,18 +193,17 @@ class Calls:
             raise job.error
         return job.result
 
-    def close(self, fd: int) -> None:
-        """Close a descriptor for certain, but wait for that only as long as for any other call.
+    def close(self, held: Descriptors) -> None:
+        """Close descriptors for certain, but wait for that only as long as for any other call.
 
         What a file system reports only now concerns nobody: data that matters was flushed before.
         """
         if self.timeout:
             # While the interpreter ends its threads stand still, and the kernel closes everything.
             if not sys.is_finalizing():
-                self._pool.get().run(_Job(lambda: os.close(fd), None), self.timeout, give_up=False)
+                self._pool.get().run(_Job(held.close, None), self.timeout, give_up=False)
             return
-        with suppress(OSError):
-            os.close(fd)
+        held.close()
 
 
 class OpenFile:
@@ -195,19 +211,37 @@ class OpenFile:
 
     After a call was given up the descriptor is still in use by it, so the thread that hangs
     closes it when it comes back: a number that is closed too early may be given to another file.
-    ``lost`` tells that this happened.
+    ``lost`` tells that this happened. Used as ``with file, file:``, see Descriptors.
     """
 
     def __init__(self, fd: int, calls: Calls) -> None:
-        """Take over ``fd``."""
-        self.fd = fd
-        self.lost = False
+        """Take over ``fd``; -1 is none yet."""
+        self._held = Descriptors()
+        if fd >= 0:
+            self._held.take(fd)
         self._calls = calls
+        self._job: _Job | None = None  # the last one
+
+    def open(self, call: Callable[..., object], *args: Any) -> None:
+        """Have ``call(held, *args)`` open it, where ``held`` is a Descriptors."""
+        held = self._held
+        if not self._calls.timeout:
+            call(held, *args)
+            return
+        self._job = _Job(lambda: call(held, *args), lambda result: held.close())
+        self._calls.outcome(self._job)
 
     def __call__(
-        self, call: Callable[..., T], *args: Any, late: Callable[[Any], object] | None = None
+        self,
+        call: Callable[..., T],
+        *args: Any,
+        late: Callable[[Any], object] | None = None,
+        also: OpenFile | None = None,
     ) -> T:
-        """Return ``call(fd, *args)``; ``late`` as for Calls, before the descriptor is closed."""
+        """Return ``call(fd, *args)``; ``late`` as for Calls, before the descriptor is closed.
+
+        ``also`` is another file that the call uses, and opens perhaps.
+        """
         fd = self.fd
         if not self._calls.timeout:
             return call(fd, *args)
@@ -217,16 +251,32 @@ class OpenFile:
                 if late is not None:
                     late(result)
             finally:
-                os.close(fd)
+                self._held.close()
+                if also is not None:
+                    also._held.close()
 
         if self.lost or fd < 0:
             raise OSError(errno.EBADF, "the file was given up before")
-        job = _Job(lambda: call(fd, *args), clean)
-        try:
-            result: T = self._calls.outcome(job)
-            return result
-        finally:
-            self.lost = job.given_up
+        job = self._job = _Job(lambda: call(fd, *args), clean)
+        if also is not None:
+            also._job = job
+        result: T = self._calls.outcome(job)
+        return result
+
+    @property
+    def held(self) -> Descriptors:
+        """Return what holds the descriptor."""
+        return self._held
+
+    @property
+    def fd(self) -> int:
+        """Return the descriptor, -1 if it is not open."""
+        return self._held.last
+
+    @property
+    def lost(self) -> bool:
+        """Return whether a call was given up that has the descriptor."""
+        return self._job is not None and self._job.given_up and self._job.queued
 
     def reader(self, n: int) -> Callable[[], bytes]:
         """Return a function that reads up to ``n`` bytes, as direct as the time limit allows."""
@@ -236,9 +286,18 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the descriptor once."""
-        if self.fd >= 0 and not self.lost:
-            fd, self.fd = self.fd, -1
-            self._calls.close(fd)
+        if self._job is not None and self._job.give_up() and self._job.queued:
+            return
+        if self.fd >= 0:
+            self._calls.close(self._held)
+
+    def __enter__(self) -> OpenFile:
+        """Return self."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close."""
+        self.close()
 
     @property
     def has_time_limit(self) -> bool:

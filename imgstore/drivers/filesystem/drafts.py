@@ -14,14 +14,16 @@ import functools
 import os
 import secrets
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from imgstore._interrupts import Descriptors
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
-from imgstore.drivers.filesystem.paths import DRAFT_PREFIX, open_directory
+from imgstore.drivers.filesystem.paths import DRAFT_PREFIX
 from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unsupported
 
 # Used where a directory itself cannot be locked, or not for other hosts (NFS wants a file that is
@@ -30,10 +32,13 @@ _LOCK_NAME: Final = f"{DRAFT_PREFIX}lock"
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_DIRECTORY_LOCK: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EOPNOTSUPP, errno.EISDIR})
-# A name that went away, or one that this process may not lock and so must leave alone.
+# A name that went away, or one that this process may not lock and so must leave alone: a program
+# that is being executed, a file with a lease.
 _CANNOT_TELL: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ELOOP, errno.ENXIO}
+    | {errno.ETXTBSY, errno.EAGAIN, errno.EBUSY}
 )
+_CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
 _PROC: Final = "/proc/self/fd"
 
@@ -50,21 +55,72 @@ class DeadDraft:
 
 
 class Draft:
-    """An unfinished file in an open directory."""
+    """An unfinished file in an open directory.
 
-    def __init__(self, directory: OpenFile, fd: int, name: str | None, calls: Calls) -> None:
-        """Take over ``fd``; ``name`` is None where the file has none."""
-        self.file = OpenFile(fd, calls)
+    Used as ``with draft, draft:``, for an interrupt may come when the first undoing begins.
+    """
+
+    def __init__(self, directory: OpenFile, calls: Calls) -> None:
+        """Make nothing yet."""
+        self.file = OpenFile(-1, calls)
         self._directory = directory
-        self._name = name
-        self._is_locked = name is not None
+        self._name: str | None = None  # noted before it exists, as all that is to be undone
+        self._is_locked = False
         self._target: str | None = None
 
-    @classmethod
-    def create(cls, directory: OpenFile, calls: Calls) -> Draft:
-        """Make a draft in an open directory; the umask applies."""
-        fd, name = directory(_open_draft, late=functools.partial(_discard, directory.fd))
-        return cls(directory, fd, name, calls)
+    def open(self) -> None:
+        """Make the file; the umask applies."""
+        self._directory(self._open, late=self._late, also=self.file)
+
+    def __enter__(self) -> Draft:
+        """Return self."""
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
+        """Undo what a failed add did, and close."""
+        try:
+            if exc_type is not None:
+                self.abandon()
+        finally:
+            self.close()
+
+    @property
+    def may_be_published(self) -> bool:
+        """Return whether there may be an image."""
+        return self._target is not None
+
+    def _open(self, directory: int) -> None:
+        held = self.file.held
+        if _has_proc():  # without it a file without a name can never get one
+            try:
+                held.open(".", _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory)
+            except OSError as exc:
+                if exc.errno not in _NO_TMPFILE:
+                    raise
+            else:
+                return
+        self._open_named(directory)
+
+    def _open_named(self, directory: int) -> None:
+        """Create a file under a temporary name and lock it.
+
+        Between the two steps a clean-up elsewhere may take it for a dead writer's and remove it.
+        """
+        held = self.file.held
+        while True:
+            self._name = name = f"{DRAFT_PREFIX}{secrets.token_hex(12)}"
+            try:
+                held.open(name, _READ_WRITE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
+            except FileExistsError:
+                continue
+            self._is_locked = True
+            fcntl.flock(held.last, fcntl.LOCK_EX)
+            if exists(directory, name):
+                return
+            held.close_last()
+
+    def _late(self, _: object) -> None:
+        self._drop_name(self._directory.fd)
 
     def settle(self, *, mode: int, sync: bool) -> bool:
         """Bring the data to the disk or at least to the server; return whether ``mode`` was set.
@@ -77,7 +133,7 @@ class Draft:
                 os.fsync(fd)
             else:
                 # NFS reports delayed write errors when any descriptor of the file is closed.
-                os.close(os.dup(fd))
+                deque(map(os.close, map(os.dup, (fd,))), maxlen=0)  # no interrupt comes between
             if not mode:
                 return True
             try:
@@ -96,29 +152,22 @@ class Draft:
         ``alone(name)`` is held meanwhile; it gives the open directory that it holds, if any. If
         the answer is lost the error says ``indeterminate``.
         """
-        fd = self.file.fd
 
         def link(directory: int) -> None:
             with alone(name) as held:
                 self._link(directory, name, held)
 
-        def late(_: object) -> None:
-            self._drop_name(directory.fd)
-            os.close(fd)
-
         directory = self._directory
+        self._target = name
         try:
-            directory(link, late=late)
+            directory(link, late=self._late, also=self.file)
         except TimedOut as exc:
             exc.indeterminate = True
             raise
-        finally:
-            self.file.lost = directory.lost
         if sync:
-            directory(os.fsync)
+            directory(_sync_directory)
 
     def _link(self, directory: int, name: str, held: int | None) -> None:
-        self._target = name
         try:
             if self._name is None:
                 os.link(f"{_PROC}/{self.file.fd}", name, dst_dir_fd=directory)
@@ -161,11 +210,15 @@ class Draft:
 
         def undo(directory: int) -> None:
             self._drop_name(directory)
-            if self._target is not None and self._is_named(directory, self._target):
-                os.unlink(self._target, dir_fd=directory)
+            if self._target is not None:
+                if self._is_named(directory, self._target):
+                    os.unlink(self._target, dir_fd=directory)
+                self._target = None
 
         if self._directory.lost:  # the call that hangs may yet publish the draft
             return False
+        if self._name is None and self._target is None:
+            return True
         try:
             self._directory(undo)
         except (OSError, StoreError):
@@ -174,7 +227,7 @@ class Draft:
 
     def close(self) -> None:
         """Close the file and end its lock, which a forked child may share and would keep."""
-        if self._is_locked and not self.file.lost:
+        if self._is_locked and self.file.fd >= 0 and not self.file.lost:
             with suppress(OSError, TimedOut):
                 self.file(_unlock)
         self.file.close()
@@ -183,46 +236,6 @@ class Draft:
 @functools.cache
 def _has_proc() -> bool:
     return os.path.isdir(_PROC)
-
-
-def _open_draft(directory: int) -> tuple[int, str | None]:
-    if _has_proc():  # without it a file without a name can never get one
-        try:
-            return os.open(".", _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory), None
-        except OSError as exc:
-            if exc.errno not in _NO_TMPFILE:
-                raise
-    return _open_named(directory)
-
-
-def _open_named(directory: int) -> tuple[int, str]:
-    """Create a file under a temporary name and lock it.
-
-    Between the two steps a clean-up elsewhere may take it for a dead writer's and remove it.
-    """
-    while True:
-        name = f"{DRAFT_PREFIX}{secrets.token_hex(12)}"
-        try:
-            fd = os.open(name, _READ_WRITE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
-        except FileExistsError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if exists(directory, name):
-                return fd, name
-        except BaseException:
-            os.close(fd)
-            os.unlink(name, dir_fd=directory)
-            raise
-        os.close(fd)
-
-
-def _discard(directory: int, opened: tuple[int, str | None] | None) -> None:
-    if opened is not None:
-        fd, name = opened
-        os.close(fd)
-        if name is not None:
-            os.unlink(name, dir_fd=directory)
 
 
 def _rename(directory: int, draft: str, name: str, held: int | None) -> None:
@@ -236,6 +249,14 @@ def _rename(directory: int, draft: str, name: str, held: int | None) -> None:
             if exists(directory, name):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
             os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _sync_directory(directory: int) -> None:
+    try:
+        os.fsync(directory)
+    except OSError as exc:  # fsync(2) of directories is not possible on CIFS and others
+        if exc.errno not in _CANNOT_SYNC:
+            raise
 
 
 def exists(directory: int | None, name: str) -> bool:
@@ -256,27 +277,27 @@ def locked(directory: int, *, held: int | None = None) -> Iterator[None]:
     if held is not None and os.path.samestat(os.fstat(held), os.fstat(directory)):
         yield
         return
-    if kernel.shares_directory_locks(directory):
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            except OSError as exc:
-                if exc.errno not in _NO_DIRECTORY_LOCK:
-                    raise
-            else:
-                yield
-                return
-        finally:
-            _unlock(fd)
-            os.close(fd)
-    fd = os.open(_LOCK_NAME, _READ_WRITE | os.O_CREAT, 0o666, dir_fd=directory)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    held_lock = Descriptors(locked=True)
+    with held_lock, held_lock:
+        if not _lock_directory(directory, held_lock):
+            held_lock.open(_LOCK_NAME, _READ_WRITE | os.O_CREAT, 0o666, dir_fd=directory)
+            fcntl.flock(held_lock.last, fcntl.LOCK_EX)
         yield
-    finally:
-        _unlock(fd)
-        os.close(fd)
+
+
+def _lock_directory(directory: int, held: Descriptors) -> bool:
+    """Lock a directory itself; return False where that is not possible, or not for other hosts."""
+    if not kernel.shares_directory_locks(directory):
+        return False
+    held.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        fcntl.flock(held.last, fcntl.LOCK_EX)
+    except OSError as exc:
+        if exc.errno not in _NO_DIRECTORY_LOCK:
+            raise
+        held.close_last()
+        return False
+    return True
 
 
 def dead_drafts(root: str) -> list[DeadDraft]:
@@ -307,24 +328,19 @@ def remove_draft(draft: DeadDraft) -> bool:
 @contextmanager
 def _dead(root: str, name: str) -> Iterator[os.stat_result | None]:
     """Lock a draft and give its status, or None where a writer holds it or it is gone."""
-    directory = open_directory(root)
-    try:
+    directory, file = Descriptors(), Descriptors(locked=True)
+    with directory, directory, file, file:
+        directory.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = os.open(name, _READ_WRITE | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+            file.open(name, _READ_WRITE | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory.last)
         except OSError as exc:
             if exc.errno not in _CANNOT_TELL:
                 raise
             yield None
             return
-        try:
-            status = os.fstat(fd)
-            alive = not stat.S_ISREG(status.st_mode) or not _try_lock(fd)
-            yield None if alive or not exists(directory, name) else status
-        finally:
-            _unlock(fd)
-            os.close(fd)
-    finally:
-        os.close(directory)
+        status = os.fstat(file.last)
+        alive = not stat.S_ISREG(status.st_mode) or not _try_lock(file.last)
+        yield None if alive or not exists(directory.last, name) else status
 
 
 def _unlock(fd: int) -> None:
@@ -343,13 +359,13 @@ def _try_lock(fd: int) -> bool:
 
 def require_support(directory: OpenFile, calls: Calls) -> None:
     """Make and drop a draft; raises what an add would, e.g. where locks are missing."""
-    draft = Draft.create(directory, calls)
-    try:
-        draft.file(os.pwrite, b"\0", 0)
-    except OSError as exc:
-        if exc.errno == errno.EOPNOTSUPP:
-            raise Unsupported("the file system cannot hold images") from exc
-        raise
-    finally:
+    draft = Draft(directory, calls)
+    with draft, draft:
+        draft.open()
+        try:
+            draft.file(os.pwrite, b"\0", 0)
+        except OSError as exc:
+            if exc.errno == errno.EOPNOTSUPP:
+                raise Unsupported("the file system cannot hold images") from exc
+            raise
         draft.abandon()
-        draft.close()

@@ -77,6 +77,9 @@ def _copy_extent(body: Body, source: SourceFile, target: OpenFile, start: int, e
         if copied is None:
             return -1
         if copied == 0:
+            # Some kernels and file systems give 0 where they cannot copy.
+            if os.fstat(source.fd).st_size > source.offset + start:
+                return -1
             break
         start += copied
         body.copied(start)

@@ -10,10 +10,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from imgstore._interrupts import Descriptors
 from imgstore.errors import InvalidLocation, NotFound
 from imgstore.location import Location
 
@@ -47,9 +48,28 @@ def path_of(location: Location) -> str:
     return "/" + os.path.normpath(path).lstrip("/")
 
 
-def open_directory(path: str) -> int:
+def open_directory(held: Descriptors, path: str) -> int:
     """Open a directory for reading and for calls relative to it; automounts are triggered."""
-    return os.open(path, os.O_RDONLY | _DIRECTORY)
+    return held.open(path, os.O_RDONLY | _DIRECTORY)
+
+
+def made_directory(root: str) -> os.stat_result:
+    """Return the status of a directory that is made if it is missing."""
+    with suppress(FileNotFoundError):
+        return _directory_status(root)
+    with suppress(FileExistsError):  # made by another
+        os.makedirs(root)
+    try:
+        return _directory_status(root)
+    except FileNotFoundError:  # a link to nowhere
+        raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory") from None
+
+
+def _directory_status(root: str) -> os.stat_result:
+    status = os.stat(root)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory")
+    return status
 
 
 class Tree:
@@ -70,29 +90,24 @@ class Tree:
         With ``follow``, links in ``path`` are resolved first; what they lead to must lie below
         a root as well.
         """
+        held = Descriptors()
         try:
-            entry = self._open(path, follow=follow)
-            try:
-                yield entry
-            finally:
-                os.close(entry.directory)
+            with held, held:
+                yield self._open(path, held, follow=follow)
         except OSError as exc:
             if exc.errno in _LINKS:
                 raise InvalidLocation(_NOT_REGULAR) from exc
             raise
 
-    def _open(self, path: str, *, follow: bool) -> Entry:
+    def _open(self, path: str, held: Descriptors, *, follow: bool) -> Entry:
         root, below = self._locate(path, follow=follow)
         *parents, name = below.split("/")
         if any(part.startswith(DRAFT_PREFIX) for part in (*parents, name)):
             raise NotFound("this is the name of an unfinished image")
-        directory = os.open(root, os.O_PATH | _DIRECTORY)
+        directory = held.open(root, os.O_PATH | _DIRECTORY)
         for parent in parents:
-            above = directory
-            try:
-                directory = os.open(parent, os.O_PATH | _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-            finally:
-                os.close(above)
+            flags = os.O_PATH | _DIRECTORY | os.O_NOFOLLOW
+            directory = held.open(parent, flags, dir_fd=directory)
         return Entry(directory, name)
 
     def _locate(self, path: str, *, follow: bool) -> tuple[str, str]:
@@ -109,14 +124,15 @@ class Tree:
             remedy="name its directory in the store's datadirs or in store_also_owns",
         )
 
-    def open_image(self, path: str) -> int:
+    def open_image(self, held: Descriptors, path: str) -> None:
         """Open an image for reading; raises FileNotFoundError, InvalidLocation."""
         with self.entry(path) as entry:
             status = entry_status(entry)
             if not stat.S_ISLNK(status.st_mode):
-                return _open_regular(entry, status)
+                _open_regular(held, entry, status)
+                return
         with self.entry(path, follow=True) as entry:
-            return _open_regular(entry, entry_status(entry))
+            _open_regular(held, entry, entry_status(entry))
 
     def image_status(self, path: str) -> os.stat_result:
         """Return the status of an image, links followed; raises as ``open_image``."""
@@ -142,16 +158,11 @@ class Tree:
             os.unlink(entry.name, dir_fd=entry.directory)
 
 
-def _open_regular(entry: Entry, status: os.stat_result) -> int:
+def _open_regular(held: Descriptors, entry: Entry, status: os.stat_result) -> None:
     require_regular(status)  # before opening: that alone makes some devices do things
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    fd = os.open(entry.name, flags, dir_fd=entry.directory)
-    try:
-        require_regular(os.fstat(fd))  # it may be another one by now
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    fd = held.open(entry.name, flags, dir_fd=entry.directory)
+    require_regular(os.fstat(fd))  # it may be another one by now
 
 
 def entry_status(entry: Entry) -> os.stat_result:

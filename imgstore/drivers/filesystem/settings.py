@@ -15,6 +15,7 @@ from imgstore.location import Location
 from imgstore.placement import parse_weighted, unique
 
 DEFAULT_DATADIR: Final = "/var/lib/glance/images"
+_DEPTH: Final = 32  # so that no recursion over location metadata runs out of stack
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _read(path: str) -> list[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise ConfigError(
             f"{name} cannot be read: {reason}", remedy="give the path of a JSON file"
@@ -129,13 +130,18 @@ def _read(path: str) -> list[dict[str, Any]]:
             if not isinstance(entry.get(key), str):
                 raise ConfigError(f"{name} has an entry without a string {key!r}")
         if not _is_plain(entry):
-            raise ConfigError(f"{name} holds values that are not strings, lists or objects")
+            raise ConfigError(
+                f"{name} holds values that are not strings, lists or objects, or more than "
+                f"{_DEPTH} of them inside each other"
+            )
     return entries
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: object, depth: int = 0) -> bool:
+    if depth > _DEPTH:
+        return False
     if isinstance(value, Mapping):
-        return all(_is_plain(item) for item in value.values())
+        return all(_is_plain(item, depth + 1) for item in value.values())
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return all(_is_plain(item) for item in value)
+        return all(_is_plain(item, depth + 1) for item in value)
     return isinstance(value, str)

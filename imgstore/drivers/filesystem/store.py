@@ -7,13 +7,14 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Final
 
 from oslo_config import cfg
 
+from imgstore._interrupts import Descriptors
 from imgstore.arguments import all_checked
 from imgstore.context import RequestContext
 from imgstore.drivers._kernel import is_mount_point
@@ -21,14 +22,22 @@ from imgstore.drivers.filesystem import drafts, settings
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.drafts import DeadDraft, Draft
 from imgstore.drivers.filesystem.filling import fill, grain_of
-from imgstore.drivers.filesystem.paths import DRAFT_PREFIX, Tree, open_directory, path_of
+from imgstore.drivers.filesystem.paths import (
+    DRAFT_PREFIX,
+    Tree,
+    made_directory,
+    open_directory,
+    path_of,
+)
+from imgstore.drivers.filesystem.versions import is_same, version_of
 from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
     InvalidArgument,
     InvalidRange,
     NotFound,
-    StoreError,
+    StorageFull,
+    TimedOut,
     Unavailable,
 )
 from imgstore.hashing import MIB
@@ -39,6 +48,10 @@ from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, Opened
 
 LOG = logging.getLogger(__name__)
+
+_CHANGED: Final = "the file changed while it was read"
+_FIRST: Final = datetime.min.replace(tzinfo=timezone.utc)
+_LAST: Final = datetime.max.replace(tzinfo=timezone.utc)
 
 OPTIONS: dict[str, cfg.Opt] = {
     "datadir": cfg.StrOpt(
@@ -192,14 +205,16 @@ class FilesystemStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         path = path_of(location)
-        with self._explaining_absence(path):
-            fd = self._calls(self._tree.open_image, path, late=_close_late)
-        file = OpenFile(fd, self._calls)
+        file = _Reading(-1, self._calls)
         try:
+            with self._explaining_absence(path):
+                file.open(self._tree.open_image, path)
             status = file(os.fstat)
-            version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-            if if_version not in {None, version}:
-                raise IntegrityError("the file changed while it was read")
+            version = version_of(status)
+            if if_version is not None:
+                if not is_same(if_version, version):
+                    raise IntegrityError(_CHANGED)
+                version = if_version
             size = status.st_size
             if offset > size:
                 raise InvalidRange(f"offset {offset} is beyond the image's {size} bytes")
@@ -210,7 +225,8 @@ class FilesystemStore(Store):
             raise
         # The library trims the last chunk, so an iterator without a Python frame will do.
         chunks = iter(file.reader(self._chunk_size), b"")
-        return Opened(chunks, size, version, file.close, fd, file.has_time_limit)
+        check = functools.partial(_check_version, file, version)
+        return Opened(chunks, size, version, file.close, file.fd, file.has_time_limit, check=check)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         path = path_of(location)
@@ -245,38 +261,45 @@ class FilesystemStore(Store):
         for root in self._roots:
             self._prepare(root)
         root = self._choose(image_id, body)
-        directory = self._open_directory(root)
+        directory = OpenFile(-1, self._calls)
+        draft = Draft(directory, self._calls)
         try:
-            self._write(image_id, body, directory)
-        finally:
-            directory.close()
-        path = f"{root.rstrip('/')}/{image_id}"
-        return Added(Location("file", path), self._metadata(path))
-
-    def _write(self, image_id: str, body: Body, directory: OpenFile) -> None:
-        draft = Draft.create(directory, self._calls)
-        try:
-            fill(
-                body,
-                draft.file,
-                thin=self._thin,
-                block_size=grain_of(self._chunk_size),
-                sync=self._fsync,
-            )
-            if not draft.settle(mode=self._mode, sync=self._fsync):
-                LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
-            draft.publish(image_id, sync=self._fsync, alone=self._alone)
+            with directory, directory:
+                self._open_directory(directory, root)
+                with draft, draft:
+                    draft.open()
+                    self._write(
+                        image_id, body, draft, functools.partial(self._alone, root, directory)
+                    )
+            path = f"{root.rstrip('/')}/{image_id}"
+            added = Added(Location("file", path), self._metadata(path))
         except BaseException as exc:
-            if draft.abandon() or not isinstance(exc, Exception):
+            if not draft.may_be_published:
                 raise
             error = self._translate(exc, "add")
-            if isinstance(error, StoreError):
-                error.indeterminate = True
+            error.indeterminate = True  # type: ignore[attr-defined]  # also of an interrupt
             if error is exc:
                 raise
             raise error from exc
-        finally:
-            draft.close()
+        return added
+
+    def _write(
+        self,
+        image_id: str,
+        body: Body,
+        draft: Draft,
+        alone: Callable[[str], AbstractContextManager[int | None]],
+    ) -> None:
+        fill(
+            body,
+            draft.file,
+            thin=self._thin,
+            block_size=grain_of(self._chunk_size),
+            sync=self._fsync,
+        )
+        if not draft.settle(mode=self._mode, sync=self._fsync):
+            LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
+        draft.publish(image_id, sync=self._fsync, alone=alone)
 
     def _choose(self, image_id: str, body: Body) -> str:
         """Return the directory for a new image; raises AlreadyExists, StorageFull."""
@@ -289,11 +312,13 @@ class FilesystemStore(Store):
         is_small = single and size is not None and size <= MIB
         if not is_small and self._calls(self._is_taken, image_id, self._roots):
             raise AlreadyExists("an image of this id exists")
-        if single:
-            return self._roots[0]
         if size is not None and body.file is not None:
             # A file with holes needs less than its size.
             size = min(size, os.fstat(body.file.fd).st_blocks * 512)
+        if single:
+            if size and not self._thin:
+                self._calls(self._require_room, self._roots[0], size, body)
+            return self._roots[0]
         if size is not None:
             size = max(size, 1)  # an empty image too needs a directory that can be written
         candidates = [
@@ -301,6 +326,22 @@ class FilesystemStore(Store):
             for entry in self.datadirs
         ]
         return pick(candidates, size)[0]
+
+    @staticmethod
+    def _require_room(root: str, size: int, body: Body) -> None:
+        """Raise StorageFull if ``size`` bytes cannot fit, as far as the file system tells."""
+        try:
+            status = os.statvfs(root)
+        except OSError:  # writing will tell
+            return
+        free = status.f_bavail * status.f_frsize
+        if not status.f_blocks or size <= free or status.f_flag & os.ST_RDONLY:
+            return
+        if body.file is not None and os.fstat(body.file.fd).st_dev == os.stat(root).st_dev:
+            return  # it may share the blocks of its source
+        raise StorageFull(
+            f"{root} has {free} bytes free, the image needs {size}", remedy="free or add space"
+        )
 
     def _free(self, root: str) -> int:
         """Return the bytes that may be written to a directory, 0 where none may."""
@@ -316,51 +357,52 @@ class FilesystemStore(Store):
         return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
 
     @contextmanager
-    def _alone(self, image_id: str) -> Iterator[int | None]:
-        """Keep the id out of all data directories while it is published in one of them."""
+    def _alone(self, root: str, directory: OpenFile, image_id: str) -> Iterator[int | None]:
+        """Keep the id out of all data directories while it is published in one of them.
+
+        Raises Unavailable where the open directory is not any more what its path leads to.
+        """
         if len(self._roots) == 1:
+            _require_same(root, directory.fd)
             yield None
             return
-        first = self._first_directory()
-        try:
-            with drafts.locked(first):
+        first = Descriptors()
+        with first, first:
+            self._open_first(first)
+            with drafts.locked(first.last):
                 if self._is_taken(image_id, self._roots):
                     raise AlreadyExists("an image of this id exists")
-                yield first
-        finally:
-            os.close(first)
+                _require_same(root, directory.fd)
+                yield first.last
 
-    def _first_directory(self) -> int:
+    def _open_first(self, held: Descriptors) -> None:
         """Open the same directory in every process, whatever the order in its configuration."""
         for root in sorted(self._roots):
             with suppress(FileNotFoundError):
-                return open_directory(root)
+                open_directory(held, root)
+                return
         raise FileNotFoundError(errno.ENOENT, "the data directories are gone")
 
-    def _open_directory(self, root: str) -> OpenFile:
+    def _open_directory(self, directory: OpenFile, root: str) -> None:
         try:
-            fd = self._calls(self._open_for_writing, root, late=_close_late)
+            directory.open(self._open_for_writing, root)
         except FileNotFoundError:  # removed after the first add
             self._calls(self._make_directory, root)
-            fd = self._calls(self._open_for_writing, root, late=_close_late)
-        return OpenFile(fd, self._calls)
+            directory.open(self._open_for_writing, root)
 
-    def _open_for_writing(self, root: str) -> int:
+    def _open_for_writing(self, held: Descriptors, root: str) -> None:
         """Open a data directory, making sure about the mount that the descriptor is in."""
-        directory = open_directory(root)
-        try:
-            if self._require_mount and not is_mount_point(directory):
-                raise self._unmounted(root)
-        except BaseException:
-            os.close(directory)
-            raise
-        return directory
+        directory = open_directory(held, root)
+        if self._require_mount and not is_mount_point(directory):
+            raise self._unmounted(root)
 
     def _require_mounted(self, root: str) -> None:
-        try:
-            os.close(self._open_for_writing(root))
-        except FileNotFoundError:
-            raise self._unmounted(root) from None
+        held = Descriptors()
+        with held, held:
+            try:
+                self._open_for_writing(held, root)
+            except FileNotFoundError:
+                raise self._unmounted(root) from None
 
     @staticmethod
     def _unmounted(root: str) -> Unavailable:
@@ -385,7 +427,7 @@ class FilesystemStore(Store):
     def _make_directory(self, root: str) -> None:
         if self._require_mount:
             self._require_mounted(root)
-        status = _made_directory(root)
+        status = made_directory(root)
         bits = settings.directory_bits(self._mode)
         if bits & ~status.st_mode:
             try:
@@ -399,7 +441,7 @@ class FilesystemStore(Store):
         limit = datetime.now(timezone.utc) - older_than
         for root in self._roots:
             for draft in self._calls(drafts.dead_drafts, root):
-                modified = datetime.fromtimestamp(draft.modified, timezone.utc)
+                modified = _moment(draft.modified)
                 if modified <= limit:
                     path = os.path.join(root, draft.name)
                     yield Leftover(self.name, path, modified, draft.size, draft)
@@ -416,11 +458,10 @@ class FilesystemStore(Store):
                     self._calls(self._look_at, root)
                     continue
                 self._calls(self._make_directory, root)
-                directory = self._open_directory(root)
-                try:
+                directory = OpenFile(-1, self._calls)
+                with directory, directory:
+                    self._open_directory(directory, root)
                     drafts.require_support(directory, self._calls)
-                finally:
-                    directory.close()
             except Exception as exc:
                 yield f"{root}: {self._translate(exc, 'check')}"
 
@@ -440,25 +481,38 @@ class FilesystemStore(Store):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _made_directory(root: str) -> os.stat_result:
-    """Return the status of a directory that is made if it is missing."""
-    with suppress(FileNotFoundError):
-        return _directory_status(root)
-    with suppress(FileExistsError):  # made by another
-        os.makedirs(root)
+def _moment(seconds: float) -> datetime:
+    """Return a file's time; one outside the years 1 to 9999 becomes the first or last moment."""
     try:
-        return _directory_status(root)
-    except FileNotFoundError:  # a link to nowhere
-        raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory") from None
+        return datetime.fromtimestamp(seconds, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return _FIRST if seconds < 0 else _LAST
 
 
-def _directory_status(root: str) -> os.stat_result:
-    status = os.stat(root)
-    if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory")
-    return status
+def _require_same(root: str, directory: int) -> None:
+    try:
+        same = os.path.samestat(os.stat(root), os.fstat(directory))
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise Unavailable(
+            f"{root} was replaced, unmounted or mounted over while the image was written",
+            remedy="add the image again",
+        )
 
 
-def _close_late(fd: int | None) -> None:
-    if fd is not None:
-        os.close(fd)
+def _check_version(file: OpenFile, version: str) -> None:
+    try:
+        now = version_of(file(os.fstat))
+    except (OSError, TimedOut):  # such as of a file that was removed on another host
+        return
+    if not is_same(version, now):
+        raise IntegrityError(_CHANGED)
+
+
+class _Reading(OpenFile):
+    """An open image, which an interrupt may drop before a reader has it."""
+
+    def __del__(self) -> None:
+        if hasattr(self, "_job") and self.fd >= 0:
+            self.close()

@@ -187,3 +187,13 @@ def test_metadata_of_an_image(tmp_path: Path) -> None:
                 "store": "file",
             }
             found["list"].append("b")
+
+
+@pytest.mark.parametrize("depth", [50, 100_000])
+def test_metadata_that_is_nested_too_deeply(tmp_path: Path, depth: int) -> None:
+    """However deeply a metadata file is nested, it is a fault of the configuration."""
+    path = tmp_path / "metadata.json"
+    nested = "[" * depth + "]" * depth
+    path.write_text(f'{{"id": "a", "mountpoint": "/", "x": {nested}}}', encoding="utf-8")
+    with pytest.raises(errors.ConfigError):
+        FilesystemStore("file", datadir=tmp_path, metadata_file=path)
