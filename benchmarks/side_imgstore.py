@@ -44,10 +44,9 @@ class Side:
                 left -= os.sendfile(sink.fileno(), reader.fileno(), None, left)
 
     @staticmethod
-    def check(path: str, timeout: float) -> int:
-        """Check the stores of a configuration file and close them; return how many problems."""
-        with StoreManager.from_file(path) as stores:
-            return len(stores.check(timeout=timeout))
+    def stores(path: str) -> StoreManager:
+        """Return the stores of a configuration file."""
+        return StoreManager.from_file(path)
 
     def delete(self, url: str) -> None:
         self._stores.delete(Location.parse(url))

@@ -273,11 +273,14 @@ def small_reads(task: Task) -> Figures:
 
 
 def check(task: Task) -> Figures:
-    """Check the stores of a file within `arguments[1]` seconds; `count` of them have a problem."""
+    """Check the stores of a file within `arguments[1]` seconds, and close them.
+
+    There are `count` problems.
+    """
     path, timeout = task.arguments
-    side = importlib.import_module(f"side_{task.side}").Side
-    with measured() as meter:
-        found = side.check(path, float(timeout))
+    stores = importlib.import_module(f"side_{task.side}").Side.stores(path)
+    with measured() as meter, stores:
+        found = len(stores.check(timeout=float(timeout)))
     return complete(found, task.count, meter.figures)
 
 
