@@ -134,9 +134,9 @@ class Redaction:
 
         They are those of this library and of ``module``'s package, and what is named.
         """
-        packages = {__name__.partition(".")[0], module.partition(".")[0]}
+        packages = (f"{__package__}.", f"{module.rpartition('.')[0] or module}.")
         known = list(logging.root.manager.loggerDict)
-        own = (name for name in known if name.partition(".")[0] in packages)
+        own = (name for name in known if f"{name}.".startswith(packages))
         for name in {*own, *loggers}:
             logger, mask = logging.getLogger(name), _LogMask(self)
             logger.addFilter(mask)
