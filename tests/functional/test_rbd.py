@@ -157,6 +157,8 @@ class TestPool:
         self, pool: RbdPool, store: RbdStore
     ) -> None:
         pool.make("old%20one", b"data", snapshots=())
+        with pool.image("old%20one") as image:
+            image.metadata_set("imgstore.complete", "yes")
         assert content(store, "rbd://old%20one") == b"data"
         assert store.size("rbd://old%20one") == 4
         store.delete("rbd://old%20one")
@@ -596,13 +598,13 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
             assert time.monotonic() < deadline
             time.sleep(0.5)
         assert {each.name for each in store.leftovers(older_than=0)} == {
-            f"image {name}" for name in names
+            f"image imgstore-add-{name}" for name in names
         }
         assert store.leftovers(older_than=3600) == []
         image = store.add(names[0], b"the same id again")
         assert content(store, image.location) == b"the same id again"
         (removed,) = store.remove_leftovers(older_than=0)
-        assert removed.name == f"image {names[1]}"
+        assert removed.name == f"image imgstore-add-{names[1]}"
         assert pool.images() == [names[0]]
         store.delete(image.location)
         assert pool.objects() == []
@@ -616,9 +618,13 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
                 store.get(location)
             with pytest.raises(errors.NotFound):
                 store.size(location)
-        with pytest.raises(errors.InUse):
-            store.delete(f"rbd://{ceph.fsid}/images/{name}/snap")
-        assert pool.images() == [name]
+            with pytest.raises(errors.NotFound):
+                store.delete(location)
+        assert pool.images() == [f"imgstore-add-{name}"]
+        private = f"rbd://{ceph.fsid}/images/imgstore-add-{name}/snap"
+        for verb in (store.get, store.size, store.delete):
+            with pytest.raises(errors.NotFound):
+                verb(private)
 
     def test_images_of_others_are_none(self, pool: RbdPool, store: RbdStore) -> None:
         """Volumes, images of the oldest locations, images with a snapshot that is unprotected."""
@@ -703,9 +709,11 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
         with pool.image("imgstore-copy-0123") as image:
             image.metadata_set("imgstore.unfinished", f"copy {image.id()} image")
         pool.context.write_full("rbd_id.image", pool.context.read("rbd_id.imgstore-copy-0123"))
-        assert store.remove_leftovers(older_than=0) == []
+        (removed,) = store.remove_leftovers(older_than=0)
+        assert removed.name == "name imgstore-copy-0123"
+        assert pool.images() == ["image"]
         assert content(store, f"rbd://{ceph.fsid}/images/image/snap") == b"data"
-        pool.context.remove_object("rbd_id.image")
+        assert store.leftovers(older_than=0) == []
 
     @pytest.mark.parametrize("age", [0, 3600])
     def test_a_killed_deletion(self, pool: RbdPool, store: RbdStore, age: int) -> None:
@@ -722,9 +730,12 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
         self, pool: RbdPool, store: RbdStore
     ) -> None:
         """Names are written before images."""
-        pool.context.write_full("rbd_id.half", b"\x0c\x00\x00\x00aaaaaaaaaaaa")
-        image = store.add("half", b"x")
-        assert content(store, image.location) == b"x"
+        names = ["half", "imgstore-add-other"]
+        for name in names:
+            pool.context.write_full(f"rbd_id.{name}", b"\x0c\x00\x00\x00aaaaaaaaaaaa")
+        with ThreadPoolExecutor(2) as threads:
+            for image in threads.map(lambda name: store.add(name, b"x"), ("half", "other")):
+                assert content(store, image.location) == b"x"
 
 
 class TestCopy:
@@ -770,6 +781,8 @@ class TestCopy:
         self, ceph: Ceph, pool: RbdPool, store: RbdStore, snapshot: str | None
     ) -> None:
         pool.make("source", b"data", snapshots=("other",))
+        with pool.image("source") as image:
+            image.metadata_set("imgstore.complete", "yes")
         location = f"rbd://{ceph.fsid}/images/source/other" if snapshot else "rbd://source"
         copy = store.copy(location, name := new_id())
         assert content(store, copy.location) == b"data"

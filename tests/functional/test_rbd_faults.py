@@ -242,7 +242,7 @@ class TestCutOff:
         image = store.add(name := new_id(), b"x")
 
         def cut_off() -> None:
-            with pool.image(unfinished, read_only=True) as found:
+            with pool.image(f"imgstore-add-{unfinished}", read_only=True) as found:
                 (watcher,) = found.watchers_list()
             ceph.command("osd", "blocklist", "add", watcher["addr"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import logging
 import os
 import threading
@@ -39,7 +40,10 @@ _RETURN: Final = 0.05  # seconds for librbd's threads to return from Python
 _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
 # A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
 # answered may hold locks that it does not know of, and cannot break: they are its own.
-_BROKEN: Final = frozenset({errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT})
+# What its user may do OSDs ask once for each connection.
+_BROKEN: Final = frozenset(
+    {errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
+)
 _LIMITS: Final = ("rados_osd_op_timeout", "rados_mon_op_timeout")
 # When and how often requests that wait are looked at, as shares of their time limit.
 _LOOKS_AROUND: Final = {"objecter_timeout": 0.25, "objecter_tick_interval": 0.125}
@@ -120,30 +124,50 @@ class Connection:
         self._lingering: deque[tuple[float, Callable[[], None]]] = deque()
         self._client = client
         self._settings = settings
-        self._pools: dict[tuple[str, str], Any] = {}
+        self._pools: dict[tuple[int, str], Any] = {}
         self._prepared: set[int] = set()
         self._lock = threading.Lock()
 
     def pool(self, name: str) -> Any:
         """Return the I/O context of a pool; in the store's own one, of its namespace.
 
-        Raises NotFound for a pool that does not exist.
+        As far as this client has heard: pools are renamed, and made anew. Raises NotFound for a
+        pool that does not exist.
         """
+        number = self._client.pool_lookup(name)
+        return self._context(name, self._number_now(name) if number is None else number)
+
+    def _context(self, name: str, number: int | None) -> Any:
         namespace = self._settings.namespace_of(name)
+        if number is None:
+            raise _no_pool(name)
         with self._lock:
-            found = self._pools.get((name, namespace))
+            found = self._pools.get((number, namespace))
             if found is None:
-                found = self._open(name, namespace)
-                self._pools[name, namespace] = found
+                found = self._open(name, number, namespace)
+                self._pools[number, namespace] = found
         return found
 
-    def writable_pool(self, name: str) -> Any:
-        """Return a pool as ``pool`` does, and see to it that images can be removed when it is full.
+    def _number_now(self, name: str) -> int | None:
+        """Return the number that the monitors have for a pool now; None if there is none."""
+        question = json.dumps({"prefix": "osd lspools", "format": "json"})
+        status, answer, _ = self._client.mon_command(question, b"")
+        if -status in (errno.EACCES, errno.EPERM):  # a user with rights of its own making
+            number: int | None = self._client.pool_lookup(name)
+            return number
+        if status:
+            raise RequestFailed(status)
+        numbers = {each["poolname"]: int(each["poolnum"]) for each in json.loads(answer)}
+        return numbers.get(name)
 
-        librbd removes images by way of the pool's trash, an object that it makes when first
-        needed. A full pool takes no new objects, and librbd 16 then says that there is no image.
+    def writable_pool(self, name: str) -> Any:
+        """Return the pool that has this name now, so that what is written is found by its name.
+
+        It is seen to that images can be removed when the pool is full. librbd removes them by way
+        of the pool's trash, an object that it makes when first needed. A full pool takes no new
+        objects, and librbd 16 then says that there is no image.
         """
-        pool = self.pool(name)
+        pool = self._context(name, self._number_now(name))
         if id(pool) not in self._prepared:
             try:
                 pool.write("rbd_trash", b"")
@@ -154,14 +178,12 @@ class Connection:
             self._prepared.add(id(pool))
         return pool
 
-    def _open(self, name: str, namespace: str) -> Any:
+    def _open(self, name: str, number: int, namespace: str) -> Any:
         rados = _lazy.load("rados", install=INSTALL)
         try:
-            pool = self._client.open_ioctx(name)
+            pool = self._client.open_ioctx2(number)
         except rados.ObjectNotFound as exc:
-            raise NotFound(
-                f"the pool {name!r} does not exist", remedy="check the name of the pool"
-            ) from exc
+            raise _no_pool(name) from exc
         if namespace:
             pool.set_namespace(namespace)
         # A full pool then answers that it is full; otherwise writes wait until it is not.
@@ -209,6 +231,10 @@ class Connection:
             let_go(pool)
         self._client.shutdown()
         let_go(self._client)
+
+
+def _no_pool(name: str) -> NotFound:
+    return NotFound(f"the pool {name!r} does not exist", remedy="check the name of the pool")
 
 
 class Cluster:
@@ -309,7 +335,7 @@ class Cluster:
         connection.shutdown()
 
     def judge(self, connection: Connection, exc: BaseException) -> None:
-        """Let nobody else use a connection whose error says that it broke."""
+        """Let nobody else use a connection whose error says that it broke, or lacks rights."""
         if _errno(exc) in _BROKEN:
             LOG.debug("the connection to the cluster broke")
             with self._lock:

@@ -1,7 +1,8 @@
-"""Adding an image: created exclusively, filled, and finished by its protected snapshot."""
+"""Adding an image: under a name of its own until it is complete, and then exclusively named."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -12,21 +13,23 @@ from typing import Any, Final
 from imgstore._interrupts import uninterrupted
 from imgstore.drivers._librbd.cluster import Cluster, Connection, classify, quietly
 from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import MARK, State, is_untouched, look_at, mark_of_add
-from imgstore.drivers.rbd.settings import SNAPSHOT, Settings
+from imgstore.drivers.rbd.images import State, is_watched, look_at
+from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, Settings
 from imgstore.drivers.rbd.writing import FIRST_OBJECTS, Writer
 from imgstore.errors import AlreadyExists, ConfigError, NotFound, TimedOut, Unavailable
 from imgstore.streams import Body
+from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 
 # Seconds after which a name without an image is no longer one that is being created.
 _PATIENCE: Final = 20.0
 _PAUSE: Final = 0.1  # seconds between attempts to create an image
-# Between the creation of an image and its mark lies one request; a process that is older than
-# this died there.
-_UNMARKED: Final = timedelta(seconds=60)
+# Between creating and opening an image lies one request. A process that takes longer counts as
+# dead, as does one whose watch is over: Ceph's osd_client_watch_timeout.
+_UNOPENED: Final = timedelta(seconds=30)
 
 
 class Adding:
@@ -40,6 +43,8 @@ class Adding:
         self.connection = connection
         self.settings = settings
         self.name = name
+        # From its first moment an image is known as unfinished by this name; it is the id's turn.
+        self.private = ADD + name
         self.pool = own_pool(connection, settings)
         self._rbd = connection.rbd
         # Known wherever an interrupt comes.
@@ -72,36 +77,41 @@ class Adding:
             opened.close()
 
     def _finish(self, opened: OpenImage) -> None:
-        """Make the snapshot that says that the image is complete; ask where that is in doubt."""
+        """Make the snapshot, and give the image its name; ask where that is in doubt."""
         image = opened.sdk
-        try:
-            image.create_snap(SNAPSHOT)
-            image.protect_snap(SNAPSHOT)
-        except Exception as exc:
-            if not self.is_there(self.name, image.id(), exc):
-                raise
-        with quietly("removing the mark of an image that was added"):
-            image.metadata_remove(MARK)
+        image_id = str(image.id())
+        image.create_snap(SNAPSHOT)
+        image.protect_snap(SNAPSHOT)
+        self.publish(image_id, self.private)
 
-    def is_there(self, name: str, image_id: str, exc: Exception) -> bool:
-        """Return whether the image is complete although ``exc`` was raised on the way.
+    def publish(self, image_id: str, private: str) -> None:
+        """Give a complete image its name, which commits it; asks after it where that is in doubt.
 
-        Raises Unavailable, as indeterminate, where that cannot be told.
+        Raises AlreadyExists, and Unavailable: as indeterminate where it cannot be told.
         """
-        if getattr(exc, "errno", None) in _REFUSED:
-            return False
-        self._judge(self.connection, exc)
+        try:
+            names.publish(self.pool, image_id, private, self.name)
+        except NotFound as exc:
+            raise Unavailable(
+                "this process stood still for too long: the unfinished image was removed"
+            ) from exc
+        except Exception as exc:
+            if isinstance(exc, AlreadyExists) or getattr(exc, "errno", None) in _REFUSED:
+                raise
+            self._judge(self.connection, exc)
+            if not self._is_published(image_id, private, exc):
+                raise
+
+    def _is_published(self, image_id: str, private: str, exc: Exception) -> bool:
+        """Return whether the image got its name although ``exc`` was raised on the way."""
         try:
             with self._connect() as connection:
                 pool = own_pool(connection, self.settings)
-                state = look_at(connection, pool, name)
-                if state.is_finished and state.id == image_id:
-                    # Renaming an image writes its new name before it gives up the old one.
-                    if name in connection.verbs.list(pool):
-                        return True
-                    raise Unavailable("the image has two names")
-                return False
-        except self._rbd.ImageNotFound:
+                if names.id_of(pool, self.name) != image_id:
+                    return False
+                names.publish(pool, image_id, private, self.name)
+                return True
+        except NotFound:
             return False
         except Exception:
             raise Unavailable(
@@ -111,13 +121,14 @@ class Adding:
             ) from exc
 
     def _create(self, size: int) -> OpenImage:
-        """Create the image, over what a dead process left of it; return it open and marked."""
+        """Create the image, over what a dead process left of it; return it open."""
+        self.make_way()
         began = time.monotonic()
         while (waited := time.monotonic() - began) < 2 * _PATIENCE:
             try:
                 opened = self._create_open(size)
             except self._rbd.ImageExists:
-                self.make_way(is_patient=waited < _PATIENCE)
+                self._make_private_way(is_patient=waited < _PATIENCE)
                 continue
             if opened is not None:
                 return opened
@@ -149,60 +160,84 @@ class Adding:
             ) from exc
 
     def _create_open(self, size: int) -> OpenImage | None:
-        """Create, open and mark; None if another add removed the image as abandoned."""
+        """Create and open; None if another add removed the image as abandoned."""
 
         def create() -> None:
-            self.create(self.name, size)
+            self.create(self.private, size)
             self._created = True
 
         uninterrupted(create)
         try:
-            self._opened = OpenImage(self.connection, self.pool, self.name)
-            self._opened.sdk.metadata_set(MARK, mark_of_add(self._opened.sdk))
+            self._opened = opened = OpenImage(self.connection, self.pool, self.private)
         except self._rbd.ImageNotFound:
             self._created = False
-            if self._opened is not None:
-                self._opened.close()
             return None
-        return self._opened
+        if is_watched(opened.sdk, own=1):
+            # It was removed as abandoned, and this is the image of the add that did so.
+            self._created = False
+            opened.close()
+            raise _under_way()
+        return opened
 
-    def make_way(self, *, is_patient: bool = True) -> None:
-        """Remove an image of this name that a dead process left; raises AlreadyExists."""
+    def make_way(self) -> None:
+        """Raise AlreadyExists if the name is taken; what dead processes left of it is removed."""
         connection, pool, name = self.connection, self.pool, self.name
+        began = time.monotonic()
+        while (image_id := names.id_of(pool, name)) is not None:
+            try:
+                state = look_at(connection, pool, name)
+            except self._rbd.ImageNotFound:
+                # Others create it, or died while they did.
+                time.sleep(_PAUSE)
+                if time.monotonic() - began > _PATIENCE:
+                    names.unlink(pool, image_id, name)
+                continue
+            except Exception as exc:
+                if isinstance(classify(exc), Unavailable):
+                    raise
+                raise AlreadyExists("there is an image of this id, which cannot be opened") from exc
+            self._remove_abandoned(state)
+        if (listed := names.listed_id(pool, name)) is not None:
+            if not names.is_nameless(pool, listed):
+                raise AlreadyExists(
+                    f"the pool lists an image of this id, and has no object rbd_id.{name}",
+                    remedy=f"write that object anew: the image's internal id is {listed}",
+                )
+            names.unlink(pool, listed, name)
+
+    def _remove_abandoned(self, state: State) -> None:
+        """Remove what a former version's add left under the image's name, or say what it is."""
+        if not state.is_abandoned:
+            raise _under_way() if state.is_begun else AlreadyExists("there is an image of this id")
+        LOG.info("image %s of a dead process is replaced", self.name)
+        with contextlib.suppress(NotFound):
+            remove_private(self.connection, self.pool, self.name, state)
+
+    def _make_private_way(self, *, is_patient: bool) -> None:
+        """Remove what a dead add of this id left; raises AlreadyExists for one under way."""
+        connection, pool, private = self.connection, self.pool, self.private
+        image_id = names.id_of(pool, private) or names.listed_id(pool, private)
+        if image_id is None:
+            return
         try:
-            state = look_at(connection, pool, name)
+            state = look_at(connection, pool, image_id=image_id)
         except self._rbd.ImageNotFound:
             # It was removed meanwhile, or another add creates it, or died while it did.
             time.sleep(_PAUSE)
             if not is_patient:
-                with quietly("removing a name without an image"):
-                    connection.verbs.remove(pool, name)
+                names.unlink(pool, image_id, private)
             return
-        except Exception as exc:
-            if isinstance(classify(exc), Unavailable):
-                raise
-            raise AlreadyExists("there is an image of this id, which cannot be opened") from exc
-        if not state.is_abandoned and not self._is_stillborn(state):
-            raise _exists(state)
-        LOG.info("image %s of a dead process is replaced", name)
-        try:
-            discard(connection, pool, name, state)
-        except NotFound:
+        if names.id_of(pool, self.name) == image_id:
+            names.publish(pool, image_id, private, self.name)  # its add died while it did that
+            raise AlreadyExists("there is an image of this id")
+        if names.in_trash(pool, image_id):
+            names.unlink(pool, image_id, private)
             return
-        except self._rbd.ImageBusy as exc:
-            raise AlreadyExists(
-                "an unfinished image of this id cannot be removed: it is in use, or its dead "
-                "client cannot be cut off",
-                remedy="try again later; give the user the capability mon 'profile rbd'",
-                retryable=True,
-            ) from exc
-
-    def _is_stillborn(self, state: State) -> bool:
-        """Return whether the process died before it could mark the image, or write to it."""
-        is_old = datetime.now(timezone.utc) - state.created > _UNMARKED
-        if not is_old or state.in_use or state.has_metadata or state.snapshots or state.others:
-            return False
-        return is_untouched(self.connection, self.pool, self.name, self.settings.order)
+        if state.in_use or datetime.now(timezone.utc) - state.created < _UNOPENED:
+            raise _under_way()
+        LOG.info("image %s of a dead process is replaced", self.name)
+        with contextlib.suppress(NotFound):
+            remove_private(connection, pool, private, state)
 
     def probe(self) -> None:
         """Create the image, empty, and remove it; raises what prevents that."""
@@ -214,9 +249,9 @@ class Adding:
                 image.protect_snap(SNAPSHOT)
         except BaseException:
             with quietly("removing a probe"):
-                discard_private(self.connection, self.pool, self.name)
+                remove_private(self.connection, self.pool, self.name)
             raise
-        discard_private(self.connection, self.pool, self.name)
+        remove_private(self.connection, self.pool, self.name)
 
     def _undo(self, exc: BaseException) -> None:
         """Remove the image, unless it may be complete, without hiding what is being raised."""
@@ -235,10 +270,14 @@ class Adding:
         try:
             with self._connect() as connection:
                 pool = own_pool(connection, self.settings)
-                if image_id is not None:
-                    drop_snapshots(connection, pool, image_id, unprotect=True)
-                connection.verbs.remove(pool, self.name)
-        except self._rbd.ImageNotFound:
+                image_id = image_id or names.id_of(pool, self.private)
+                if image_id is None:
+                    return
+                # An interrupt may have come after it had got its name.
+                is_named = names.id_of(pool, self.name) == image_id
+                state = look_at(connection, pool, image_id=image_id)
+                remove_private(connection, pool, self.name if is_named else self.private, state)
+        except (NotFound, self._rbd.ImageNotFound):
             return
         except Exception as failure:
             LOG.warning(
@@ -263,53 +302,27 @@ def own_pool(connection: Connection, settings: Settings, *, write: bool = True) 
         ) from exc
 
 
-def discard(connection: Connection, pool: Any, name: str, state: State) -> None:
-    """Remove an image that is abandoned; raises NotFound if it is gone, librbd's ImageBusy.
-
-    librbd removes nothing that is open for writing, and nothing with a snapshot: neither an image
-    of this name that was begun, nor one that was completed since ``state`` was looked at.
-    """
-    try:
-        if state.snapshots:
-            drop_snapshots(connection, pool, state.id)
-        connection.verbs.remove(pool, name)
-    except connection.rbd.ImageNotFound as exc:
-        raise NotFound("the image is gone") from exc
-    except connection.rbd.ImageHasSnapshots as exc:
-        raise NotFound("the image is complete, or has clones") from exc
-
-
-def discard_private(connection: Connection, pool: Any, name: str) -> None:
-    """Remove a copy or a probe, snapshots and all; raises NotFound if it is gone, or renamed.
-
-    By way of the trash: once it is there it cannot be renamed to an image any more.
-    """
-    try:
-        with OpenImage(connection, pool, name, read_only=True) as image:
-            image_id = image.id()
-            snapshots = [each["name"] for each in image.list_snaps()]
-        connection.verbs.trash_move(pool, name, 0)
-        purge(connection, pool, image_id, snapshots=snapshots)
-    except connection.rbd.ImageNotFound as exc:
-        raise NotFound("the image is gone") from exc
-
-
-def drop_snapshots(
-    connection: Connection, pool: Any, image_id: str, *, unprotect: bool = False
+def remove_private(
+    connection: Connection, pool: Any, name: str, state: State | None = None
 ) -> None:
-    """Remove this library's snapshot of an image that is not complete."""
-    with OpenImage(connection, pool, image_id=image_id) as image:
-        if any(each["name"] == SNAPSHOT for each in image.list_snaps()):
-            if unprotect and image.is_protected_snap(SNAPSHOT):
-                image.unprotect_snap(SNAPSHOT)
-            image.remove_snap(SNAPSHOT)
+    """Remove an image that is none yet, snapshots and all; raises NotFound if it is gone, or named.
+
+    By way of the trash: once it is there it cannot be given a name any more. It stays there for
+    remove_leftovers() if it was opened meanwhile.
+    """
+    try:
+        state = state or look_at(connection, pool, name)
+        names.to_trash(pool, state.id, name)
+        purge(connection, pool, state.id, snapshots=state.snapshots)
+    except connection.rbd.ImageNotFound as exc:
+        raise NotFound("the image is gone") from exc
+    except connection.rbd.ImageBusy as exc:
+        LOG.debug("image %s stays in the trash: %s", name, describe(exc))
 
 
-def _exists(state: State) -> AlreadyExists:
-    if state.is_begun:
-        return AlreadyExists(
-            "an add of this id is under way, or its process died less than half a minute ago",
-            remedy="try again later, or use another id",
-            retryable=True,
-        )
-    return AlreadyExists("there is an image of this id")
+def _under_way() -> AlreadyExists:
+    return AlreadyExists(
+        "an add of this id is under way, or its process died less than half a minute ago",
+        remedy="try again later, or use another id",
+        retryable=True,
+    )

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from imgstore.drivers._librbd.cluster import Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.images import MARK, is_locked, is_watched, mark_of_deletion
-from imgstore.drivers.rbd.settings import SNAPSHOT
-from imgstore.errors import InUse, NotFound
+from imgstore.drivers.rbd.mirroring import Mirroring
+from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
+from imgstore.errors import InUse
 from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
@@ -30,70 +32,88 @@ def delete(
     need it. Raises InUse, with nothing changed, where clones of format 1 exist or somebody has it
     open; librbd's ImageNotFound.
     """
-    doomed = None
+    # Open until it is in the trash, so that another deletion of it knows of this one.
+    with OpenImage(connection, pool, name) as image:
+        mirroring = Mirroring(connection, pool, image)
+        doomed = _examine(connection.rbd, image, snapshot or SNAPSHOT, own=1 + mirroring.others())
+        try:
+            image.metadata_set(MARK, doomed.mark)
+            if doomed.protected:
+                _unprotect(connection.rbd, image, doomed.protected)
+            if doomed.protected and delay:
+                image.protect_snap(doomed.protected)  # it may be restored, and be an image again
+            if not mirroring.end():
+                raise InUse(_OPEN, remedy="end that use first", retryable=True)
+            _settle_name(pool, doomed.id, name)
+            names.to_trash(pool, doomed.id, name, delay=delay)
+        except BaseException:
+            with quietly("undoing a deletion"):
+                if not names.in_trash(pool, doomed.id):
+                    _give_back(pool, image, doomed)
+                    mirroring.resume()
+            raise
+    if not delay:
+        _purge_doomed(connection, pool, name, doomed)
+
+
+@dataclass(frozen=True)
+class _Doomed:
+    """An image that is to be deleted: its snapshots to remove, and the one that is protected.
+
+    ``mark`` is the one that this deletion sets, and no other one.
+    """
+
+    id: str
+    mark: str
+    snapshots: Sequence[str]
+    protected: str | None
+
+
+def _examine(rbd: Any, image: Any, snapshot: str, *, own: int) -> _Doomed:
+    """Return what an image has; raises InUse where it is open more often than ``own`` times."""
+    if image.group()["name"]:
+        raise InUse("the image belongs to a group", remedy="take it out of the group first")
+    if _is_migrating(rbd, image):
+        raise InUse("the image is being migrated", remedy="commit or abort that first")
+    if is_watched(image, own=own) or is_locked(image):
+        raise InUse(_OPEN, remedy="end that use first", retryable=True)
+    found = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
+    snapshots = [each for each in found if each == snapshot]
+    is_protected = snapshots and image.is_protected_snap(snapshot)
+    protected = snapshot if is_protected else None
+    return _Doomed(image.id(), mark_of_deletion(image), snapshots, protected)
+
+
+def _is_migrating(rbd: Any, image: Any) -> bool:
+    """Return whether an image is prepared for a live migration; librbd knows that once it is open.
+
+    It hides the feature bit.
+    """
     try:
-        with OpenImage(connection, pool, name) as image:
-            doomed = _examine(image, snapshot or SNAPSHOT)
-            _doom(connection.rbd, image, doomed, delay=delay)
-        _check_name(connection, pool, name, doomed.id)
-        connection.verbs.trash_move(pool, name, delay)
-    except BaseException:
-        if doomed is not None:
-            _spare(connection, pool, name, doomed)
-        raise
-    if delay:
-        return
+        image.migration_source_spec()
+    except rbd.Error:
+        return False
+    return True
+
+
+def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
+    """Remove an image from the trash; raises InUse if somebody opened it before it got there."""
     try:
         purge(connection, pool, doomed.id, snapshots=doomed.snapshots)
     except connection.rbd.ImageBusy as exc:
-        _restore(connection, pool, name, doomed)
-        raise InUse(_OPEN, remedy="end that use first", retryable=True) from exc
+        if _restore(connection, pool, name, doomed):
+            raise InUse(_OPEN, remedy="end that use first", retryable=True) from exc
     except connection.rbd.ImageNotFound:
         return  # a clean-up came first
     except Exception as exc:
         LOG.warning("image %s was deleted and stays in the trash: %s", name, describe(exc))
 
 
-@dataclass(frozen=True)
-class _Doomed:
-    """An image that is to be deleted: its snapshots to remove, and the one that is protected."""
-
-    id: str
-    snapshots: Sequence[str]
-    protected: str | None
-
-
-def _examine(image: Any, snapshot: str) -> _Doomed:
-    """Return what an image has; raises InUse where somebody else has it open."""
-    if is_watched(image, own=1) or is_locked(image):
-        raise InUse(_OPEN, remedy="end that use first", retryable=True)
-    names = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
-    snapshots = [each for each in names if each == snapshot]
-    is_protected = snapshots and image.is_protected_snap(snapshot)
-    return _Doomed(image.id(), snapshots, snapshot if is_protected else None)
-
-
-def _doom(rbd: Any, image: Any, doomed: _Doomed, *, delay: int) -> None:
-    """Unprotect an image and mark it as deleted; raises InUse where that cannot be."""
-    if doomed.protected:
-        _unprotect(rbd, image, doomed.protected)
-    if doomed.protected and delay:
-        image.protect_snap(doomed.protected)  # it may be restored, and be an image again
-    image.metadata_set(MARK, mark_of_deletion(image))
-
-
-def _spare(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
-    """Undo what was done to an image so far, if the name is still its own."""
-    with quietly("undoing a deletion"), OpenImage(connection, pool, name) as image:
-        if image.id() == doomed.id:
-            _give_back(image, doomed.protected)
-
-
-def _check_name(connection: Connection, pool: Any, name: str, image_id: str) -> None:
-    """Raise NotFound if the name is another image's by now: what is moved has a name, no id."""
-    with OpenImage(connection, pool, name, read_only=True) as image:
-        if image.id() != image_id:
-            raise NotFound("the image was deleted meanwhile")
+def _settle_name(pool: Any, image_id: str, name: str) -> None:
+    """End what a process did not that died while it gave the image its name."""
+    listed = names.listed_name(pool, image_id)
+    if listed is not None and listed != name and is_private(listed):
+        names.publish(pool, image_id, listed, name)
 
 
 def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequence[str]) -> bool:
@@ -125,8 +145,9 @@ def _unprotect(rbd: Any, image: Any, snapshot: str) -> None:
         raise InUse(_CLONED, remedy=_CLONES) from exc
 
 
-def _give_back(image: Any, protected: str | None) -> None:
+def _give_back(pool: Any, image: Any, doomed: _Doomed) -> None:
     """Let an image be as it was, its snapshot protected if it was that."""
+    protected = doomed.protected
     with quietly("protecting the snapshot of an image that was not deleted"):
         if protected is not None:
             if protected not in [each["name"] for each in image.list_snaps()]:
@@ -134,15 +155,22 @@ def _give_back(image: Any, protected: str | None) -> None:
             if not image.is_protected_snap(protected):
                 image.protect_snap(protected)
     with quietly("removing the mark of an image that was not deleted"):
-        if MARK in dict(image.metadata_list()):
-            image.metadata_remove(MARK)
+        names.remove_metadata(pool, doomed.id, MARK, doomed.mark)
 
 
-def _restore(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
-    """Give an image its name and its protected snapshot back: somebody opened it meanwhile."""
+def _restore(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> bool:
+    """Give an image its name and its protected snapshot back: somebody opened it meanwhile.
+
+    False if it stays in the trash, which is what deleting is.
+    """
     try:
         connection.verbs.trash_restore(pool, doomed.id, name)
-        with OpenImage(connection, pool, image_id=doomed.id) as image:
-            _give_back(image, doomed.protected)
     except Exception as exc:
         LOG.warning("image %s is in use and stays in the trash: %s", name, describe(exc))
+        return False
+    with (
+        quietly("undoing a deletion"),
+        OpenImage(connection, pool, image_id=doomed.id) as image,
+    ):
+        _give_back(pool, image, doomed)
+    return True

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
 from imgstore.drivers._librbd.cluster import Connection
-from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers._librbd.images import OpenImage, version_of
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.errors import NotFound
 
-# Key of the metadata that marks an image: as begun, until its snapshot is protected; as deleted,
-# in the trash, from where an operator may have restored it; as a copy, until it has its name.
+# Key of the metadata that marks an image: as deleted, in the trash, from where an operator may have
+# restored it; as a copy, until it has its name; as begun, by former versions of this library.
 # librbd hands metadata on to clones and copies, so marks hold the id of the image that is meant.
 MARK: Final = "imgstore.unfinished"
+# With this metadata an image is one without a protected snapshot, too; whoever made it sets it.
+COMPLETE: Final = "imgstore.complete"
+# No image that was created before is an unfinished one of this library.
+_BEGAN: Final = datetime(2026, 11, 1, tzinfo=timezone.utc)
 
 
 def mark_of_add(image: Any) -> str:
-    """Return the mark of an image that is being added."""
+    """Return the mark of an image that a former version of this library began."""
     return f"add {image.id()}"
 
 
 def mark_of_deletion(image: Any) -> str:
-    """Return the mark of an image that is being moved to the trash."""
-    return f"delete {image.id()} {int(time.time())}"
+    """Return the mark of an image that is being moved to the trash, another one each time."""
+    return f"delete {image.id()} {int(time.time())} {secrets.token_hex(8)}"
 
 
 def mark_of_copy(image: Any, name: str) -> str:
@@ -43,7 +48,8 @@ def renamed_to(mark: str, image_id: str) -> str | None:
 def deleted_at(mark: str, image_id: str) -> float | None:
     """Return when the image was marked as deleted, None if it was not, or is another one."""
     kind, _, rest = mark.partition(" ")
-    found, _, time_of = rest.partition(" ")
+    found, _, rest = rest.partition(" ")
+    time_of, _, _ = rest.partition(" ")
     return float(time_of) if (kind, found) == ("delete", image_id) and time_of.isdigit() else None
 
 
@@ -51,7 +57,7 @@ def deleted_at(mark: str, image_id: str) -> float | None:
 class State:
     """What an image is, as far as it tells.
 
-    ``is_begun``: an add of it has not ended. ``in_use``: someone has the image
+    ``is_begun``: an add by a former version has not ended. ``in_use``: someone has the image
     open for writing, or locked it by hand; librbd's own locks outlive their owners and tell
     nothing.
     """
@@ -60,10 +66,7 @@ class State:
     size: int
     mark: str
     is_begun: bool
-    has_metadata: bool
     snapshots: tuple[str, ...]
-    others: int
-    is_finished: bool
     in_use: bool
     modified: datetime
     created: datetime
@@ -88,10 +91,7 @@ def look_at(
             size=image.size(),
             mark=metadata.get(MARK, ""),
             is_begun=metadata.get(MARK) == mark_of_add(image) and not _is_finished(image),
-            has_metadata=bool(metadata),
             snapshots=own,
-            others=len(snapshots) - len(own),
-            is_finished=_is_finished(image),
             in_use=is_watched(image) or is_locked(image),
             modified=in_utc(image.modify_timestamp()),
             created=in_utc(image.create_timestamp()),
@@ -109,40 +109,43 @@ def is_locked(image: Any) -> bool:
     return bool(found) and found["tag"] != "internal" and bool(found["lockers"])
 
 
-def is_untouched(connection: Connection, pool: Any, name: str, order: int) -> bool:
-    """Return whether an image is as this store creates them, and nothing was written to it."""
-    found: list[int] = []
-    with OpenImage(connection, pool, name, read_only=True) as image:
-        is_alike = image.features() & connection.features == connection.features
-        if not is_alike or image.stat()["order"] != order:
-            return False
-        image.diff_iterate(0, image.size(), None, lambda at, *_: found.append(at), True, True)
-    return not found
-
-
 def open_at(connection: Connection, pool: Any, name: str, snapshot: str | None) -> OpenImage:
-    """Open an image for reading; raises NotFound for one that is being added."""
+    """Open an image for reading; raises NotFound for one that is not complete."""
     opened = OpenImage(connection, pool, name, snapshot=snapshot, read_only=True)
     try:
-        if snapshot is None and _is_begun(opened.sdk):
-            raise NotFound("the image is not complete")
+        if not _is_complete(opened.sdk, snapshot or SNAPSHOT):
+            raise NotFound(
+                f"the image is not complete: it has no protected snapshot {snapshot or SNAPSHOT!r}",
+                remedy=f"if it is, protect one, or set the image-meta {COMPLETE}",
+            )
     except BaseException:
         opened.close()
         raise
     return opened
 
 
-def _is_finished(image: Any) -> bool:
-    names = [each["name"] for each in image.list_snaps()]
-    return SNAPSHOT in names and bool(image.is_protected_snap(SNAPSHOT))
+def identity_of(image: Any, snapshot: str | None) -> str:
+    """Return what tells an image from those of other clusters: ids are partly random."""
+    return f"{version_of(image, snapshot)} {image.create_timestamp()} {image.size()}"
 
 
-def _is_begun(image: Any) -> bool:
-    try:
-        mark = image.metadata_get(MARK)
-    except KeyError:
+def _is_complete(image: Any, snapshot: str) -> bool:
+    """Return whether an image is one: by its snapshot, its age, or because somebody says so."""
+    if _is_finished(image, snapshot):
+        return True
+    metadata = dict(image.metadata_list())
+    if metadata.get(MARK) == mark_of_add(image):
         return False
-    return bool(mark == mark_of_add(image)) and not _is_finished(image)
+    return (
+        COMPLETE in metadata
+        or deleted_at(metadata.get(MARK, ""), image.id()) is not None
+        or in_utc(image.create_timestamp()) < _BEGAN
+    )
+
+
+def _is_finished(image: Any, snapshot: str = SNAPSHOT) -> bool:
+    names = [each["name"] for each in image.list_snaps()]
+    return snapshot in names and bool(image.is_protected_snap(snapshot))
 
 
 def in_utc(time: datetime) -> datetime:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
 from imgstore.drivers._librbd.cluster import Connection, classify
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers.rbd.adding import discard, discard_private
+from imgstore.drivers.rbd import names
+from imgstore.drivers.rbd.adding import remove_private
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import MARK, State, deleted_at, in_utc, look_at, renamed_to
-from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
+from imgstore.drivers.rbd.images import MARK, deleted_at, look_at, mark_of_add, renamed_to
+from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, is_private
 from imgstore.errors import NotFound, Unavailable
 from imgstore.model import Leftover
 from imgstore.translation import describe
@@ -24,21 +26,25 @@ T = TypeVar("T")
 
 _SECOND: Final = timedelta(seconds=1)
 _MOVED: Final = 600.0  # seconds from the mark of a deletion to the trash, at most
+# Others are of rbd-mirror and of live migrations.
+_OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """An image of which an add, a copy or a deletion did not end."""
+    """An image of which an add or a copy did not end."""
 
     name: str
     id: str
 
 
 @dataclass(frozen=True)
-class _Trashed:
-    """An image in the trash."""
+class _Name:
+    """A name for an image that is gone, in the trash, or has got the name that it was to get."""
 
-    entry: Mapping[str, Any]
+    name: str
+    id: str
+    to: str | None = None
 
 
 def find(
@@ -47,61 +53,59 @@ def find(
     """Yield what is abandoned for ``older_than``; every image of the pool is looked at."""
     now = datetime.now(timezone.utc)
     for name in connection.verbs.list(pool):
-        state = _if_readable(name, functools.partial(_unfinished, connection, pool, name))
-        if state is not None and now - state.modified >= older_than:
-            key = _Unfinished(name, state.id)
-            yield Leftover(store, f"image {name}", state.modified, state.size, key)
-    for entry in connection.verbs.trash_list(pool):
-        deleted, ends = in_utc(entry["deletion_time"]), in_utc(entry["deferment_end_time"])
-        # Both are without fractions of a second.
-        if (deleted < ends and ends + _SECOND > now) or now - deleted < older_than:
+        found = _if_readable(name, functools.partial(_left, connection, pool, store, name))
+        if found is not None and now - found.modified >= older_than:
+            yield found
+    for entry in names.trash(pool):
+        if entry.source not in _OWN_SOURCES:
             continue
-        size = _if_readable(entry["name"], functools.partial(_purgeable, connection, pool, entry))
+        # All times are without fractions of a second.
+        is_deferred = entry.deleted < entry.deferred and entry.deferred + _SECOND > now
+        if is_deferred or now - entry.deleted < older_than:
+            continue
+        size = _if_readable(entry.name, functools.partial(_purgeable, connection, pool, entry))
         if size is not None:
-            trashed = _Trashed(entry)
-            yield Leftover(store, f"trash {entry['name']}", deleted, size, trashed)
+            yield Leftover(store, f"trash {entry.name}", entry.deleted, size, entry)
 
 
 def remove(connection: Connection, pool: Any, leftover: Leftover) -> None:
     """Remove one; raises NotFound for what is gone or turned out to be in use."""
     found = leftover.key
-    if isinstance(found, _Trashed):
+    if isinstance(found, names.Trashed):
         _purge(connection, pool, found)
         return
-    state = _unfinished(connection, pool, found.name)
-    if state is None or state.id != found.id:
-        raise NotFound("the image is gone, or another one")
-    try:
-        if is_private(found.name):
-            discard_private(connection, pool, found.name)
-        else:
-            discard(connection, pool, found.name, state)
-    except connection.rbd.ImageBusy as exc:
-        raise NotFound("the image is in use") from exc
+    again = _left(connection, pool, leftover.store, found.name)
+    if again is None or again.key != found:
+        raise NotFound("it is gone, or another one, or in use")
+    if isinstance(found, _Unfinished):
+        remove_private(connection, pool, found.name)
+    elif found.to is not None:
+        names.publish(pool, found.id, found.name, found.to)
+    else:
+        names.unlink(pool, found.id, found.name)
 
 
-def _unfinished(connection: Connection, pool: Any, name: str) -> State | None:
+def _left(connection: Connection, pool: Any, store: str, name: str) -> Leftover | None:
+    """Return what a dead process left under a name, None for an image, or what is in use."""
     try:
         state = look_at(connection, pool, name)
     except connection.rbd.ImageNotFound:
+        return _without_image(pool, store, name)
+    if state.in_use or not (state.is_abandoned or is_private(name)):
         return None
-    is_left = is_private(name) and not state.in_use and not _has_name(connection, pool, state)
-    return state if state.is_abandoned or is_left else None
+    key: _Unfinished | _Name = _Unfinished(name, state.id)
+    to = name[len(ADD) :] if name.startswith(ADD) else renamed_to(state.mark, state.id)
+    if to is not None and names.id_of(pool, to) == state.id:
+        key = _Name(name, state.id, to)
+    kind = "image" if isinstance(key, _Unfinished) else "name"
+    return Leftover(store, f"{kind} {name}", state.modified, state.size, key)
 
 
-def _has_name(connection: Connection, pool: Any, copy: State) -> bool:
-    """Return whether a copy got the name that it was to get, and this is what is left of the old.
-
-    librbd writes the new name of an image before it gives up the old one.
-    """
-    name = renamed_to(copy.mark, copy.id)
-    if name is None:
-        return False
-    try:
-        with OpenImage(connection, pool, name, read_only=True) as image:
-            return bool(image.id() == copy.id)
-    except connection.rbd.ImageNotFound:
-        return False
+def _without_image(pool: Any, store: str, name: str) -> Leftover | None:
+    listed = names.listed_id(pool, name)
+    if listed is None or not names.is_nameless(pool, listed):
+        return None
+    return Leftover(store, f"name {name}", names.made_at(pool, name), 0, _Name(name, listed))
 
 
 def _if_readable(name: str, look: Callable[[], T]) -> T | None:
@@ -115,41 +119,47 @@ def _if_readable(name: str, look: Callable[[], T]) -> T | None:
         return None
 
 
-def _purgeable(connection: Connection, pool: Any, entry: Mapping[str, Any]) -> int | None:
+def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int | None:
     """Return the size of an image in the trash that this library put there and nothing needs."""
-    rbd = connection.rbd
-    is_copy = is_private(entry["name"])
+    is_private_one = is_private(entry.name)
     try:
-        with OpenImage(connection, pool, image_id=entry["id"], read_only=True) as image:
-            mark = deleted_at(dict(image.metadata_list()).get(MARK, ""), entry["id"])
+        with OpenImage(connection, pool, image_id=entry.id, read_only=True) as image:
+            mark = dict(image.metadata_list()).get(MARK, "")
+            marked = deleted_at(mark, entry.id)
             # One that was restored, and moved to the trash again by others, is theirs.
-            is_own = mark is not None and in_utc(entry["deletion_time"]).timestamp() < mark + _MOVED
-            names = [each["name"] for each in image.list_snaps()]
-            is_own, is_alone = is_own or is_copy, is_copy or names in ([], [SNAPSHOT])
-            if not is_own or not is_alone or _has_clones(image, names):
+            is_own = marked is not None and entry.deleted.timestamp() < marked + _MOVED
+            is_own = is_own or is_private_one or mark == mark_of_add(image)
+            snapshots = [each["name"] for each in image.list_snaps()]
+            is_alone = is_private_one or snapshots in ([], [SNAPSHOT])
+            if not is_own or not is_alone or _has_clones(image, snapshots):
                 return None
             return int(image.size())
-    except rbd.ImageNotFound:
-        return None
+    except connection.rbd.ImageNotFound:
+        # Of an image whose removal did not end this entry is all, whoever removed it.
+        return 0 if not names.exists(pool, entry.id) else None
 
 
-def _has_clones(image: Any, names: list[str]) -> bool:
-    for name in names:
+def _has_clones(image: Any, snapshots: list[str]) -> bool:
+    for name in snapshots:
         image.set_snap(name)
         if any(True for _ in image.list_children2()):
             return True
     return False
 
 
-def _purge(connection: Connection, pool: Any, found: _Trashed) -> None:
+def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
     rbd = connection.rbd
-    image_id = found.entry["id"]
-    if _purgeable(connection, pool, found.entry) is None:
+    if not names.in_trash(pool, found.id) or _purgeable(connection, pool, found) is None:
         raise NotFound("the image is gone, or needed")
+    names.unlink(pool, found.id, found.name)  # which may have been all that was missing
     try:
-        with OpenImage(connection, pool, image_id=image_id, read_only=True) as image:
+        snapshots: list[str] = []
+        with (
+            contextlib.suppress(rbd.ImageNotFound),
+            OpenImage(connection, pool, image_id=found.id, read_only=True) as image,
+        ):
             snapshots = [each["name"] for each in image.list_snaps()]
-        if not purge(connection, pool, image_id, snapshots=snapshots):
+        if not purge(connection, pool, found.id, snapshots=snapshots):
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:
         raise NotFound("the image is gone, or in use") from exc

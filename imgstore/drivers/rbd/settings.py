@@ -17,6 +17,7 @@ from imgstore.hashing import MIB
 SNAPSHOT: Final = "snap"
 # What the names of images begin with that are not images of the store's users.
 RESERVED: Final = "imgstore-"
+ADD: Final = RESERVED + "add-"
 COPY: Final = RESERVED + "copy-"
 PROBE: Final = RESERVED + "check-"
 
@@ -68,8 +69,8 @@ def read(given: Mapping[str, Any]) -> Settings:
 
 
 def is_private(name: str) -> bool:
-    """Return whether an image of this name is a copy or a probe under way, or what is left."""
-    return name.startswith((COPY, PROBE))
+    """Return whether an image of this name is an add, copy or probe, under way or left behind."""
+    return name.startswith((ADD, COPY, PROBE))
 
 
 def _name(option: str, value: str | None, *, wanted: bool = False) -> str:

@@ -20,14 +20,16 @@ from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers.rbd import copying, deleting, leftovers
 from imgstore.drivers.rbd.adding import Adding, own_pool
-from imgstore.drivers.rbd.images import open_at
+from imgstore.drivers.rbd.images import identity_of, open_at
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.settings import PROBE, RESERVED, SNAPSHOT, read
+from imgstore.drivers.rbd.settings import PROBE, RESERVED, SNAPSHOT, is_private, read
 from imgstore.errors import (
     ImgStoreError,
     IntegrityError,
     InvalidArgument,
     InvalidLocation,
+    NotFound,
+    PermissionDenied,
 )
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
@@ -169,17 +171,35 @@ class RbdStore(Store):
         if not isinstance(origin, RbdStore):
             return None
         _check_name(image_id)
-        with origin._clusters.get().connection() as connection:
-            at = origin._at(location, connection)
+        try:
+            at, seen = self._seen(location, origin)
+        except Exception as exc:
+            if isinstance(exc, NotFound) or isinstance(classify(exc), (NotFound, PermissionDenied)):
+                return None  # reading it will tell
+            raise
         cluster = self._clusters.get()
         with cluster.connection() as connection:
             if at.fsid != connection.fsid or not self._looks_where(origin, at.pool):
                 return None
             adding = Adding(cluster, connection, self._settings, image_id)
-            size = copying.copy(adding, at.pool, at.image, at.snapshot)
+            size = copying.copy(adding, at.pool, at.image, at.snapshot, seen=seen)
             if size is None:
                 return None
             return Added(self._location(connection, image_id), size=size)
+
+    def _seen(self, location: Location, origin: RbdStore) -> tuple[_At, str | None]:
+        """Return what a location names, and what tells that image from all others.
+
+        None where both stores read one configuration. Otherwise the same fsid is no proof that
+        their clusters are one: some installers give all of theirs the same.
+        """
+        with origin._clusters.get().connection() as connection:
+            at = origin._at(location, connection)
+            if self._settings.conf == origin._settings.conf:
+                return at, None
+            pool = connection.pool(at.pool)
+            with open_at(connection, pool, at.image, at.snapshot) as image:
+                return at, identity_of(image, at.snapshot)
 
     def _looks_where(self, origin: RbdStore, pool: str) -> bool:
         """Return whether both stores take the same namespace for that of a pool."""
@@ -226,6 +246,8 @@ class RbdStore(Store):
                 f"{location} lies in another cluster than {connection.fsid}",
                 remedy="if it is a former one of this store, name it in store_also_owns",
             )
+        if is_private(at.image):
+            raise NotFound("the image is not complete")
         return _At(connection.fsid, at.pool or self._settings.pool, at.image, at.snapshot)
 
 

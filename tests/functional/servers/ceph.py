@@ -172,12 +172,13 @@ class Ceph:
         mgr: bool = False,
         osds: int = 1,
         grace: int = GRACE,
+        fsid: str = "",
     ) -> None:
         programs = {name: _program(f"ceph-{name}") for name in ("mon", "osd")}
         if mgr:
             programs["mgr"] = _program("ceph-mgr")
         self._ceph = _program("ceph", package="ceph-common")
-        self.fsid = str(uuid.uuid4())
+        self.fsid = fsid or str(uuid.uuid4())
         self.directory = scratch.directory("ceph")
         self.conf = self.directory / "ceph.conf"
         numbers = [str(number) for number in range(osds)]
@@ -425,9 +426,10 @@ def ceph(
     mgr: bool = False,
     osds: int = 1,
     grace: int = GRACE,
+    fsid: str = "",
 ) -> Iterator[Ceph]:
     """Run a cluster of OSDs of `size` bytes; raises Missing where Ceph is not installed."""
-    cluster = Ceph(scratch, store=store, size=size, mgr=mgr, osds=osds, grace=grace)
+    cluster = Ceph(scratch, store=store, size=size, mgr=mgr, osds=osds, grace=grace, fsid=fsid)
     try:
         cluster.start()
         yield cluster

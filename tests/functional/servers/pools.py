@@ -147,6 +147,7 @@ def make_pool(cluster: Ceph, client: Any, name: str, *, data: str = "") -> RbdPo
     The user may do the same in the pools `name`-2 and `data`.
     """
     cluster.pool(name)
+    client.wait_for_latest_osdmap()  # another one may have had that name
     pools = [name, f"{name}-2", *([data] if data else [])]
     rights = ", ".join(f"profile rbd pool={each}" for each in pools)
     return RbdPool(cluster, client, name, cluster.user(name, mon="profile rbd", osd=rights))

@@ -1,0 +1,60 @@
+"""Deleting images that rbd-mirror replicates: mirroring ends first, as for ``rbd rm``.
+
+The daemon of the other cluster has such an image open like a user. Who has an image open is told
+by numbers that say nothing of what they are; but the daemon closes it once it is not mirrored.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from imgstore.drivers._librbd.cluster import Connection, quietly
+from imgstore.drivers.rbd.images import is_watched
+from imgstore.errors import InUse
+
+_CLOSES: Final = 60.0  # seconds that a daemon has for closing an image
+_PAUSE: Final = 0.1
+
+
+class Mirroring:
+    """The mirroring of one image, which is open; raises InUse for one that is not primary."""
+
+    def __init__(self, connection: Connection, pool: Any, image: Any) -> None:
+        self._image = image
+        self._rbd = connection.rbd
+        info = image.mirror_image_get_info()
+        self.is_on = info["state"] == self._rbd.RBD_MIRROR_IMAGE_ENABLED
+        self._mode: int | None = None
+        self._peers = 0
+        if not self.is_on:
+            return
+        if not info["primary"]:
+            raise InUse(
+                "the image is mirrored from another cluster",
+                remedy="delete it there, or promote it here first",
+            )
+        self._peers = sum(1 for _ in connection.verbs.mirror_peer_list(pool))
+
+    def others(self) -> int:
+        """Return how many may have the image open beside this process without using it."""
+        return self._peers
+
+    def end(self) -> bool:
+        """End it; False if somebody has the image open even so."""
+        if not self.is_on:
+            return True
+        self._mode = self._image.mirror_image_get_mode()
+        self._image.mirror_image_disable(False)
+        deadline = time.monotonic() + _CLOSES
+        while is_watched(self._image, own=1):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE)
+        return True
+
+    def resume(self) -> None:
+        """Mirror the image again if ``end`` has ended that."""
+        if self._mode is not None:
+            with quietly("mirroring an image again that was not deleted"):
+                self._image.mirror_image_enable(self._mode)

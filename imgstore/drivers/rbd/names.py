@@ -1,0 +1,247 @@
+"""Names of images, given and taken by the image's id: never that of another one of the name.
+
+librbd takes a name for the image that has it by then. So these are its requests to RADOS, in its
+order, with the id (cls_rbd; https://docs.ceph.com/en/latest/dev/rbd-layering/ names the objects):
+``rbd_id.<name>`` holds an image's id, ``rbd_directory`` both ways between names and ids,
+``rbd_trash`` what is in the trash. All functions may be repeated where an answer was lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from imgstore import _lazy
+from imgstore.drivers._librbd.cluster import INSTALL
+from imgstore.errors import AlreadyExists, NotFound
+
+_DIRECTORY: Final = "rbd_directory"
+_TRASH: Final = "rbd_trash"
+_METADATA: Final = "metadata_"
+_PAGE: Final = 500
+# librados' LIBRADOS_CREATE_EXCLUSIVE and LIBRADOS_CMPXATTR_OP_EQ; a compared byte that differs is
+# an error number from 4095 on.
+_EXCLUSIVE: Final = 1
+_EQUAL: Final = 1
+_DIFFERS: Final = 4095
+# Sources of what is in the trash (cls::rbd::TrashImageSource).
+BY_USER: Final = 0
+BY_REMOVAL: Final = 3
+BY_USER_OF_PARENT: Final = 4
+
+
+@dataclass(frozen=True)
+class Trashed:
+    """An image in the trash: who put it there, and until when it may be restored."""
+
+    id: str
+    name: str
+    source: int
+    deleted: datetime
+    deferred: datetime
+
+
+def id_of(pool: Any, name: str) -> str | None:
+    """Return the id of the image that is opened by a name."""
+    with _unless(errno.ENOENT) as found:
+        found.append(_text(pool.read(_id_object(name)), 0)[0])
+    return found[0] if found else None
+
+
+def listed_id(pool: Any, name: str) -> str | None:
+    """Return the id that the pool's directory has for a name."""
+    return _asked(pool, "dir_get_id", name)
+
+
+def listed_name(pool: Any, image_id: str) -> str | None:
+    """Return the name that the pool's directory has for an image."""
+    return _asked(pool, "dir_get_name", image_id)
+
+
+def exists(pool: Any, image_id: str) -> bool:
+    """Return whether there is an image of this id, whatever its name."""
+    with _unless(errno.ENOENT) as found:
+        pool.stat(f"rbd_header.{image_id}")
+        found.append(image_id)
+    return bool(found)
+
+
+def made_at(pool: Any, name: str) -> datetime:
+    """Return when the object that opens an image by a name was made; long ago without one."""
+    with _unless(errno.ENOENT) as found:
+        _, made = pool.stat(_id_object(name))
+        found.append(datetime.fromtimestamp(time.mktime(made), timezone.utc))
+    return found[0] if found else datetime.fromtimestamp(0, timezone.utc)
+
+
+def is_nameless(pool: Any, image_id: str) -> bool:
+    """Return whether a name for this id is what is left of it: it is gone, or in the trash."""
+    return not exists(pool, image_id) or in_trash(pool, image_id)
+
+
+def publish(pool: Any, image_id: str, private: str, name: str) -> None:
+    """Give an image its name instead of ``private``; raises AlreadyExists if the name is taken.
+
+    Raises NotFound, with nothing changed, if the image has not that private name any more.
+    """
+    with _unless(errno.EEXIST), _write(pool, _id_object(name)) as request:
+        request.new(_EXCLUSIVE)
+        request.write_full(_string(image_id))
+    if id_of(pool, name) != image_id:
+        raise AlreadyExists("there is an image of this id")
+    failed = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.EBADF)
+    _directory(pool, "dir_rename_image", private, name, image_id, ignored=failed)
+    if (holder := listed_id(pool, name)) != image_id:
+        _forget(pool, image_id, name)
+        if holder is not None:
+            raise AlreadyExists("there is an image of this id")
+        raise NotFound("the image was removed before it got its name")
+    _forget(pool, image_id, private)
+
+
+def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
+    """Move an image to the trash; raises NotFound if it has that name no more.
+
+    Taking its name from it is what deletes it.
+    """
+    now = time.time()
+    spec = struct.pack("<B", BY_USER) + _string(name) + _time(now) + _time(now + delay) + b"\0"
+    entry = _string(image_id) + struct.pack("<BBI", 2, 1, len(spec)) + spec
+    is_added = _execute(pool, _TRASH, "trash_add", entry, ignored=(errno.EEXIST,))
+    if unlink(pool, image_id, name):
+        return
+    if listed_name(pool, image_id) is not None:
+        if is_added:
+            _execute(pool, _TRASH, "trash_remove", _string(image_id), ignored=(errno.ENOENT,))
+        raise NotFound("the image has another name now")
+    if not is_added:
+        raise NotFound("the image was deleted meanwhile")
+
+
+def unlink(pool: Any, image_id: str, name: str) -> bool:
+    """Take a name from an image; False if the pool's directory has it for another one, or none."""
+    _forget(pool, image_id, name)
+    ignored = (errno.ENOENT, errno.ESTALE)
+    return _directory(pool, "dir_remove_image", name, image_id, ignored=ignored)
+
+
+def trash(pool: Any) -> Iterator[Trashed]:
+    """Yield what is in the trash.
+
+    The SDK's own iterator raises IndexError for sources that it does not know.
+    """
+    after = ""
+    while True:
+        with _unless(errno.ENOENT) as pages:
+            read = pool.create_read_op()
+            try:
+                entries, _ = pool.get_omap_vals(read, after, "id_", _PAGE)
+                pool.operate_read_op(read, _TRASH)
+                pages.append(list(entries))
+            finally:
+                pool.release_read_op(read)
+        page = pages[0] if pages else []
+        for key, value in page:
+            yield _trashed(key.removeprefix("id_"), value)
+        if len(page) < _PAGE:
+            return
+        after = page[-1][0]
+
+
+def in_trash(pool: Any, image_id: str) -> bool:
+    """Return whether an image is in the trash."""
+    with _unless(errno.ENOENT) as found:
+        pool.execute(_TRASH, "rbd", "trash_get", _string(image_id))
+        found.append(image_id)
+    return bool(found)
+
+
+def remove_metadata(pool: Any, image_id: str, key: str, value: str) -> None:
+    """Remove an image's metadata if its value is this one."""
+    with (
+        _unless(errno.ENOENT, errno.ECANCELED),
+        _write(pool, f"rbd_header.{image_id}") as request,
+    ):
+        request.omap_cmp(_METADATA + key, value, _EQUAL)
+        request.execute("rbd", "metadata_remove", _string(key))
+
+
+def _forget(pool: Any, image_id: str, name: str) -> None:
+    """Remove the object that opens an image by a name, if it is this image's."""
+    with _unless(errno.ENOENT, _DIFFERS), _write(pool, _id_object(name)) as request:
+        request.cmpext(_string(image_id), 0)
+        request.remove()
+
+
+def _directory(pool: Any, method: str, *arguments: str, ignored: tuple[int, ...]) -> bool:
+    return _execute(pool, _DIRECTORY, method, b"".join(map(_string, arguments)), ignored=ignored)
+
+
+def _execute(pool: Any, key: str, method: str, data: bytes, *, ignored: tuple[int, ...]) -> bool:
+    """Have a method of cls_rbd change an object; False where it answers with an ignored error."""
+    with _unless(*ignored) as done:
+        with _write(pool, key) as request:
+            request.execute("rbd", method, data)
+        done.append(key)
+    return bool(done)
+
+
+def _asked(pool: Any, method: str, question: str) -> str | None:
+    with _unless(errno.ENOENT) as found:
+        _, answer = pool.execute(_DIRECTORY, "rbd", method, _string(question))
+        found.append(_text(answer, 0)[0])
+    return found[0] if found else None
+
+
+@contextmanager
+def _write(pool: Any, key: str) -> Iterator[Any]:
+    """Send what the block puts into a request; nothing if it raises."""
+    rados = _lazy.load("rados", install=INSTALL)
+    with rados.WriteOpCtx() as request:
+        yield request
+        pool.operate_write_op(request, key)
+
+
+@contextmanager
+def _unless(*numbers: int) -> Iterator[list[Any]]:
+    """Pass over what rados raises with one of these error numbers, or beyond the last one's."""
+    found: list[Any] = []
+    try:
+        yield found
+    except Exception as exc:
+        number = abs(getattr(exc, "errno", None) or 0)
+        if number not in numbers and not (_DIFFERS in numbers and number >= _DIFFERS):
+            raise
+
+
+def _trashed(image_id: str, value: bytes) -> Trashed:
+    source = value[6]
+    name, at = _text(value, 7)
+    seconds, _, until, _ = struct.unpack_from("<IIII", value, at)
+    deleted, deferred = (datetime.fromtimestamp(each, timezone.utc) for each in (seconds, until))
+    return Trashed(image_id, name, source, deleted, deferred)
+
+
+def _id_object(name: str) -> str:
+    return f"rbd_id.{name}"
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from("<I", data, at)
+    end = at + 4 + length
+    return data[at + 4 : end].decode(errors="surrogateescape"), end
+
+
+def _time(seconds: float) -> bytes:
+    return struct.pack("<II", int(seconds), int(seconds % 1 * 1_000_000_000))

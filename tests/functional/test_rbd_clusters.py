@@ -1,0 +1,197 @@
+"""The RBD store where pools, rights and clusters change, or look alike; mirrored images."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from servers.ceph import Ceph
+from servers.ceph import ceph as run_ceph
+from servers.mirror import mirror as run_mirror
+from servers.pools import RbdPool, admin, make_pool
+from servers.process import until
+from servers.scratch import Scratch
+
+from imgstore import errors
+from imgstore.testing.harness import content, new_id
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch: Scratch) -> Iterator[Ceph]:
+    """A cluster whose pools come and go."""
+    with run_ceph(scratch) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Ceph) -> Iterator[Any]:
+    with admin(cluster) as client:
+        yield client
+
+
+class TestPools:
+    def test_an_add_lands_where_its_location_says(self, cluster: Ceph, client: Any) -> None:
+        """Whatever has the pool's name by then: it was renamed, made anew, or is gone."""
+        pool = make_pool(cluster, client, "moved")
+        with pool.store() as store:
+            first = store.add(new_id(), b"first")
+            cluster.command("osd", "pool", "rename", "moved", "former")
+            with pytest.raises(errors.ConfigError, match="'moved' does not exist"):
+                store.add(new_id(), b"nowhere")
+            now = make_pool(cluster, client, "moved")
+            image = store.add(name := new_id(), b"second")
+            assert now.images() == [name]
+            assert content(store, image.location) == b"second"
+            with pytest.raises(errors.NotFound):
+                store.delete(first.location)
+            with now.store("other") as other:
+                assert content(other, image.location) == b"second"
+            sure = "--yes-i-really-really-mean-it"
+            cluster.command("osd", "pool", "rm", "moved", "moved", sure)
+            with pytest.raises(errors.NotFound):
+                store.size(image.location)
+            anew = make_pool(cluster, client, "moved")
+            store.add(name := new_id(), b"third")
+            assert anew.images() == [name]
+
+    def test_rights_that_are_given_count_at_once(self, cluster: Ceph, client: Any) -> None:
+        pool = make_pool(cluster, client, "closed")
+        key = ("auth", "caps", f"client.{pool.user.name}", "mon", "profile rbd", "osd")
+        cluster.command(*key, "profile rbd pool=another")
+        with pool.store() as store:
+            with pytest.raises(errors.PermissionDenied):
+                store.add(new_id(), b"x")
+            assert store.check()
+            cluster.command(*key, "profile rbd pool=closed")
+            image = store.add(new_id(), b"x")
+            assert store.check() == []
+            assert content(store, image.location) == b"x"
+
+
+class TestCopies:
+    def test_clusters_with_one_fsid_are_two(
+        self, scratch: Scratch, cluster: Ceph, client: Any
+    ) -> None:
+        """The other one has an image of that name, and more bytes."""
+        pool = make_pool(cluster, client, "twins")
+        with run_ceph(scratch, fsid=cluster.fsid) as twin, admin(twin) as its_client:
+            other = make_pool(twin, its_client, "twins")
+            with pool.store("from") as origin, other.store("to") as to:
+                image = origin.add(name := new_id(), b"what is meant")
+                to.add(name, b"another's bytes")
+                copy = origin.copy(image.location, new_id(), to=to)
+                assert content(to, copy.location) == b"what is meant"
+                assert copy.digests
+
+    def test_stores_of_different_users_copy_inside_the_cluster(
+        self, cluster: Ceph, client: Any
+    ) -> None:
+        pool, target = make_pool(cluster, client, "one"), make_pool(cluster, client, "one-2")
+        both = "profile rbd pool=one, profile rbd pool=one-2"
+        user = cluster.user("both", mon="profile rbd", osd=both)
+        options = {"user": user.name, "ceph_conf": str(user.conf)}
+        with pool.store("from") as origin, target.store("to", **options) as to:
+            image = origin.add(new_id(), b"data")
+            copy = origin.copy(image.location, new_id(), to=to)
+            assert copy.digests == {}
+            assert content(to, copy.location) == b"data"
+
+
+class Daemon(threading.Thread):
+    """Has an image open for as long as it is mirrored, as rbd-mirror has."""
+
+    def __init__(self, pool: RbdPool, name: str) -> None:
+        super().__init__(daemon=True)
+        self.pool, self.name_of_image = pool, name
+        self.opened = threading.Event()
+
+    def run(self) -> None:
+        with self.pool.image(self.name_of_image) as image:
+            self.opened.set()
+            while image.mirror_image_get_info()["state"] == self.pool.sdk.RBD_MIRROR_IMAGE_ENABLED:
+                time.sleep(0.05)
+
+
+@pytest.fixture
+def mirrored(cluster: Ceph, client: Any) -> RbdPool:
+    """A pool with one peer, whose images are mirrored one by one."""
+    pool = make_pool(cluster, client, f"mirrored-{new_id()[:8]}")
+    pool.verbs.mirror_mode_set(pool.context, pool.sdk.RBD_MIRROR_MODE_IMAGE)
+    pool.verbs.mirror_peer_add(pool.context, "site-b", "client.mirror")
+    return pool
+
+
+def mirror(pool: RbdPool, name: str) -> None:
+    with pool.image(name) as image:
+        image.mirror_image_enable(pool.sdk.RBD_MIRROR_IMAGE_MODE_SNAPSHOT)
+
+
+class TestMirrored:
+    @pytest.mark.parametrize("delay", [0, 3600])
+    def test_an_image_that_a_daemon_has_open_is_deleted(
+        self, mirrored: RbdPool, delay: int
+    ) -> None:
+        with mirrored.store(trash_delay=delay) as store:
+            image = store.add(name := new_id(), b"data")
+            mirror(mirrored, name)
+            daemon = Daemon(mirrored, name)
+            daemon.start()
+            assert daemon.opened.wait(60)
+            store.delete(image.location)
+            daemon.join(60)
+            assert (mirrored.images(), mirrored.trash()) == ([], [name] if delay else [])
+
+    def test_an_image_that_somebody_uses_is_in_use(self, mirrored: RbdPool) -> None:
+        with mirrored.store() as store:
+            image = store.add(name := new_id(), b"data")
+            mirror(mirrored, name)
+            daemon = Daemon(mirrored, name)
+            with mirrored.image(name) as used:
+                daemon.start()
+                assert daemon.opened.wait(60)
+                with pytest.raises(errors.InUse):
+                    store.delete(image.location)
+                info = used.mirror_image_get_info()
+                assert info["state"] == mirrored.sdk.RBD_MIRROR_IMAGE_ENABLED
+            assert content(store, image.location) == b"data"
+            store.delete(image.location)
+            daemon.join(60)
+
+    def test_an_image_that_is_not_primary(self, mirrored: RbdPool) -> None:
+        with mirrored.store() as store:
+            image = store.add(name := new_id(), b"data")
+            mirror(mirrored, name)
+            with mirrored.image(name) as found:
+                found.mirror_image_demote()
+            with pytest.raises(errors.InUse, match="from another cluster"):
+                store.delete(image.location)
+            assert content(store, image.location) == b"data"
+
+
+@pytest.mark.heavy
+def test_rbd_mirror_itself(scratch: Scratch) -> None:
+    """Of two clusters, replicating by snapshots: the image is gone from both."""
+    with run_ceph(scratch) as here, run_ceph(scratch) as there, contextlib.ExitStack() as stack:
+        pools = [
+            make_pool(each, stack.enter_context(admin(each)), "images") for each in (here, there)
+        ]
+        daemon = stack.enter_context(run_mirror(scratch, here, there, "images"))
+        pool, replica = pools
+        with pool.store() as store:
+            image = store.add(name := new_id(), b"data")
+            mirror(pool, name)
+            until(lambda: name in replica.images(), seconds=120, what="the image is replicated")
+
+            def is_watched() -> bool:
+                with pool.image(name, read_only=True) as found:
+                    return any(True for _ in found.watchers_list())
+
+            until(is_watched, seconds=120, what="the daemon has the image open")
+            assert daemon.alive
+            store.delete(image.location)
+            assert (pool.images(), pool.trash()) == ([], [])
+            until(lambda: not replica.images(), seconds=120, what="the replica is removed")
