@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ def main() -> int:
     with Scratch() as scratch, BACKENDS[asked.backend](scratch, directory) as backend:
         report = storm(backend, asked.seconds, seed=seed, clients=asked.clients)
     sys.stdout.write(f"{report}\n")
+    if not report.violations:
+        shutil.rmtree(directory)
     return 1 if report.violations else 0
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -28,6 +28,7 @@ from storm.plan import Plan
 from storm.storming import Backend, Found
 
 KIB, MIB = 1 << 10, 1 << 20
+_CLAIM = 300.0  # seconds that claims and probes of S3 are left alone at least
 _WATCH = 6  # seconds; clients are not stopped for so long
 _REGION = "storm"  # whose Cinder is behind the proxy
 _OWN = ".imgstore-"  # what names of unfinished data begin with
@@ -99,24 +100,36 @@ def s3(directory: Path, bucket: Bucket, *, parts: bool) -> Iterator[Backend]:
                 for key in images
             ], rest
 
-        yield Backend(plan, listing, [gateway.process], [proxy], gateway.heal)
+        yield Backend(plan, listing, [gateway.process], [proxy], gateway.heal, waits=True)
 
 
 def _is_valid(bucket: Bucket, key: str) -> bool:
-    """Tell whether a key is a claim whose time is not over: who has it may live."""
-    if not key.startswith("imgstore-claim-"):
-        return False
+    """Tell whether a key is a claim, or a probe, whose time is not over: who has it may live."""
     try:
         found = bucket.raw.head_object(Bucket=bucket.name, Key=key)
     except bucket.raw.exceptions.ClientError:  # gone by now
         return False
-    end = found["LastModified"].timestamp() + float(found["Metadata"]["imgstore-lease"])
-    return bool(time.time() < end)
+    lease = max(_CLAIM, float(found["Metadata"].get("imgstore-lease", 0)))
+    return bool(time.time() < found["LastModified"].timestamp() + lease)
 
 
 def _preferring(datastores: Sequence[str]) -> list[list[str]]:
     """Return what stores are given: one has no preference, the others prefer one of them each."""
     return [[f"{each}:{int(each == best)}" for each in datastores] for best in ("", *datastores)]
+
+
+def _files(server: VSphere, where: Mapping[tuple[str, str], str]) -> tuple[list[Found], list[str]]:
+    found, rest = [], []
+    for (center, name), place in where.items():
+        datastore = server.datastore(center, name)
+        for path in datastore.names():
+            image_id = path.rpartition("/")[2]
+            if image_id.startswith(_OWN):
+                rest.append(datastore.full(path))
+                continue
+            url = place.replace("{id}", image_id)
+            found.append(Found(image_id, _digest(datastore.content(path)), url))
+    return found, rest
 
 
 @contextlib.contextmanager
@@ -149,20 +162,7 @@ def vmware(directory: Path, server: VSphere, *, datastores: Sequence[str]) -> It
             cleans=True,
         )
 
-        def listing() -> tuple[list[Found], list[str]]:
-            found, rest = [], []
-            for (center, name), place in where.items():
-                datastore = server.datastore(center, name)
-                for path in datastore.names():
-                    image_id = path.rpartition("/")[2]
-                    if image_id.startswith(_OWN):
-                        rest.append(datastore.full(path))
-                        continue
-                    url = place.replace("{id}", image_id)
-                    found.append(Found(image_id, _digest(datastore.content(path)), url))
-            return found, rest
-
-        yield Backend(plan, listing, [server.process], [proxy], server.heal)
+        yield Backend(plan, lambda: _files(server, where), [server.process], [proxy], server.heal)
 
 
 @contextlib.contextmanager
@@ -217,6 +217,25 @@ def _short_watches(client: Any, seconds: int) -> Iterator[None]:
         configure("set", val=[str(before)])
 
 
+def _objects(container: Container) -> tuple[list[Found], list[str]]:
+    def is_valid(name: str) -> bool:
+        lease = name.rpartition("-")[2]
+        since = float(container.headers(name)["x-timestamp"])
+        return lease.isdigit() and time.time() < since + int(lease)
+
+    names = container.names()
+    images = [name for name in names if not name.startswith("imgstore-")]
+    used = {
+        segment["name"].partition("/")[2].partition("/")[2]
+        for name in images
+        if "x-static-large-object" in container.headers(name)
+        for segment in container.manifest(name)
+    }
+    rest = [name for name in names if name not in images and not is_valid(name)]
+    rest += [f"segment {name}" for name in container.segments() if name not in used]
+    return [Found(name, _digest(container.content(name))) for name in images], rest
+
+
 @contextlib.contextmanager
 def swift(
     directory: Path, server: Swift, container: Container, *, segments: bool
@@ -238,32 +257,35 @@ def swift(
                 "large_object_size": 1 if segments else 5,
                 "large_object_chunk_size": 1 if segments else 4,
                 "upload_workers": 3,
+                "connect_timeout": 3.0,
+                "read_timeout": 4.0,
             },
             str(directory / "history"),
             sizes=[(1, 200 * KIB), (MIB, 3 * MIB)] if segments else [(1, 200 * KIB), (1, MIB)],
         )
         plan = dataclasses.replace(plan, places=[_place(plan)])
 
-        def is_valid(name: str) -> bool:
-            lease = name.rpartition("-")[2]
-            since = float(container.headers(name)["x-timestamp"])
-            return lease.isdigit() and time.time() < since + int(lease)
-
-        def listing() -> tuple[list[Found], list[str]]:
-            names = container.names()
-            images = [name for name in names if not name.startswith("imgstore-")]
-            used = {
-                segment["name"].partition("/")[2].partition("/")[2]
-                for name in images
-                if "x-static-large-object" in container.headers(name)
-                for segment in container.manifest(name)
-            }
-            rest = [name for name in names if name not in images and not is_valid(name)]
-            rest += [f"segment {name}" for name in container.segments() if name not in used]
-            return [Found(name, _digest(container.content(name))) for name in images], rest
-
         servers = [server.proxy, server.object, server.container]
-        yield Backend(plan, listing, servers, [proxy], server.heal)
+        yield Backend(plan, lambda: _objects(container), servers, [proxy], server.heal, waits=True)
+
+
+def _volumes(server: Cinder, pool: Any) -> tuple[list[Found], list[str]]:
+    found, rest = [], []
+    for volume in server.volumes():
+        about = volume["metadata"]
+        is_image = "imgstore_unfinished" not in about and "image_size" in about
+        if not is_image or volume["status"] not in ("available", "in-use"):
+            rest.append(f"volume {volume['id']} {volume['status']} {about}")
+            continue
+        size = int(about["image_size"])
+        data = pool.content(f"volume-{volume['id']}", None)[:size]
+        url = f"cinder://storm/{volume['id']}"
+        found.append(Found(about["glance_image_id"], _digest(data), url))
+    rest += [
+        f"attachment of {each['volume_id']}"
+        for each in server.call("GET", "attachments/detail")["attachments"]
+    ]
+    return found, rest
 
 
 @contextlib.contextmanager
@@ -271,6 +293,7 @@ def cinder(directory: Path, server: Cinder, pool: Any) -> Iterator[Backend]:
     """Volumes in a pool of Ceph, which ``pool`` sees from behind."""
     server.empty()
     with Proxy(("127.0.0.1", server.port)) as proxy, as_client(server):
+        server.quota(volumes=-1, gigabytes=-1)
         for interface in ("public", "internal", "admin"):
             url = f"http://127.0.0.1:{proxy.port}/v3/%(project_id)s"
             server.keystone.endpoint("volumev3", _REGION, interface, url)
@@ -291,27 +314,11 @@ def cinder(directory: Path, server: Cinder, pool: Any) -> Iterator[Backend]:
             cleans=True,
         )
 
-        def listing() -> tuple[list[Found], list[str]]:
-            found, rest = [], []
-            for volume in server.volumes():
-                about = volume["metadata"]
-                is_image = "imgstore_unfinished" not in about and "image_size" in about
-                if not is_image or volume["status"] not in ("available", "in-use"):
-                    rest.append(f"volume {volume['id']} {volume['status']} {about}")
-                    continue
-                size = int(about["image_size"])
-                data = pool.content(f"volume-{volume['id']}", None)[:size]
-                url = f"cinder://storm/{volume['id']}"
-                found.append(Found(about["glance_image_id"], _digest(data), url))
-            rest += [
-                f"attachment of {each['volume_id']}"
-                for each in server.call("GET", "attachments/detail")["attachments"]
-            ]
-            return found, rest
-
+        api = server.services["api"]
         yield Backend(
-            plan, listing, [server.services["api"]], [proxy], server.heal, pace=5.0, clean=180
+            plan, lambda: _volumes(server, pool), [api], [proxy], server.heal, pace=5.0, clean=180
         )
+        server.quota(volumes=10, gigabytes=1000)
 
 
 def _place(plan: Plan) -> str:

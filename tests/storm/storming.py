@@ -24,6 +24,7 @@ from storm.plan import Plan
 from storm.weather import Clients, Weather
 
 _ENDING = 90.0  # seconds for clients to end once nothing goes wrong any more
+_WAITING = 10.0  # for those that may wait for dead ones
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Backend:
 
     `listing` returns its images and the names of all else that it has. `clean` is for how many
     seconds clean-up is tried again: some backends find out late that a client is dead. `clients`,
-    `patience` and `pace` are those of the weather.
+    `patience` and `pace` are those of the weather. Where a store `waits`, a client may do so for
+    minutes, for what a dead one holds: it is killed in the end.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class Backend:
     patience: float = 1.5
     pace: float = 3.0
     clean: float = 20.0
+    waits: bool = False
 
 
 @dataclass
@@ -100,26 +103,19 @@ def storm(backend: Backend, seconds: float, *, seed: int, clients: int | None = 
     plan.save(directory / "plan.json")
     report = Report(seed)
     crowd = Clients(directory / "plan.json", directory / "clients.log")
-    weather = Weather(
-        crowd,
-        chance=chance,
-        servers=backend.servers,
-        proxies=backend.proxies,
-        patience=backend.patience,
-        pace=backend.pace,
-    )
+    weather = _weather(backend, crowd, chance)
     late: list[int] = []
     try:
         crowd.start(chance.getrandbits(32))  # whatever it has to import first
         with report.timed("storm"):
             weather.blow(time.monotonic() + seconds, clients=clients or backend.clients)
         with report.timed("end"):
-            late = crowd.end(chance, seconds=_ENDING)
+            late = crowd.end(chance, seconds=_WAITING if backend.waits else _ENDING)
     finally:
         weather.calm()
         crowd.close()
     report.weather = weather.counts
-    if late:
+    if late and not backend.waits:
         report.violations.append(Violation(f"{len(late)} clients did not end", "", None))
     backend.heal()
     with report.timed("clean-up"):
@@ -130,6 +126,17 @@ def storm(backend: Backend, seconds: float, *, seed: int, clients: int | None = 
     with report.timed("deletion"):
         report.violations += _emptied(backend, plan)
     return report
+
+
+def _weather(backend: Backend, crowd: Clients, chance: random.Random) -> Weather:
+    return Weather(
+        crowd,
+        chance=chance,
+        servers=backend.servers,
+        proxies=backend.proxies,
+        patience=backend.patience,
+        pace=backend.pace,
+    )
 
 
 def _left(backend: Backend, plan: Plan) -> list[Violation]:
