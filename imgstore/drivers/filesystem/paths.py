@@ -56,16 +56,17 @@ def open_directory(held: Descriptors, path: str) -> int:
 def made_directory(root: str) -> os.stat_result:
     """Return the status of a directory that is made if it is missing."""
     with suppress(FileNotFoundError):
-        return _directory_status(root)
+        return directory_status(root)
     with suppress(FileExistsError):  # made by another
         os.makedirs(root)
     try:
-        return _directory_status(root)
+        return directory_status(root)
     except FileNotFoundError:  # a link to nowhere
         raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory") from None
 
 
-def _directory_status(root: str) -> os.stat_result:
+def directory_status(root: str) -> os.stat_result:
+    """Return the status of a directory; raises NotADirectoryError for anything else."""
     status = os.stat(root)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, f"{root} is not a directory")
