@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 import threading
+import time
 from types import CodeType, FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from imgstore.drivers.filesystem import FilesystemStore
 
 PACKAGE = os.path.dirname(imgstore.__file__)
 DATA = bytes(1024 * 1024) + os.urandom(100_000)  # from 1 MiB on, digests have threads
+PATIENCE = 10  # seconds
 
 
 @functools.cache
@@ -87,6 +89,12 @@ def main(first: int, step: int, roots: list[str]) -> None:
             for root in roots:
                 for name in set(os.listdir(root)) - {".imgstore-lock"}:
                     os.unlink(os.path.join(root, name))
+            # A thread that finds nothing left to do ends by itself, in its own time.
+            deadline = time.monotonic() + PATIENCE
+            while (descriptors(), threading.active_count()) != before and (
+                time.monotonic() < deadline
+            ):
+                time.sleep(0.01)
             if (descriptors(), threading.active_count()) != before:
                 sys.stdout.write(
                     f"{interrupt.at}: {descriptors() - before[0]}, {threading.enumerate()} stay\n"
