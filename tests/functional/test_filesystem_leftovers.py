@@ -15,6 +15,8 @@ from servers.filesystems import Filesystems
 
 from imgstore.drivers.filesystem import FilesystemStore
 
+pytestmark = pytest.mark.servers("filesystems")
+
 ODD = f".imgstore-{'0' * 24}"
 DEAD = f".imgstore-{'1' * 24}"
 

@@ -19,6 +19,8 @@ from servers.scratch import Scratch
 from imgstore import errors
 from imgstore.testing.harness import content, new_id
 
+pytestmark = pytest.mark.servers("ceph")
+
 
 @pytest.fixture(scope="module")
 def cluster(scratch: Scratch) -> Iterator[Ceph]:

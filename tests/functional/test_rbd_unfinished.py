@@ -13,6 +13,8 @@ from imgstore import errors
 from imgstore.drivers.rbd import RbdStore, names
 from imgstore.testing.harness import content, new_id, pattern
 
+pytestmark = pytest.mark.servers("ceph")
+
 MIB = 1024 * 1024
 
 
