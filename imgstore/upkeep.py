@@ -36,11 +36,11 @@ def remove_leftovers(store: Store, age: timedelta) -> list[Leftover]:
         try:
             store._remove_leftover(leftover)
             removed.append(leftover)
-        except (errors.NotFound, FileNotFoundError):
-            continue
         except Exception as exc:
-            in_use = store._translate(exc, "remove_leftovers")
-            if not isinstance(in_use, errors.InUse | errors.TimedOut):
+            error = store._translate(exc, "remove_leftovers")
+            if isinstance(error, errors.InUse | errors.TimedOut):
+                in_use = error
+            elif not isinstance(error, errors.NotFound):
                 raise
     if in_use is not None:
         raise in_use

@@ -427,6 +427,25 @@ def test_removing_leftovers_passes_over_what_came_alive():
     assert [each.key for each in store.remove_leftovers(older_than=timedelta(1))] == ["two"]
 
 
+def test_a_leftover_that_an_sdk_says_is_gone_hinders_nobody():
+    """What is gone is passed over, in whatever words the backend says so."""
+
+    class Raw(MemoryStore):
+        def _leftovers(self, older_than):
+            old = datetime.now(timezone.utc) - timedelta(days=1)
+            return [Leftover(self.name, name, old) for name in ("gone", "there")]
+
+        def _remove_leftover(self, leftover):
+            if leftover.name == "gone":
+                raise LookupError(leftover.name)
+
+        def _classify(self, exc):
+            return errors.NotFound if isinstance(exc, LookupError) else None
+
+    with Raw("memory") as store:
+        assert [each.name for each in store.remove_leftovers(older_than=0)] == ["there"]
+
+
 def test_a_driver_that_ignores_the_age_is_no_danger():
     """What is younger is not passed on, and not removed: it may be an add under way."""
     removed = []
