@@ -287,3 +287,25 @@ class TestTruth:
                 store.add("image", data)
             assert caught.value.retryable
         assert bucket.keys() == []
+
+    def test_an_image_that_was_there_before_another_is_in_doubt(
+        self, bucket: Bucket, shaky: S3Store, link: Proxy
+    ) -> None:
+        """Its put was answered by nobody; it was deleted, and another image took the id."""
+        sent = []
+
+        def sending(request: Any, **_: Any) -> None:
+            if request.method != "PUT" or not request.url.split("?")[0].endswith("/image"):
+                return
+            sent.append(request)
+            if len(sent) == 1:
+                link.cut(60, direction="down")  # not the "100 Continue"
+            if len(sent) == 2:
+                assert stored(bucket) == b"small"
+                bucket.raw.put_object(Bucket=bucket.name, Key="image", Body=b"another's")
+
+        events(shaky).register_first("before-send.s3", sending)
+        with pytest.raises(errors.AlreadyExists) as caught:
+            shaky.add("image", b"small")
+        assert caught.value.indeterminate
+        assert stored(bucket) == b"another's"

@@ -226,7 +226,7 @@ class _Judge:
         is_there = state is not None and (not url or not each.url or url == each.url)
         is_missing = state is None or each.url not in ("", url)
         if each.kind in _ADDS:
-            if each.error == "AlreadyExists":
+            if each.error == "AlreadyExists" and each.outcome == "failed":
                 return (state,) if state is not None else ()
             digests = self._copied.get(number, (each.digest,))
             return () if state is not None else [(number, digest) for digest in digests]
@@ -295,7 +295,7 @@ def _changes(operation: Operation) -> bool:
 def _counts(operation: Operation, history: Sequence[Operation]) -> bool:
     """Tell whether an operation says something for certain, or may have had an effect."""
     if operation.kind in _ADDS:
-        if operation.error == "AlreadyExists":
+        if operation.error == "AlreadyExists" and operation.outcome == "failed":
             return not any(_may_explain(operation, other) for other in history)
         # A copy is NotFound for its source, of which another id's history tells.
         return operation.outcome != "failed"

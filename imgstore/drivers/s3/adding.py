@@ -159,7 +159,11 @@ class Adding:
             return
         if found is not None and (is_exclusive or not is_unknown):
             self._is_committing = False
-            raise AlreadyExists("an image of this id exists") from exc
+            error = AlreadyExists("an image of this id exists")
+            if is_unknown:  # ours may have been there before it, and been deleted
+                self.discard()
+                error.indeterminate = True
+            raise error from exc
         if is_unknown:
             self._raise_unknown(exc)
         raise Unavailable("other requests for this object are in the way") from exc
