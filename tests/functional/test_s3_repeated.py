@@ -286,6 +286,7 @@ class TestTruth:
             with pytest.raises(errors.Unavailable, match="removed") as caught:
                 store.add("image", data)
             assert caught.value.retryable
+            assert caught.value.indeterminate  # a reader may have had it
         assert bucket.keys() == []
 
     def test_an_image_that_was_there_before_another_is_in_doubt(

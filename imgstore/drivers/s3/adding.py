@@ -159,11 +159,10 @@ class Adding:
             return
         if found is not None and (is_exclusive or not is_unknown):
             self._is_committing = False
-            error = AlreadyExists("an image of this id exists")
-            if is_unknown:  # ours may have been there before it, and been deleted
+            if is_unknown:
                 self.discard()
-                error.indeterminate = True
-            raise error from exc
+            # Where it is unknown, ours may have been there before it, and been deleted.
+            raise AlreadyExists("an image of this id exists", indeterminate=is_unknown) from exc
         if is_unknown:
             self._raise_unknown(exc)
         raise Unavailable("other requests for this object are in the way") from exc
@@ -195,13 +194,17 @@ class Adding:
             found = self._find()
         except Exception as exc:
             self._raise_unknown(exc)
+        # Whoever read meanwhile may have had ours, so nobody can say that nothing was stored.
         if found is None:
             raise Unavailable(
                 "another request removed the object right after it was put",
                 remedy="add the image again",
+                indeterminate=True,
             )
         if not self._is_ours(found):  # as where a server takes no notice of If-None-Match
-            raise AlreadyExists("another add of this id replaced the image at that moment")
+            raise AlreadyExists(
+                "another add of this id replaced the image at that moment", indeterminate=True
+            )
         if found["ContentLength"] != size:
             self.discard()
             raise IntegrityError(f"the server stored {found['ContentLength']} of {size} bytes")
