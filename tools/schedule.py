@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from tools.steps import Result, Step
+from tools.steps import Result, Step, interrupt
 
 
 @dataclass
@@ -14,44 +14,53 @@ class Schedule:
     """As many steps at once as there are ``cores``, and one more that waits.
 
     ``seconds`` are how long steps took before, by their labels. A step whose needs failed is not
-    begun.
+    begun. ``interrupt`` ends the steps that run when the run itself is interrupted.
     """
 
     steps: Iterable[Step]
     cores: int
     seconds: Mapping[str, float] = field(default_factory=dict)
+    interrupt: Callable[[], object] = interrupt
 
     def __post_init__(self) -> None:
         """Order the steps."""
-        steps = list(self.steps)
-        if unknown := {need for step in steps for need in step.needs} - {s.label for s in steps}:
+        given = list(self.steps)
+        if unknown := {need for step in given for need in step.needs} - {s.label for s in given}:
             raise ValueError(f"steps need what nobody does: {', '.join(sorted(unknown))}")
         ranks: dict[str, float] = {}
 
         def rank(step: Step) -> float:
             if step.label not in ranks:
-                after = (rank(other) for other in steps if step.label in other.needs)
+                after = (rank(other) for other in given if step.label in other.needs)
                 # The second more keeps a step behind all that it needs.
                 ranks[step.label] = self._guess(step) + 1 + max(after, default=0.0)
             return ranks[step.label]
 
-        self._pending = sorted(steps, key=rank, reverse=True)
+        self._pending = sorted(given, key=rank, reverse=True)
         self._results: dict[str, Result] = {}
         self._running: dict[Future[Result], Step] = {}
 
     def run(self, execute: Callable[[Step], Result]) -> list[Result]:
         """Execute every step, and return the results in the order of their ends."""
         with ThreadPoolExecutor(self.cores + 1) as pool:
-            while self._pending or self._running:
-                self._drop()
-                while step := self._next():
-                    self._pending.remove(step)
-                    self._running[pool.submit(execute, step)] = step
-                ended, _ = wait(self._running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    step = self._running.pop(future)
-                    self._results[step.label] = future.result()
+            try:
+                while self._pending or self._running:
+                    self._advance(pool, execute)
+            except BaseException:
+                self.interrupt()
+                raise
         return list(self._results.values())
+
+    def _advance(self, pool: ThreadPoolExecutor, execute: Callable[[Step], Result]) -> None:
+        """Begin what can begin, and wait until a step ends."""
+        self._drop()
+        while step := self._next():
+            self._pending.remove(step)
+            self._running[pool.submit(execute, step)] = step
+        ended, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        for future in ended:
+            step = self._running.pop(future)
+            self._results[step.label] = future.result()
 
     def _guess(self, step: Step) -> float:
         return self.seconds.get(step.label, step.budget)

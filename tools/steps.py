@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ IN_CI = os.environ.get("CI") == "true"
 LOGS = ENVIRONMENTS / "logs"
 REPORT = 120  # seconds between lines that say how far a step is
 GRACE = 60  # seconds from a step's interruption to its end
+_running: set[subprocess.Popen[bytes]] = set()
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (?=\S*(?:::|\.py))")
 _CASES = re.compile(r"\b(\d+) (?:passed|failed|errors?)\b")
 
@@ -84,13 +86,19 @@ def run(step: Step, deadline: float) -> Result:
     print(f"started: {step.label}", flush=True)
     try:
         passed = _execute(step, deadline) if step.command else _prepare(step)
-    except (OSError, subprocess.SubprocessError) as exc:
+    except Exception:
         passed = False
-        step.log.write_text(f"it could not be carried out: {exc}\n")
+        step.log.write_text(f"it could not be carried out:\n{traceback.format_exc()}")
     seconds = time.monotonic() - began
     said = step.log.read_text(errors="replace")
     print(f"\n---- {step.label}: {seconds:.0f} s\n{said}", flush=True)
     return Result(step, passed, seconds)
+
+
+def interrupt() -> None:
+    """Interrupt all commands that run; their steps end, and have failed."""
+    for process in list(_running):
+        process.send_signal(signal.SIGINT)
 
 
 def closing(log: Path) -> str:
@@ -119,6 +127,7 @@ def _execute(step: Step, deadline: float) -> bool:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
+        _running.add(process)
         try:
             while not _is_over(process, deadline) and time.monotonic() < deadline:
                 print(f"running: {step.label}: {closing(step.log)}", flush=True)
@@ -132,6 +141,7 @@ def _execute(step: Step, deadline: float) -> bool:
                 process.wait(GRACE)
             process.kill()
             process.wait()
+            _running.discard(process)
         return process.returncode == 0
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,12 +88,24 @@ def _no_daemons() -> Iterator[None]:
     except FileExistsError:
         yield
         return
-    # A terminated run must not leave the machine unable to start its services.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with os.fdopen(descriptor, "w") as script:
             script.write("#!/bin/sh\nexit 101\n")
-        yield
+        # A terminated run must not leave the machine unable to start its services.
+        with _ended_by_exceptions():
+            yield
     finally:
         _POLICY.unlink()
+
+
+@contextmanager
+def _ended_by_exceptions() -> Iterator[None]:
+    """Let SIGTERM unwind the stack; in other threads than the main one signals do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
         signal.signal(signal.SIGTERM, before)

@@ -288,6 +288,8 @@ def faulty_filesystem(scratch: Scratch) -> Iterator[FaultyFilesystem]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse a test that starts servers which its file does not name."""
     for item in items:
+        if Path(__file__).parent not in item.path.parents:
+            continue
         marker = item.get_closest_marker("servers")
         named = set(marker.args) if marker else set()
         started = {_SERVERS[name] for name in _fixtures(item) if name in _SERVERS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_what_needs_a_failed_step_is_not_run(step, run):
     assert results["next"].missing == "not run: it needs 'broken', which failed"
     assert results["last"].missing == "not run: it needs 'next', which failed"
     assert results["other"].passed
+
+
+def test_an_interrupted_run_ends_what_runs(tools, step):
+    """Whoever interrupts the run does not wait for the steps."""
+    ended = threading.Event()
+
+    def execute(step):
+        if step.label == "broken":
+            raise KeyboardInterrupt
+        assert ended.wait(60)
+        return tools("steps").Result(step, passed=False)
+
+    schedule = tools("schedule").Schedule([step("long"), step("broken")], 2, {}, ended.set)
+    with pytest.raises(KeyboardInterrupt):
+        schedule.run(execute)
+    assert ended.is_set()
+
+
+def test_a_step_that_cannot_be_carried_out_has_failed(tools, step, tmp_path, monkeypatch):
+    """Whatever it raises stands in its log; the others go on."""
+    monkeypatch.setattr(tools("steps"), "LOGS", tmp_path)  # where a run keeps its logs
+    result = tools("steps").run(step("odd", prepare=lambda: 1 // 0), time.monotonic() + 60)
+    assert not result.passed
+    assert result.failures()[-1] == "odd: ZeroDivisionError: integer division or modulo by zero"
 
 
 def test_a_need_that_nobody_fulfils_is_an_error(tools, step):
