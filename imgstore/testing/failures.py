@@ -65,36 +65,41 @@ SOURCES: dict[str, Callable[[bytes, Path], Source]] = {
     "pieces": lambda data, _: iter([data[:9], data[9:]]),
     "path": _as_path,
 }
+# A driver can tell a file, which has a length and holes, from all else.
+SHAPES = ("short reads", "path")
 
 
 @needs(Capability.WRITE)
 class Failures(Harness, is_part=True):
     """Whatever goes wrong, nothing is stored and nothing is left behind.
 
-    ``failures`` are the names of the FAILURES that sources, sinks and ``progress`` raise; ``KINDS``
-    are enough for a slow backend.
+    ``failures`` are the names of the FAILURES that sources, sinks and ``progress`` raise, and
+    ``origins`` those of the SOURCES that are too long or too short. ``KINDS`` and ``SHAPES`` are
+    enough for a slow backend.
     """
 
     failures: ClassVar[tuple[str, ...]] = tuple(FAILURES)
+    origins: ClassVar[tuple[str, ...]] = tuple(SOURCES)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests that take ``failure`` for each of the class's failures."""
+        """Run tests that take ``failure`` or ``origin`` for each of the class's values."""
         super().pytest_generate_tests(metafunc)
         if "failure" in metafunc.fixturenames:
             metafunc.parametrize("failure", self.failures)
+        if "origin" in metafunc.fixturenames:
+            metafunc.parametrize("origin", self.origins)
 
     @pytest.mark.parametrize("wrong", WRONG_SIZES.values(), ids=WRONG_SIZES)
-    @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
     def test_a_wrong_size_is_a_mismatch(
         self,
         store: Store,
         undone: Undone,
         tmp_path: Path,
-        make: Callable[[bytes, Path], Source],
+        origin: str,
         wrong: int,
     ) -> None:
         """A source of more or fewer bytes than declared is SizeMismatch."""
-        source = make(pattern(self.large), tmp_path)
+        source = SOURCES[origin](pattern(self.large), tmp_path)
         with undone() as image_id, pytest.raises(errors.SizeMismatch) as caught:
             store.add(image_id, source, size=self.large + wrong)
         assert caught.value.store == store.name
@@ -109,18 +114,17 @@ class Failures(Harness, is_part=True):
             store.add(image_id, b"", size=1)
 
     @pytest.mark.parametrize("too_large", [1, MIB])
-    @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
     def test_max_size_is_a_limit(
         self,
         store: Store,
         undone: Undone,
         tmp_path: Path,
-        make: Callable[[bytes, Path], Source],
+        origin: str,
         too_large: int,
     ) -> None:
         """A source of more than ``max_size`` bytes is TooLarge."""
         limit = self.large - too_large
-        source = make(pattern(self.large), tmp_path)
+        source = SOURCES[origin](pattern(self.large), tmp_path)
         with undone() as image_id, pytest.raises(errors.TooLarge) as caught:
             store.add(image_id, source, max_size=limit)
         assert str(limit) in str(caught.value)

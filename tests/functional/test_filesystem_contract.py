@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from servers.everything import EVERYTHING, FEW
+from servers.everything import Again, Slow
 from servers.filesystems import Filesystems
 from servers.fuse import FaultyFilesystem, faulty
 from servers.scratch import Scratch
@@ -19,7 +19,6 @@ from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.failures import Failures
-from imgstore.testing.harness import Harness
 from imgstore.testing.sources import Sources
 
 pytestmark = pytest.mark.servers("filesystems")
@@ -34,11 +33,9 @@ def mounted(scratch: Scratch) -> Iterator[FaultyFilesystem]:
         yield made
 
 
-class Directories(Harness):
+class Directories(Again, Slow):
     """A store in ``roots``; all that needs no server is tested in process."""
 
-    library_half = EVERYTHING
-    failures = FEW
     foreign_locations = ("file:///etc/passwd", "file://host/image", "filesystem:///")
     sizes = (0, 1, 64 * 1024 + 1, MIB, 5 * MIB + 3)
 

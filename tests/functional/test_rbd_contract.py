@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
-from servers.everything import EVERYTHING, FEW
+from servers.everything import Again, Slow
 from servers.kept import Kept
 from servers.pools import RbdPool, admin, make_pool
 from servers.scratch import Scratch
@@ -19,7 +19,6 @@ from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.copying import Copying
-from imgstore.testing.harness import Harness
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
@@ -30,14 +29,13 @@ MIB = 1024 * 1024
 ELSEWHERE = str(uuid.UUID(int=1))
 
 
-class Pools(Harness):
+class Pools(Slow):
     """A store in a pool of the run's own, emptied after every test."""
 
     capabilities = (
         Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
     )
     large = 19 * MIB + 7
-    failures = FEW
     memory_limit = 100 * MIB
     foreign_locations = (
         f"rbd://{ELSEWHERE}/images/image/snap",
@@ -67,10 +65,9 @@ class TestDefaults(Pools, StoreContract):
     """The cluster's default features: exclusive locks and object maps."""
 
 
-class TestLayeringOnly(Pools, Adding, Reading, Ranges, Resources):
+class TestLayeringOnly(Again, Pools, Adding, Reading, Ranges, Resources):
     """Images without locks and object maps, small objects, one chunk under way."""
 
-    library_half = EVERYTHING
     memory_limit = 40 * MIB
     options: ClassVar[dict[str, Any]] = {
         "features": ("layering",),
@@ -79,10 +76,9 @@ class TestLayeringOnly(Pools, Adding, Reading, Ranges, Resources):
     }
 
 
-class TestThin(Pools, Adding, Reading):
+class TestThin(Again, Pools, Adding, Reading):
     """Zeros are not written."""
 
-    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {"thin_provisioning": True}
 
 
@@ -95,10 +91,8 @@ def erasure_coded(scratch: Scratch) -> Iterator[RbdPool]:
             yield make_pool(cluster, client, "images", data="data")
 
 
-class TestDataPool(Pools, Adding, Concurrency):
+class TestDataPool(Again, Pools, Adding, Concurrency):
     """Data in an erasure-coded pool."""
-
-    library_half = EVERYTHING
 
     @pytest.fixture
     def rbd_pool(self, erasure_coded: RbdPool) -> RbdPool:
@@ -111,10 +105,9 @@ class TestDataPool(Pools, Adding, Concurrency):
         rbd_pool.empty()
 
 
-class TestNamespace(Pools, Reading, Copying, Concurrency):
+class TestNamespace(Again, Pools, Reading, Copying, Concurrency):
     """A namespace of the pool."""
 
-    library_half = EVERYTHING
     test_copying_here_is_unsupported = None  # it is for stores that cannot write
 
     @pytest.fixture

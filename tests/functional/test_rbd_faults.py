@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -183,13 +184,13 @@ class TestOsd:
                 piece, self.left = self.left[:n], self.left[n:]
                 if not piece:
                     later(0.02, ceph.osd.freeze)
+                    later(60, ceph.osd.thaw)  # librbd may close an image only then
                 return piece
 
         name = new_id()
-        try:
+        with contextlib.suppress(errors.Unavailable):
             hasty.add(name, Ending())
-        except errors.Unavailable:
-            ceph.osd.thaw()
+        ceph.osd.thaw()
         ceph.heal()
         location = f"rbd://{ceph.fsid}/images/{name}/snap"
         try:

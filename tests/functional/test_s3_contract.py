@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
-from servers.everything import EVERYTHING, FEW
+from servers.everything import Again, Slow
 from servers.kept import Kept
 from servers.names import resolving
 from servers.radosgw import NAME, RadosGateway, User
@@ -36,13 +36,12 @@ def bucket(s3_raw: Any) -> Iterator[str]:
     s3_raw.delete_bucket(Bucket=name)
 
 
-class Buckets(Harness):
+class Buckets(Slow):
     """A store in a bucket of the class's own, emptied after every test."""
 
     capabilities = (
         Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
     )
-    failures = FEW
     # Without the one that has an "@" in it: in S3 locations that ends credentials.
     good_ids = tuple(name for name in Harness.good_ids if "@" not in name)
     foreign_locations = (
@@ -105,31 +104,26 @@ class Virtual(Buckets):
             yield radosgw.url(self.scheme, host=NAME)
 
 
-class TestHttps(Virtual, Adding, Reading, Ranges, Resources):
+class TestHttps(Again, Virtual, Adding, Reading, Ranges, Resources):
     """Virtual hosts over https, verified by a CA file; parts carry an MD5."""
 
-    library_half = EVERYTHING
     memory_limit = 60 * MIB
     scheme = "https"
 
 
-class TestVirtualHttp(Virtual, Reading):
+class TestVirtualHttp(Again, Virtual, Reading):
     """Virtual hosts over http."""
 
-    library_half = EVERYTHING
 
-
-class TestPathHttps(Buckets, Reading):
+class TestPathHttps(Again, Buckets, Reading):
     """Path style over https."""
 
-    library_half = EVERYTHING
     scheme = "https"
 
 
-class TestParts(Buckets, StoreContract):
+class TestParts(Again, Buckets, StoreContract):
     """Every image that is larger than a part in parts, unsigned, two at a time."""
 
-    library_half = EVERYTHING
     large = 13 * MIB + 7
     memory_limit = 40 * MIB
     options: ClassVar[dict[str, Any]] = {
@@ -141,17 +135,15 @@ class TestParts(Buckets, StoreContract):
     }
 
 
-class TestUnconditional(Buckets, Adding):
+class TestUnconditional(Again, Buckets, Adding):
     """As with a server that takes no notice of If-None-Match."""
 
-    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {"conditional_writes": False}
 
 
-class TestChecksums(Buckets, Adding, Reading):
+class TestChecksums(Again, Buckets, Adding, Reading):
     """The SDK's own checksums, which this server does not know."""
 
-    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {
         "large_object_size": 0,
         "large_object_chunk_size": 5,
@@ -161,9 +153,8 @@ class TestChecksums(Buckets, Adding, Reading):
     }
 
 
-class TestParallelReads(Buckets, Reading, Ranges, Concurrency):
+class TestParallelReads(Again, Buckets, Reading, Ranges, Concurrency):
     """Ranges side by side."""
 
-    library_half = EVERYTHING
     large = 19 * MIB + 7
     options: ClassVar[dict[str, Any]] = {"get_workers": 3}

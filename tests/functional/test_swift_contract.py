@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from servers.everything import EVERYTHING
+from servers.everything import Again
 from servers.radosgw import SwiftUser
 from servers.swift import TESTER, Swift
 from servers.swift_stores import MIB, Containers
@@ -37,10 +37,9 @@ class TestStatic(Containers, StoreContract):
     }
 
 
-class TestDynamic(Containers, Reading, Concurrency):
+class TestDynamic(Again, Containers, Reading, Concurrency):
     """The same, as a dynamic large object, read in ranges."""
 
-    library_half = EVERYTHING
     large = 13 * MIB + 7
     options: ClassVar[dict[str, Any]] = {
         "large_object_size": 1,
@@ -50,10 +49,9 @@ class TestDynamic(Containers, Reading, Concurrency):
     }
 
 
-class TestWhole(Containers, Adding, Concurrency):
+class TestWhole(Again, Containers, Adding, Concurrency):
     """Images as single objects, but for those of unknown size, with Swift's own version 1."""
 
-    library_half = EVERYTHING
     large = 4 * MIB + 7
     user = "tempauth_user"
     # The cluster takes no larger objects.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from servers.everything import EVERYTHING
+from servers.everything import Again
 from servers.radosgw import RadosGateway, SwiftUser, User
 from servers.swift_stores import MIB, Containers
 
@@ -23,10 +23,9 @@ def gateway_user(_radosgw: RadosGateway, s3_user: User) -> SwiftUser:
     return _radosgw.swift_user(s3_user)
 
 
-class TestGateway(Containers, Adding, Reading, Ranges, Concurrency):
+class TestGateway(Again, Containers, Adding, Reading, Ranges, Concurrency):
     """Ceph's object gateway, which takes no notice of If-None-Match."""
 
-    library_half = EVERYTHING
     large = 7 * MIB + 7
     options: ClassVar[dict[str, Any]] = {"large_object_size": 2, "large_object_chunk_size": 2}
     user = "gateway_user"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
-from servers.everything import EVERYTHING, FEW
+from servers.everything import Again, Slow
 from servers.kept import Kept
 from servers.vsphere import PASSWORD, VSphere
 
@@ -15,12 +15,11 @@ from imgstore.drivers.vmware import VmwareStore
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
-from imgstore.testing.harness import Harness
 
 pytestmark = pytest.mark.servers("vsphere")
 
 
-class Datastores(Harness):
+class Datastores(Slow):
     """A store on a server without any file."""
 
     capabilities = (
@@ -31,7 +30,6 @@ class Datastores(Harness):
         "vsphere://127.0.0.1:1/folder/openstack_glance/image?dsName=images&dcPath=DC0",
         "vsphere://image",
     )
-    failures = FEW
     secrets = (PASSWORD,)
     options: ClassVar[dict[str, Any]] = {}
 
@@ -61,10 +59,9 @@ class TestOne(Datastores, StoreContract):
     options: ClassVar[dict[str, Any]] = {"datastores": ["DC0:images"]}
 
 
-class TestSeveral(Datastores, Adding, Concurrency):
+class TestSeveral(Again, Datastores, Adding, Concurrency):
     """Datastores of two datacenters, of which two have one name."""
 
-    library_half = EVERYTHING
     options: ClassVar[dict[str, Any]] = {
         "datastores": ["DC0:images", "F0/DC1:images", r"/F0/DC1/:odd\:+&name"],
     }

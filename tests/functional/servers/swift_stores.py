@@ -11,14 +11,14 @@ from imgstore import Capability, Store
 from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.harness import Harness
 from servers.containers import Container
-from servers.everything import FEW
+from servers.everything import Slow
 from servers.kept import Kept
 from servers.radosgw import SwiftUser
 
 MIB = 1024 * 1024
 
 
-class Containers(Harness):
+class Containers(Slow):
     """A store in a container of the class's own, emptied after every test."""
 
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
@@ -32,7 +32,6 @@ class Containers(Harness):
         "swift+http://127.0.0.1/image",
         "swift+http://image",
     )
-    failures = FEW
     kept_connections = 4  # of three workers, and of what is asked beside them
     options: ClassVar[dict[str, Any]] = {}
     user: ClassVar[str] = "swift_user"
