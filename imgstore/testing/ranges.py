@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 
@@ -35,14 +35,22 @@ BAD_COUNTS: dict[str, Any] = {
 
 @needs(Capability.RANGES)
 class Ranges(Harness, is_part=True):
-    """Ranges inside images, at their edges and beyond."""
+    """Ranges inside images, at their edges and beyond.
+
+    ``offsets`` and ``lengths`` are those of an image of SIZE bytes that are tried with one another,
+    and ``alone`` is the size of an image of which every byte is read by itself.
+    """
+
+    offsets: ClassVar[tuple[int, ...]] = EDGES
+    lengths: ClassVar[tuple[int, ...]] = LENGTHS
+    alone: ClassVar[int] = 37
 
     def test_every_range_gives_its_bytes(self, store: Store, place: Place) -> None:
         """A range holds its bytes; a length beyond the end is clipped; at the end it is empty."""
         data = pattern(SIZE)
         location = place(data)
-        for offset in EDGES:
-            for length in LENGTHS:
+        for offset in self.offsets:
+            for length in self.lengths:
                 expected = data[offset : offset + length]
                 with store.get(location, offset=offset, length=length) as reader:
                     assert (reader.size, reader.image_size) == (len(expected), SIZE)
@@ -53,9 +61,9 @@ class Ranges(Harness, is_part=True):
 
     def test_every_byte_can_be_read_alone(self, store: Store, place: Place) -> None:
         """One byte at every offset of a small image."""
-        data = pattern(37)
+        data = pattern(self.alone)
         location = place(data)
-        for offset in range(37):
+        for offset in range(self.alone):
             with store.get(location, offset=offset, length=1) as reader:
                 assert not difference(reader.read(), data[offset : offset + 1])
 

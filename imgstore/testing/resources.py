@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import pytest
 
@@ -73,7 +73,12 @@ def memory_below(limit: int) -> Iterator[None]:
 
 
 class Resources(Harness, is_part=True):
-    """Whatever happens to a reader or an add, what it held is given back."""
+    """Whatever happens to a reader or an add, what it held is given back.
+
+    ``rounds`` is how often adds are repeated, so that what each leaves adds up.
+    """
+
+    rounds: ClassVar[int] = 5
 
     def test_readers_hold_nothing_afterwards(self, store: Store, place: Place) -> None:
         """Readers that are closed, read to the end, left in the middle or dropped leak nothing."""
@@ -122,7 +127,7 @@ class Resources(Harness, is_part=True):
                 store.add(new_id(), path, max_size=self.large - 1)
 
         with nothing_held(use, patience=self.patience, kept=self.kept_connections):
-            for _ in range(5):
+            for _ in range(self.rounds):
                 use()
 
     @measures_memory

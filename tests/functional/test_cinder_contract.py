@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import pytest
 from servers.cinder import Cinder
 from servers.cinder_stores import cinder_store
-from servers.everything import Again, Slow
+from servers.everything import EVERYTHING, Again, Slow
 from servers.kept import Kept
 
 from imgstore import Capability, Store
 from imgstore.testing import StoreContract
+from imgstore.testing.ranges import MIB, Ranges
 from imgstore.testing.reading import Reading
+from imgstore.testing.resources import Resources
 
 pytestmark = pytest.mark.servers("cinder", "keystone")
 
@@ -26,6 +28,10 @@ class Volumes(Slow):
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
     # An add takes seconds, and an id is a name that Cinder keeps as it is.
     sizes, good_ids = Again.sizes, Again.good_ids
+    offsets = Ranges.offsets if EVERYTHING else (0, MIB - 1, MIB + 2, MIB + 3)
+    lengths = Ranges.lengths if EVERYTHING else (0, 1, MIB, MIB + 4)
+    alone = Ranges.alone if EVERYTHING else 5
+    rounds = Resources.rounds if EVERYTHING else 2
     memory_limit = 100 * 1024 * 1024
     threads = 4  # each add is some ten requests to services that share two cores
     foreign_locations = (
