@@ -291,6 +291,8 @@ import pytest
 from servers.missing import Missing
 from servers.process import Process
 
+pytestmark = pytest.mark.servers()
+
 @pytest.fixture(scope="session")
 def absent():
     raise Missing("holodeck", "there is none")
