@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-all test-vsphere storm bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-quick test-lab test-all test-vsphere storm bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -27,6 +27,9 @@ test: ## run every check on every supported interpreter of this machine
 
 test-quick: ## lint, types, unit tests, and the contract without servers, on one interpreter
 	@$(PYTHON) -m tools.run_tests --quick
+
+test-lab: ## the servers' own tests, and note that these servers were tested
+	@$(PYTHON) -m tools.run_tests --lab
 
 test-all: ## every test on every setting, the servers' own and the heavy ones too: an hour or more
 	@$(PYTHON) -m tools.run_tests --all

@@ -1,8 +1,8 @@
 """What ``make test`` does: every check, on every supported interpreter, against one built wheel.
 
 ``--quick`` runs what a person at work waits for, on one interpreter and without servers; ``--all``
-every test on every setting, the lab's own and the heavy ones too. With ``CI=true`` nothing may be
-missing and nothing may be skipped.
+every test on every setting, the lab's own and the heavy ones too; ``--lab`` those of the lab. With
+``CI=true`` nothing may be missing and nothing may be skipped.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ OPENSTACK = "environment openstack"
 
 @dataclass(frozen=True)
 class Run:
-    """Which steps a run has: ``everything``, or only the ``quick`` ones."""
+    """Which steps a run has: ``everything``, only the ``quick`` ones, or ``lab_only``."""
 
     pythons: dict[str, str]
     quick: bool = False
     everything: bool = False
+    lab_only: bool = False
 
     @property
     def main(self) -> str:
@@ -47,37 +48,37 @@ class Run:
 
     def steps(self) -> list[Step]:
         """Return all steps, in no order."""
-        made = [self._make("lint", 40)]
-        made += [Step(WHEEL, prepare=environments.build_wheel, budget=10)]
-        if self.quick:
-            return [*made, *self._units([self.main])]
-        made += [Step(OPENSTACK, prepare=_provide_openstack, budget=5)]
-        return [*made, self._make("docs", 60), *self._units(self.pythons), *self._functional()]
+        made = [Step(WHEEL, prepare=environments.build_wheel, budget=10)]
+        made += map(self._environment, self.pythons if self._is_whole else [self.main])
+        if not self.quick:
+            made += [Step(OPENSTACK, prepare=_provide_openstack, budget=5), *self._functional()]
+        if not self.lab_only:
+            made += [self._make("lint", 40)]
+            made += map(self._unit, self.pythons if self._is_whole else [self.main])
+        if self._is_whole:
+            made += [self._make("docs", 60)]
+        return made
+
+    @property
+    def _is_whole(self) -> bool:
+        return not self.quick and not self.lab_only
 
     def _make(self, target: str, budget: int) -> Step:
         make = os.environ.get("MAKE", "make")
         return Step(target, (make, "--no-print-directory", target), budget=budget)
 
-    def _units(self, versions: list[str] | dict[str, str]) -> list[Step]:
-        prepared = [
-            Step(
-                _environment(version),
-                prepare=partial(
-                    environments.ensure, "tests", version=version, python=self.pythons[version]
-                ),
-                needs=(WHEEL,),
-                budget=5,
-            )
-            for version in versions
-        ]
+    def _environment(self, version: str) -> Step:
+        python = self.pythons[version]
+        prepare = partial(environments.ensure, "tests", version=version, python=python)
+        return Step(_environment(version), prepare=prepare, needs=(WHEEL,), budget=5)
+
+    def _unit(self, version: str) -> Step:
         paths = [f"--ignore={TESTS / name}" for name in ("functional", "real", "typing")]
-        return prepared + [
-            self._tests(f"unit tests {version}", version, [str(TESTS), *paths], 120)
-            for version in versions
-        ]
+        return self._tests(f"unit tests {version}", version, [str(TESTS), *paths], 120)
 
     def _functional(self) -> list[Step]:
-        files = sorted((TESTS / "functional").glob("test_*.py"))
+        pattern = "test_servers*.py" if self.lab_only else "test_*.py"
+        files = sorted((TESTS / "functional").glob(pattern))
         return [
             self._tests(family.name, self.main, list(map(str, paths)), family.budget, family)
             for family, paths in families.grouped(files).items()
@@ -93,12 +94,7 @@ class Run:
         family: families.Family | None = None,
     ) -> Step:
         pytest = str(ENVIRONMENTS / f"tests{version}" / "bin" / "pytest")
-        options = [
-            "--config-file",
-            str(REPOSITORY / "pyproject.toml"),
-            "--rootdir",
-            str(REPOSITORY),
-        ]
+        options = [f"--config-file={REPOSITORY / 'pyproject.toml'}", f"--rootdir={REPOSITORY}"]
         options += ["--durations=25", "-m", self._selection(version)]
         needs = [_environment(version)]
         if family is not None and family.needs_openstack:
@@ -114,9 +110,11 @@ class Run:
 
     @property
     def _lab_counts(self) -> bool:
-        return self.everything or not lab.is_tested()
+        return self.everything or self.lab_only or not lab.is_tested()
 
     def _selection(self, version: str) -> str:
+        if self.lab_only:
+            return "lab"
         left_out = [] if self.everything else ["heavy"]
         left_out += [] if self._lab_counts else ["lab"]
         # The checkout is the same, whichever interpreter looks at it.
@@ -144,6 +142,7 @@ def main() -> int:
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--quick", action="store_true")
     parts.add_argument("--all", action="store_true", dest="everything")
+    parts.add_argument("--lab", action="store_true", dest="lab_only")
     given = parser.parse_args()
     # A shell lets what it runs in the background ignore interrupts, which tests send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -163,10 +162,9 @@ def main() -> int:
         print(f"Python {version}: {python}", flush=True)
     if given.everything:
         os.environ["IMGSTORE_TESTS"] = "all"
+    run = Run(pythons, given.quick, given.everything, given.lab_only)
     try:
-        schedule = Schedule(
-            Run(pythons, given.quick, given.everything).steps(), _cores(), _before()
-        )
+        schedule = Schedule(run.steps(), _cores(), _before())
     except families.NoFamily as exc:
         print(exc)
         return 1
@@ -176,9 +174,11 @@ def main() -> int:
     results = schedule.run(lambda step: steps.run(step, deadline))
     report.show(results, time.monotonic() - began, [] if given.quick else absent)
     passed = all(result.passed for result in results)
-    if given.everything and passed and not any("skipped" in result.closing for result in results):
+    is_of_lab = given.everything or given.lab_only
+    if is_of_lab and passed and not any("skipped" in result.closing for result in results):
         lab.record()
-    _remember(results)
+    if not is_of_lab:
+        _remember(results)
     return 0 if passed else 1
 
 
