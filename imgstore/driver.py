@@ -153,10 +153,11 @@ class Driver(ABC):
         """Remove one; raise NotFound if it is gone or turned out to be alive."""
         raise NotImplementedError
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         """Talk to the backend and yield what is wrong, each with its remedy.
 
-        Without ``write`` make and change nothing: no directory, no object, no lock.
+        Without ``write`` make and change nothing: no directory, no object, no lock. The library
+        always passes it; the default is for hooks from before it which call their base's.
         """
         return ()
 

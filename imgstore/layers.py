@@ -15,7 +15,7 @@ from imgstore.context import RequestContext
 from imgstore.location import Location
 from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, ImageReader, Opened
-from imgstore.upkeep import ask
+from imgstore.upkeep import CannotCheckError, ask
 
 
 class Layer(Store):
@@ -104,7 +104,7 @@ class Layer(Store):
     def _remove_leftover(self, leftover: Leftover) -> None:
         self.inner._remove_leftover(leftover)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         return ask(self.inner, write=write)
 
     def _close(self) -> None:
@@ -122,8 +122,11 @@ class ReadOnly(Layer):
     def _remove_leftover(self, leftover: Leftover) -> None:
         raise errors.Unsupported("this store is read-only")
 
-    def _check(self, *, write: bool) -> Iterable[str]:
-        return ask(self.inner, write=False)
+    def _check(self, *, write: bool = True) -> Iterable[str]:
+        try:
+            yield from ask(self.inner, write=False)
+        except CannotCheckError:  # no fault of the store: it is never written to
+            return
 
 
 class Limited(Layer):

@@ -15,8 +15,8 @@ from imgstore.transfer import read_in_parts
 RANGE: Final = 8 * MIB
 _PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
 _RETRIES: Final = 3
-# RFC 9110 14.4
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# RFC 9110 14.4; int() takes no more than 4,300 digits
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 class Arriving(Protocol):

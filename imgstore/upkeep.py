@@ -32,7 +32,8 @@ def old_leftovers(store: Store, age: timedelta) -> Iterator[Leftover]:
 def remove_leftovers(store: Store, age: timedelta) -> list[Leftover]:
     """Remove them, and return those that were; raises InUse, TimedOut at the end."""
     removed, in_use = [], None
-    for leftover in old_leftovers(store, age):
+    # Listed to the end first: a removal may change what the driver goes through.
+    for leftover in list(old_leftovers(store, age)):
         try:
             store._remove_leftover(leftover)
             removed.append(leftover)
@@ -47,10 +48,14 @@ def remove_leftovers(store: Store, age: timedelta) -> list[Leftover]:
     return removed
 
 
+class CannotCheckError(errors.Unsupported):
+    """A driver whose hook has no ``write`` was to check without it."""
+
+
 def ask(store: Store, *, write: bool) -> Iterable[str]:
     """Call the hook ``_check``, also of a driver from before it had ``write``.
 
-    Raises Unsupported where that driver is not to write.
+    Raises CannotCheckError where that driver is not to write.
     """
     parameters = inspect.signature(store._check).parameters.values()
     if any(p.name == "write" or p.kind is p.VAR_KEYWORD for p in parameters):
@@ -59,7 +64,7 @@ def ask(store: Store, *, write: bool) -> Iterable[str]:
         old_hook: Any = store._check
         found: Iterable[str] = old_hook()
         return found
-    raise errors.Unsupported(
+    raise CannotCheckError(
         "its driver cannot check without writing", remedy="check with write=True, or update it"
     )
 
@@ -78,7 +83,8 @@ def problems(
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     asked = [_Asking(store, partial(_problems, store, write=write)) for store in stores]
     for asking in asked:
-        asking.join(None if timeout is None else max(0.0, deadline - time.monotonic()))
+        if asking.found is None:
+            asking.join(None if timeout is None else max(0.0, deadline - time.monotonic()))
     for asking in asked:
         if asking.found is None:
             late = errors.TimedOut(
@@ -105,7 +111,10 @@ class _Asking(threading.Thread):
         self.store = store
         self.found: list[str] | None = None
         self._call = call
-        self.start()
+        try:
+            self.start()
+        except Exception as exc:  # RuntimeError: a process has only so many threads
+            self.found = [_text(store, exc)]
 
     def run(self) -> None:
         try:
@@ -115,10 +124,13 @@ class _Asking(threading.Thread):
 
 
 def _problems(store: Store, *, write: bool) -> list[str]:
+    found: list[str] = []
     try:
-        return [store._secrets.text(text) for text in ask(store, write=write)]
+        for text in ask(store, write=write):
+            found.append(store._secrets.text(text))  # noqa: PERF401  # kept when the next one raises
     except Exception as exc:
-        return [_text(store, exc)]
+        found.append(_text(store, exc))
+    return found
 
 
 def _text(store: Store, exc: Exception) -> str:

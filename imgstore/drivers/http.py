@@ -151,7 +151,7 @@ class HttpStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         if self._ca_file is not None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self._ca_file)

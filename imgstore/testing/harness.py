@@ -78,7 +78,7 @@ class Harness:
         """Leave out the tests that do not suit the store; a part of the contract keeps all."""
         super().__init_subclass__(**kwargs)
         for name in () if is_part else dir(cls):
-            if name.startswith("test_") and (test := _test(cls, name)) is not None:
+            if name.startswith("test_") and _is_test(test := _test(cls, name)):
                 wanted = is_wanted(test, cls)
                 if wanted is (getattr(cls, name) is _LEFT_OUT):
                     setattr(cls, name, test if wanted else _LEFT_OUT)
@@ -160,7 +160,8 @@ def _mark(key: str, capability: Capability) -> Callable[[T], T]:
     def mark(subject: T) -> T:
         tests = [subject]
         if isinstance(subject, type):
-            tests = [test for name, test in vars(subject).items() if name.startswith("test_")]
+            named = (test for name, test in vars(subject).items() if name.startswith("test_"))
+            tests = [test for test in named if _is_test(test)]
         for test in tests:
             vars(test)[key] = vars(test).get(key, Capability(0)) | capability
         return subject
@@ -177,6 +178,11 @@ def is_wanted(test: Callable[..., object], of: type[Harness]) -> bool:
     if vars(test).get("library_half") and not of.library_half:
         return False
     return needed in of.capabilities and not lacking & of.capabilities
+
+
+def _is_test(attribute: object) -> bool:
+    """Tell a test from another attribute of that name; marks are kept in its ``__dict__``."""
+    return callable(attribute) and isinstance(getattr(attribute, "__dict__", None), dict)
 
 
 def _test(cls: type[Harness], name: str) -> Any:

@@ -189,7 +189,7 @@ class Driver(Store):
     def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
         return []
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         return ["writes"] if write else ()
 
 

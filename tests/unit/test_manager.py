@@ -63,7 +63,7 @@ class RoomStore(MemoryStore):
     def _remove_leftover(self, leftover: Leftover) -> None:
         """Succeed."""
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         if self.fault:
             raise self.fault
         return ["dusty"]

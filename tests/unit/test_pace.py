@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import time
 
 import pytest
 
+from imgstore.pace import Pace
 from imgstore.streams import Body
 
 KIB = 1024
@@ -72,6 +74,114 @@ def test_a_source_that_fills_is_asked_for_little():
     with Body(source, progress=Calls()) as body:
         drained(body)
     assert max(source.asked) <= 4 * KIB
+
+
+class Clocked:
+    """A source that fills what it is asked for, by a clock that only its reads move."""
+
+    def __init__(self, *, latency=0.0, rate=1e9):
+        self.latency = latency
+        self.rate = rate
+        self.now = 0.0
+        self.reads = []
+        self.calls = []
+        self._done = 0
+        self._pace = Pace(lambda done, _: self.calls.append((self.now, done)), clock=self._clock)
+
+    def _clock(self):
+        return self.now
+
+    def _pull(self, n):
+        took = self.latency + n / self.rate
+        self.now += took
+        self.reads.append((n, took))
+        return bytes(n)
+
+    def give(self, size, *, block=MIB):
+        """Read ``size`` bytes as a body does, and return how many seconds that takes."""
+        started, self.reads, self.calls = self.now, [], []
+        while size:
+            missing = min(block, size)
+            size -= missing
+            while missing:
+                missing -= (arrived := len(self._pace.pull(self._pull, missing)))
+                self._done += arrived
+                self._pace.arrived(self._done, None)
+        return self.now - started
+
+    @property
+    def longest(self):
+        return max(took for _, took in self.reads)
+
+
+@pytest.mark.parametrize("latency", [0.02, 0.055, 0.2, 2.0])
+def test_a_source_that_waits_before_each_read_is_asked_for_much(latency):
+    """Asking it for less would not make it answer sooner."""
+    source = Clocked(latency=latency)
+    source.give(16 * MIB)
+    assert len(source.reads) < 16 + 10
+    gaps = [later[0] - call[0] for call, later in zip(source.calls, source.calls[1:], strict=False)]
+    assert min(gaps) >= 0.1
+
+
+@pytest.mark.parametrize("jitter", [0.005, 0.05])
+def test_a_source_whose_waiting_varies_is_asked_for_much(jitter):
+    """One read that happens to be quick or slow does not make all that follow small."""
+    chance, source = random.Random(0), Clocked(latency=0.1)
+    for _ in range(64):
+        source.latency = 0.1 + chance.uniform(-jitter, jitter)
+        source.give(MIB)
+    assert source.give(16 * MIB) < 16 * 2 * 0.2
+
+
+@pytest.mark.parametrize("latency", [0.055, 0.2])
+def test_a_slow_source_that_waits_keeps_most_of_its_speed(latency):
+    """It is told of as often as its waiting permits."""
+    source = Clocked(latency=latency, rate=1e6)
+    source.give(2 * MIB)
+    assert source.give(8 * MIB) < 8 * MIB / 1e6 * 1.6
+    assert source.longest < 8 * latency
+
+
+@pytest.mark.parametrize("block", [MIB, 100_000])
+@pytest.mark.parametrize("rate", [100, 2000, 20_000, 1e6])
+def test_a_trickling_source_is_asked_for_little(rate, block):
+    """Once it is known, what progress raises ends a read soon, or with the smallest one."""
+    source = Clocked(rate=rate)
+    source.give(4 * KIB + int(rate))
+    source.give(40 * KIB + int(20 * rate), block=block)
+    assert source.longest < max(0.2, 2.1 * 256 / rate)
+    typical = sorted(took for _, took in source.reads)[len(source.reads) // 2]
+    assert typical < max(0.1, 1.1 * 256 / rate)
+
+
+@pytest.mark.parametrize("slow", [{"rate": 2000}, {"rate": 50_000}])
+@pytest.mark.parametrize(
+    "quick",
+    [{}, {"latency": 0.055}, {"latency": 0.2, "rate": 1e7}, {"latency": 0.055, "rate": 1e6}],
+)
+def test_a_source_that_changes_is_followed(quick, slow):
+    """From fast to slow with one long read, and back without delay."""
+    source = Clocked()
+    for turn in range(20):
+        vars(source).update({"latency": 0.0, "rate": 1e9, **quick})
+        source.give(4 * MIB)
+        size = 4 * MIB + turn * 100_000
+        assert source.give(size) < 5 * (4 * source.latency + 0.2) + 1.6 * size / source.rate
+        vars(source).update({"latency": 0.0, "rate": 1e9, **slow})
+        source.give(MIB)
+        # The second one may end a block that the first one left.
+        assert len([took for _, took in source.reads if took > 0.3]) <= 2
+        source.give(int(10 * source.rate))
+        assert source.longest < 0.3
+
+
+def test_a_trickling_source_that_comes_to_wait_is_followed():
+    """Though each of its reads takes as long as before."""
+    source = Clocked(rate=2000)
+    source.give(20 * KIB)
+    vars(source).update(latency=0.128, rate=1e9)
+    assert source.give(16 * MIB) < 10
 
 
 def test_a_quick_source_is_asked_for_much():

@@ -446,6 +446,27 @@ def test_a_leftover_that_an_sdk_says_is_gone_hinders_nobody():
         assert [each.name for each in store.remove_leftovers(older_than=0)] == ["there"]
 
 
+def test_a_removal_may_change_what_is_listed():
+    """All leftovers are listed before the first one is removed."""
+
+    class Lazy(MemoryStore):
+        def __init__(self):
+            super().__init__("memory")
+            old = datetime.now(timezone.utc) - timedelta(days=1)
+            self.drafts = {name: Leftover(self.name, name, old) for name in ("one", "two")}
+
+        def _leftovers(self, older_than):
+            yield from self.drafts.values()
+
+        def _remove_leftover(self, leftover):
+            del self.drafts[leftover.name]
+
+    with Lazy() as store:
+        removed = store.remove_leftovers(older_than=0)
+        assert [each.name for each in removed] == ["one", "two"]
+        assert store.leftovers(older_than=0) == []
+
+
 def test_a_driver_that_ignores_the_age_is_no_danger():
     """What is younger is not passed on, and not removed: it may be an add under way."""
     removed = []

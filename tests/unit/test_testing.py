@@ -14,7 +14,7 @@ import pytest
 import imgstore
 from imgstore import Capability
 from imgstore.testing import StoreContract
-from imgstore.testing.harness import difference
+from imgstore.testing.harness import difference, needs
 
 BROKEN = Path(__file__).parent / "broken_stores.py"
 KEPT = "TestLittering::test_leftovers_are_listed_and_removed_by_their_age"
@@ -69,6 +69,26 @@ def test_tests_are_selected_by_capability():
     assert selected(read_only) | selected(everything) | {
         "test_memory_does_not_grow_with_the_image"
     } == selected(StoreContract)
+
+
+def test_what_is_no_test_is_left_alone():
+    """A class may have attributes that are named like tests."""
+    data = {"answer": 42}
+
+    @needs(Capability.WRITE)
+    class Part(StoreContract, is_part=True):
+        test_data = data
+        test_numbers = (1, 2)
+        test_length = len
+
+    class Whole(Part):
+        capabilities = Capability.READ
+        test_text = "text"
+        test_deleting_is_final = None
+
+    assert (Whole.test_data, Whole.test_numbers, Whole.test_text) == (data, (1, 2), "text")
+    assert "test_deleting_is_unsupported" in selected(Whole)
+    assert Whole.test_deleting_is_final is None
 
 
 def test_images_are_compared_in_one_line():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 import threading
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import imgstore
-from imgstore import StoreManager, errors
+from imgstore import Store, StoreManager, errors
 from imgstore._process import PerProcess
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
@@ -177,6 +179,96 @@ def test_old_drivers_are_checked():
         assert store.check() == store.check(timeout=WAIT) == ["dusty"]
         (problem,) = store.check(write=False)
         assert problem.startswith("store 'old': check: its driver cannot check without writing; ")
+
+
+def test_old_drivers_may_call_their_base(tmp_path):
+    """Whichever store of ours that is."""
+
+    class Files(FilesystemStore):
+        def _check(self):
+            return [*super()._check(), "dusty"]
+
+    class Wrapping(Layer):
+        def _check(self):
+            return [*super()._check(), "dusty"]
+
+    class Memory(MemoryStore):
+        def _check(self):
+            return [*super()._check(), "dusty"]
+
+    files = Files("old", datadir=str(tmp_path))
+    for store in (files, Memory("old"), Wrapping(Memory("old")), Wrapping(MemoryStore("old"))):
+        assert set(store.check()) == {"dusty"}
+
+
+@pytest.mark.parametrize("driver", ["cinder", "filesystem", "http", "rbd", "s3", "swift", "vmware"])
+def test_the_hooks_of_all_drivers_can_be_called_by_an_old_one(driver):
+    """They write unless they are told not to."""
+    module = importlib.import_module(f"imgstore.drivers.{driver}")
+    (store,) = (
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Store) and each is not Store
+    )
+    assert inspect.signature(store._check).parameters["write"].default is True
+
+
+def test_an_old_driver_that_is_read_only_has_no_problem():
+    """Nothing that its user could do would make it check without writing."""
+
+    class OldLayer(Layer):
+        def _check(self):
+            yield from super()._check()
+
+    stores = (
+        ReadOnly(OldStore("old")),
+        Limited(ReadOnly(Layer(OldStore("old"))), 1),
+        ReadOnly(OldLayer(MemoryStore("old"))),
+        ReadOnly(ReadOnly(OldStore("old"))),
+    )
+    for store in stores:
+        assert store.check() == store.check(write=False) == store.check(timeout=WAIT) == []
+
+
+def test_what_was_found_before_a_failure_is_told():
+    """The failure comes after it."""
+
+    def fail(write):
+        yield "dusty"
+        raise OSError(5, "broken")
+
+    with CheckedStore("a", fail) as store:
+        first, second = store.check()
+        assert first == "dusty"
+        assert second == "store 'a': check: broken (EIO); try again later"
+
+
+THREADLESS = """
+import threading
+from imgstore import StoreManager
+from imgstore.drivers.memory import MemoryStore
+
+stores = StoreManager([MemoryStore("one"), MemoryStore("two")])
+# No room for the stack of a thread.
+threading.stack_size(1 << 40)
+print(stores.check(timeout=30), stores.check(store="one", timeout=30), sep="\\n")
+"""
+
+
+def test_a_thread_that_does_not_start_is_a_problem(tmp_path):
+    """A check raises nothing for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADLESS],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(imgstore.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=True,
+    )
+    both, one = done.stdout.splitlines()
+    assert both.count("can't start new thread") == 2
+    assert one.count("can't start new thread") == 1
 
 
 def test_whatever_a_check_raises_is_a_problem():

@@ -247,7 +247,7 @@ class CinderStore(Store):
             return Unavailable(f"os-brick: {describe(exc)}")
         return classify(exc) or classify_rbd(exc)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         settings = self._settings
         if settings.incomplete:
             yield (

@@ -379,7 +379,7 @@ class FilesystemStore(Store):
         if not self._calls(drafts.remove_draft, draft):
             raise NotFound("it is gone or in use")
 
-    def _check(self, *, write: bool) -> Iterator[str]:
+    def _check(self, *, write: bool = True) -> Iterator[str]:
         for root in self._roots:
             try:
                 if not write:

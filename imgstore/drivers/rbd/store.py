@@ -217,7 +217,7 @@ class RbdStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         """Connect and, to ``write``, create an image of no importance, and remove it."""
         cluster = self._clusters.get()
         with cluster.connection() as connection:

@@ -253,7 +253,7 @@ class S3Store(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         """Put an object of no importance, and delete it; without ``write`` look at the bucket."""
         settings, client = self._settings, self._client.get()
         if write:

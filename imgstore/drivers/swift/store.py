@@ -296,7 +296,7 @@ class SwiftStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         """Log in and, to ``write``, put and delete an object of no importance."""
         account, settings = self._settings.account, self._settings
         if account is None or not account.has_credentials:

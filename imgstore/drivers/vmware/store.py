@@ -170,7 +170,7 @@ class VmwareStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self, *, write: bool) -> Iterable[str]:
+    def _check(self, *, write: bool = True) -> Iterable[str]:
         """Log in and, to ``write``, write and delete a small file in each datastore."""
         datastores = self._datastores.get()
         for datastore, fault in datastores.faults():
