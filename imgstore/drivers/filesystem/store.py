@@ -260,7 +260,8 @@ class FilesystemStore(Store):
             status = os.statvfs(root)
         except OSError:  # writing will tell
             return
-        free = status.f_bavail * status.f_frsize
+        blocks = status.f_bavail if os.geteuid() else status.f_bfree  # root may use the reserve
+        free = blocks * status.f_frsize
         if not status.f_blocks or size <= free or status.f_flag & os.ST_RDONLY:
             return
         if body.file is not None and os.fstat(body.file.fd).st_dev == os.stat(root).st_dev:
