@@ -24,7 +24,13 @@ from imgstore.store import Capability, Ownership, Store
 from imgstore.streams import Opened
 from imgstore.translation import describe
 
-_LINK_LOCAL: Final = ("169.254.0.0/16", "fe80::/10")
+# Of clouds: link-local addresses, where most are, that of AWS over IPv6, and that of Alibaba Cloud.
+_METADATA_SERVICES: Final = (
+    "169.254.0.0/16",
+    "fe80::/10",
+    "fd00:ec2::254/128",
+    "100.100.100.200/32",
+)
 _NO_PROXIES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -82,9 +88,10 @@ class HttpStore(Store):
         ),
         "denied_networks": cfg.ListOpt(
             "http_denied_networks",
-            default=list(_LINK_LOCAL),
+            default=list(_METADATA_SERVICES),
             help="Networks in CIDR notation that are never connected to, whatever name led there. "
-            "The default holds the metadata services of clouds.",
+            "The default holds link-local addresses and the metadata services of AWS over IPv6 and "
+            "of Alibaba Cloud.",
         ),
     }
 
@@ -98,7 +105,7 @@ class HttpStore(Store):
         connect_timeout: float = 10.0,
         read_timeout: float = 60.0,
         allowed_hosts: Iterable[str] = (),
-        denied_networks: Iterable[str] = _LINK_LOCAL,
+        denied_networks: Iterable[str] = _METADATA_SERVICES,
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -184,6 +184,28 @@ def test_what_cannot_be_undone_is_indeterminate(
         assert caught.value.indeterminate
         assert caught.value.operation == "add"
         assert "image" in names(faulty_filesystem)
+
+
+@pytest.mark.parametrize("refused", [LINK, NAMED], ids=ident)
+def test_what_was_never_published_is_not_indeterminate(
+    faulty_filesystem: FaultyFilesystem, refused: dict[str, int]
+) -> None:
+    """A share that goes away before an image gets its name: there is none, asked or not."""
+    refuse(faulty_filesystem, refused)
+
+    def source() -> Iterator[bytes]:
+        yield DATA
+        for operation in ("getattr", "lookup"):
+            faulty_filesystem.fail(operation, errno.ESTALE)
+
+    with FilesystemStore("file", datadir=str(faulty_filesystem.path)) as store:
+        store.add("first", b"")
+        with pytest.raises(errors.Unavailable) as caught:
+            store.add("image", source())
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.ESTALE
+        assert not caught.value.indeterminate
+        assert "image" not in names(faulty_filesystem)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,24 @@ def test_quota(filesystems: Filesystems) -> None:
         assert store.get(f"file://{root}/small").read() == data[: 256 * KIB]
 
 
+def test_what_is_reserved_for_root(filesystems: Filesystems) -> None:
+    """Root may fill what a file system reserves; others are refused before they write."""
+    root = filesystems.ext4(size=8 * MIB, reserved=50)
+    root.chmod(0o777)
+    with FilesystemStore("file", datadir=str(root)) as store:
+        while (found := os.statvfs(root)).f_bavail * found.f_frsize >= 2_000_000:
+            store.add(f"small-{found.f_bavail}", os.urandom(512 * KIB))
+        assert found.f_bfree * found.f_frsize > 2_500_000
+        done = run_as(ATTEMPT, "add", str(root), "0")
+        name, number, indeterminate, message = json.loads(done.stdout)
+        assert (name, number, indeterminate) == ("StorageFull", None, False), done
+        assert "bytes free" in message
+        image = store.add("image", os.urandom(2_000_000))
+        assert store.size(image.location) == 2_000_000
+        with pytest.raises(errors.StorageFull, match="bytes free"):
+            store.add("large", bytes(8 * MIB))
+
+
 @pytest.mark.parametrize("verb", ["add", "thin"])
 def test_limit_of_a_files_size(tmp_path: Path, verb: str) -> None:
     """EFBIG (RLIMIT_FSIZE; Python ignores SIGXFSZ) is StorageFull with nothing left."""

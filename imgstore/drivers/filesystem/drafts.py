@@ -154,8 +154,14 @@ class Draft:
         """
 
         def link(directory: int) -> None:
-            with alone(name) as held:
-                self._link(directory, name, held)
+            begun = False
+            try:
+                with alone(name) as held:
+                    begun = True
+                    self._link(directory, name, held)
+            finally:
+                if not begun:  # nothing to look for, in a directory that may be out of reach
+                    self._target = None
 
         directory = self._directory
         self._target = name

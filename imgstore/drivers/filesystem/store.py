@@ -29,7 +29,7 @@ from imgstore.drivers.filesystem.paths import (
     open_directory,
     path_of,
 )
-from imgstore.drivers.filesystem.versions import is_same, version_of
+from imgstore.drivers.filesystem.versions import version_of
 from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
@@ -139,10 +139,8 @@ class FilesystemStore(Store):
                 file.open(self._tree.open_image, path)
             status = file(os.fstat)
             version = version_of(status)
-            if if_version is not None:
-                if not is_same(if_version, version):
-                    raise IntegrityError(_CHANGED)
-                version = if_version
+            if if_version not in (None, version):
+                raise IntegrityError(_CHANGED)
             size = status.st_size
             if offset > size:
                 raise InvalidRange(f"offset {offset} is beyond the image's {size} bytes")
@@ -262,7 +260,8 @@ class FilesystemStore(Store):
             status = os.statvfs(root)
         except OSError:  # writing will tell
             return
-        free = status.f_bavail * status.f_frsize
+        blocks = status.f_bavail if os.geteuid() else status.f_bfree  # root may use the reserve
+        free = blocks * status.f_frsize
         if not status.f_blocks or size <= free or status.f_flag & os.ST_RDONLY:
             return
         if body.file is not None and os.fstat(body.file.fd).st_dev == os.stat(root).st_dev:
@@ -434,7 +433,7 @@ def _check_version(file: OpenFile, version: str) -> None:
         now = version_of(file(os.fstat))
     except (OSError, TimedOut):  # such as of a file that was removed on another host
         return
-    if not is_same(version, now):
+    if now != version:
         raise IntegrityError(_CHANGED)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ MIB = 1 << 20
 _SECONDS = 60.0
 _MAKE: dict[Kind, tuple[str, str, list[str], int]] = {
     # kind: program, package, arguments, smallest size that the program accepts
-    "ext4": ("mkfs.ext4", "e2fsprogs", ["-q", "-F", "-m", "0"], 2 * MIB),
+    "ext4": ("mkfs.ext4", "e2fsprogs", ["-q", "-F"], 2 * MIB),
     "xfs": ("mkfs.xfs", "xfsprogs", ["-q", "-f", "-m", "reflink=1"], 300 * MIB),
     "btrfs": ("mkfs.btrfs", "btrfs-progs", ["-q", "-f"], 112 * MIB),
 }
@@ -48,9 +49,9 @@ class Filesystems:
     ) -> None:
         self._stack.close()
 
-    def ext4(self, *, size: int = 16 * MIB) -> Path:
-        """Mount an ext4 of `size` bytes, nothing of it reserved for root."""
-        return self._loop("ext4", size)
+    def ext4(self, *, size: int = 16 * MIB, reserved: int = 0) -> Path:
+        """Mount an ext4 of `size` bytes, `reserved` percent of it (0 to 50) for root."""
+        return self._loop("ext4", size, extra=["-m", str(reserved)])
 
     def xfs(self, *, size: int = 300 * MIB) -> Path:
         """Mount an xfs that can clone (reflink); mkfs.xfs makes none below 300 MiB."""
@@ -92,7 +93,7 @@ class Filesystems:
         """Unmount earlier than at exit, also what something still uses."""
         unmount(directory)
 
-    def _loop(self, kind: Kind, size: int, *, what: str = "") -> Path:
+    def _loop(self, kind: Kind, size: int, *, what: str = "", extra: Sequence[str] = ()) -> Path:
         what = what or kind
         root(what)
         program, package, arguments, smallest = _MAKE[kind]
@@ -103,7 +104,7 @@ class Filesystems:
         image = home / "image"
         with image.open("wb") as file:
             file.truncate(size)
-        _run(what, [make, *arguments, image])
+        _run(what, [make, *arguments, *extra, image])
         # The kernel detaches the loop device itself when the file system is unmounted.
         return self._mount(what, ["-t", kind, "-o", "loop", image], at=home / "mounted")
 

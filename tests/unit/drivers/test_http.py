@@ -178,6 +178,23 @@ class TestGuard:
         with pytest.raises(PermissionDenied, match="http_denied_networks"):
             AddressGuard(denied_networks=[network]).addresses(address, 80)
 
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "169.254.169.254",
+            "[fe80::a9fe:a9fe%251]",
+            "[fd00:ec2::254]",
+            "100.100.100.200",
+            "[::ffff:100.100.100.200]",
+            "1684301000",
+        ],
+    )
+    def test_metadata_services_are_denied_by_default(self, host):
+        """Those of the clouds that have theirs elsewhere than at a link-local address too."""
+        store = HttpStore("web")
+        with store, pytest.raises(PermissionDenied, match="http_denied_networks"):
+            store.get(f"http://{host}/latest/meta-data/")
+
     def test_other_addresses_are_returned_once(self):
         """What is not denied can be connected to, zone included."""
         guard = AddressGuard(denied_networks=["10.0.0.0/8", "fe80::/10"])
