@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from imgstore import _lazy
 from imgstore.drivers.cinder import rights, steps
-from imgstore.drivers.cinder.client import INSTALL, Volume
+from imgstore.drivers.cinder.client import INSTALL, Volume, is_of
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.locks import HostLock, Locks
 from imgstore.drivers.cinder.mounts import Mount
@@ -37,11 +37,11 @@ _FILES: Final = FILE_SYSTEMS | {"gpfs"}
 
 
 class StillConnected(Unavailable):
-    """A device that was connected is left on this host, of no use to anybody."""
+    """A device is left on this host, or may be, of no use to anybody."""
 
     def __init__(self) -> None:
         """Say so: the attachment has to stay as long as the device does."""
-        super().__init__("a device that could not be used cannot be disconnected either")
+        super().__init__("the device cannot be used, and disconnecting it failed as well")
 
 
 class Connectors:
@@ -112,9 +112,12 @@ class Connectors:
                 path = found["path"]
             except BaseException as exc:
                 with use.leaving() as is_last:
-                    if is_last:
-                        _undo(connector, data)
-                _refuse_to_show(exc, data)
+                    is_undone = not is_last or _undo(connector, data, exc)
+                shown = _shown(exc, data)
+                if not is_undone:
+                    raise StillConnected from shown
+                if shown is not exc:
+                    raise shown from None
                 raise
         finally:
             turn.leave()
@@ -252,19 +255,38 @@ def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> No
         turn.leave()
 
 
-def _undo(connector: Any, data: Mapping[str, Any]) -> None:
-    """Disconnect what failed to connect. os-brick has done so; what keeps it from it is logged."""
+def _undo(connector: Any, data: Mapping[str, Any], failed: BaseException) -> bool:
+    """Disconnect what failed to connect; return whether no device is left.
+
+    os-brick may have connected some of it, and have failed only later.
+    """
     try:
         _disconnect(connector, data, None)
     except Exception as exc:
+        if _never_began(failed, exc):
+            return True
         LOG.warning("disconnecting what could not be connected: %s", type(exc).__name__)
+        return False
+    return True
 
 
-def _refuse_to_show(exc: BaseException, data: Mapping[str, Any]) -> None:
-    """Raise Unavailable instead of what shows a secret: a program may have named it."""
+def _never_began(failed: BaseException, undoing: Exception) -> bool:
+    """Return whether neither of both got as far as the storage.
+
+    There is no directory for os-brick's locks, its helper does not start, or Cinder's answer lacks
+    what both look for first.
+    """
+    if is_of(undoing, "oslo_config") or type(undoing).__name__ == "FailedToDropPrivileges":
+        return True
+    return isinstance(undoing, KeyError) and repr(undoing) == repr(failed)
+
+
+def _shown(exc: BaseException, data: Mapping[str, Any]) -> BaseException:
+    """Return Unavailable in place of what shows a secret: a program may have named it."""
     words = {word for each in _secrets_in(data) for word in each.split() if len(word) > 5}
     if any(word in str(exc) for word in words):
-        raise Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown") from None
+        return Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown")
+    return exc
 
 
 def _secrets_in(found: Any) -> Iterator[str]:
@@ -283,8 +305,9 @@ def _left_by(let_go: Callable[[], None]) -> None:
 
 
 def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
-    # With force, a device that lingers cannot come to name another volume (CVE-2023-2088).
-    connector.disconnect_volume(data, found, force=True, ignore_errors=found is None)
+    # With force, a device that lingers cannot come to name another volume (CVE-2023-2088). Where
+    # one stays all the same, the attachment has to.
+    connector.disconnect_volume(data, found, force=True, ignore_errors=False)
 
 
 def _await_size(device: FileDevice, volume: Volume) -> None:
