@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore import _lazy
@@ -18,9 +17,9 @@ from imgstore.drivers.cinder.client import INSTALL, Volume, is_of
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.locks import HostLock, Locks
 from imgstore.drivers.cinder.mounts import Mount
+from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import ConfigError, Unavailable, Unsupported
-from imgstore.secret import MASK
 
 LOG = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ _SIZE_ATTEMPTS: Final = 6
 _SIZE_PAUSE: Final = 0.32
 # Seen from the host, all of these are files of a mounted file system.
 FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "scality"})
-# Names of what nobody else may know.
-_SECRET: Final = re.compile(r"password|secret|token|keyring|dhchap|_key$", re.IGNORECASE)
 _FILES: Final = FILE_SYSTEMS | {"gpfs"}
 
 
@@ -177,27 +174,8 @@ class Connectors:
 def _read(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the protocol and the data of a connection."""
     # Older versions of the API have the data beside the protocol.
-    data: dict[str, Any] = _hidden(dict(connection.get("data") or connection))
+    data: dict[str, Any] = hidden(dict(connection.get("data") or connection))
     return str(connection.get("driver_volume_type") or data.get("driver_volume_type")), data
-
-
-class _Hidden(str):
-    """A secret that os-brick can use, and that is not shown where it logs all that it was given."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        """Return what stands for it."""
-        return repr(MASK)
-
-
-def _hidden(found: Any, name: str = "") -> Any:
-    """Return what Cinder said with its secrets hidden."""
-    if isinstance(found, dict):
-        return {key: _hidden(value, str(key)) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_hidden(each, name) for each in found]
-    return _Hidden(found) if isinstance(found, str) and _SECRET.search(name) else found
 
 
 def _needs_device(protocol: str, data: Mapping[str, Any]) -> bool:
@@ -283,18 +261,10 @@ def _never_began(failed: BaseException, undoing: Exception) -> bool:
 
 def _shown(exc: BaseException, data: Mapping[str, Any]) -> BaseException:
     """Return Unavailable in place of what shows a secret: a program may have named it."""
-    words = {word for each in _secrets_in(data) for word in each.split() if len(word) > 5}
+    words = {word for each in secrets_in(data) for word in each.split() if len(word) > 5}
     if any(word in str(exc) for word in words):
         return Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown")
     return exc
-
-
-def _secrets_in(found: Any) -> Iterator[str]:
-    if isinstance(found, dict | list):
-        for each in found.values() if isinstance(found, dict) else found:
-            yield from _secrets_in(each)
-    elif isinstance(found, _Hidden):
-        yield found
 
 
 def _left_by(let_go: Callable[[], None]) -> None:
