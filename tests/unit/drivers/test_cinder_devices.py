@@ -20,6 +20,7 @@ from imgstore.drivers.cinder.connectors import (
     _read,
     _shown,
 )
+from imgstore.drivers.cinder.devices import Clusters
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.settings import read
@@ -259,3 +260,24 @@ def test_what_never_began_leaves_nothing() -> None:
     assert _never_began(KeyError("target_portal"), KeyError("target_portal"))
     assert not _never_began(failed, KeyError("target_portal"))
     assert not _never_began(failed, OSError("no route to host"))
+
+
+@pytest.mark.parametrize(
+    ("keyring", "said"),
+    [
+        ("[client.user]\nkey = of-the-storage==", "names no monitor"),
+        ("of-the-storage", r"\(the volume's connection at Cinder\) cannot be read"),
+    ],
+)
+def test_a_cluster_that_cinder_describes_wrongly(keyring: str, said: str) -> None:
+    """Who sees to it has set no option of an rbd store."""
+    pytest.importorskip("rados")
+    data = {"name": "pool/volume", "hosts": [], "ports": [], "auth_username": "user"}
+    clusters = Clusters()
+    device = clusters.device(data | {"keyring": keyring})
+    with pytest.raises(errors.ConfigError, match=said) as caught:
+        device.reading(0, 1)
+    clusters.close()
+    assert caught.value.remedy.endswith("that the volume's connection at Cinder names")
+    assert "rbd_store" not in str(caught.value)
+    assert "of-the-storage" not in str(caught.value)
