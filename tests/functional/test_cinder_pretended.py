@@ -223,7 +223,6 @@ def test_no_failure_to_connect_leaves_anything(
         assert [name for name in left if not name.startswith("os-brick")] == [], connection
 
 
-@pytest.mark.heavy
 def test_a_device_that_may_be_left_keeps_its_attachment(
     make: Any, server: Pretender, tmp_path: Path
 ) -> None:
