@@ -223,6 +223,23 @@ def test_no_failure_to_connect_leaves_anything(
         assert [name for name in left if not name.startswith("os-brick")] == [], connection
 
 
+def test_a_device_that_may_be_left_keeps_its_attachment(
+    make: Any, server: Pretender, tmp_path: Path
+) -> None:
+    """Until it is disconnected: it could become another volume's."""
+    if os.geteuid() != 0:
+        pytest.skip("others would ask the helper")
+    store, volume = make(), server.make()
+    server.connection = RBD | {"data": RBD["data"] | {"do_local_attach": True}}
+    with pytest.raises(errors.Unavailable, match="disconnecting it failed as well"):
+        store.get(f"cinder://one/{volume}", context=CONTEXT)
+    assert len(server.attachments) == 1
+    server.volumes[volume]["status"] = "in-use"
+    (tmp_path / "rbd").write_text("#!/bin/sh\n[ $1 = showmapped ] && echo '[]' || exit 1\n")
+    store.delete(f"cinder://one/{volume}", context=CONTEXT)
+    assert (server.volumes, server.attachments) == ({}, {})
+
+
 def test_nobody_logs_how_to_connect(
     make: Any, server: Pretender, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -382,7 +382,9 @@ class Cluster:
             if _errno(exc) == errno.ENOENT:
                 raise ConfigError(
                     "the Ceph configuration names no monitor, or no key for the user",
-                    remedy="check mon_host and keyring in rbd_store_ceph_conf, and rbd_store_user",
+                    remedy=self._settings.remedy(
+                        "check mon_host and keyring in rbd_store_ceph_conf, and rbd_store_user"
+                    ),
                 ) from exc
             raise
         self._told_fsid = connection.fsid
@@ -400,9 +402,8 @@ class Cluster:
             if _errno(exc) not in (errno.ENOENT, errno.EINVAL, errno.EACCES):
                 raise
             raise ConfigError(
-                f"the Ceph configuration ({settings.conf or 'librados looks for it'}) cannot be "
-                f"read: {describe(exc)}",
-                remedy="set rbd_store_ceph_conf to the path of a sound one",
+                f"the Ceph configuration ({settings.source}) cannot be read: {describe(exc)}",
+                remedy=settings.remedy("set rbd_store_ceph_conf to the path of a sound one"),
             ) from exc
         return hold(client)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from imgstore.arguments import check_ca_file, is_web_url
 from imgstore.context import RequestContext
 from imgstore.drivers import _keystone
 from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (
     ConfigError,
@@ -38,21 +38,6 @@ _VERSION: Final = "3.54"
 _PATIENCE: Final = (20.0, 150.0)
 _CA: Final = "cinder_ca_certificates_file"
 _ADDRESS: Final = "correct cinder_store_auth_address"
-
-# What is secret of a connection: https://docs.openstack.org/api-ref/block-storage/v3/#attachments
-_SECRETS: Final = frozenset({"auth_password", "discovery_auth_password", "keyring"})
-_KEY: Final = re.compile(r"key\s*=\s*(\S+)")  # of a keyring
-# What os-brick says of connections, and of the commands that make them.
-OS_BRICK_LOGGERS: Final = (
-    "os_brick.executor",
-    "os_brick.initiator.connectors.base_iscsi",
-    "os_brick.initiator.connectors.iscsi",
-    "os_brick.initiator.connectors.rbd",
-    "os_brick.initiator.linuxscsi",
-    "os_brick.privileged.rootwrap",
-    "oslo.privsep.daemon",
-    "oslo_concurrency.processutils",
-)
 
 # Keys of the metadata of volumes: those that Glance and Cinder know, and what marks an image that
 # is being added, with the life of whoever does that.
@@ -206,9 +191,7 @@ class Api:
 
     def _noted(self, connection: Mapping[str, Any]) -> dict[str, Any]:
         """Return how a host connects; os-brick is not to log what is secret of it."""
-        for name, value in connection.items():
-            if name in _SECRETS and value:
-                self._redaction.learn(value, *_KEY.findall(str(value)))
+        self._redaction.learn(*secrets_in(hidden(dict(connection))))
         return dict(connection)
 
     def detach(self, attachment_id: str) -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore import _lazy
 from imgstore.drivers.cinder import rights, steps
-from imgstore.drivers.cinder.client import INSTALL, Volume
+from imgstore.drivers.cinder.client import INSTALL, Volume, is_of
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.locks import HostLock, Locks
 from imgstore.drivers.cinder.mounts import Mount
+from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import ConfigError, Unavailable, Unsupported
-from imgstore.secret import MASK
 
 LOG = logging.getLogger(__name__)
 
@@ -31,17 +30,15 @@ _SIZE_ATTEMPTS: Final = 6
 _SIZE_PAUSE: Final = 0.32
 # Seen from the host, all of these are files of a mounted file system.
 FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "scality"})
-# Names of what nobody else may know.
-_SECRET: Final = re.compile(r"password|secret|token|keyring|dhchap|_key$", re.IGNORECASE)
 _FILES: Final = FILE_SYSTEMS | {"gpfs"}
 
 
 class StillConnected(Unavailable):
-    """A device that was connected is left on this host, of no use to anybody."""
+    """A device is left on this host, or may be, of no use to anybody."""
 
     def __init__(self) -> None:
         """Say so: the attachment has to stay as long as the device does."""
-        super().__init__("a device that could not be used cannot be disconnected either")
+        super().__init__("the device cannot be used, and disconnecting it failed as well")
 
 
 class Connectors:
@@ -112,9 +109,12 @@ class Connectors:
                 path = found["path"]
             except BaseException as exc:
                 with use.leaving() as is_last:
-                    if is_last:
-                        _undo(connector, data)
-                _refuse_to_show(exc, data)
+                    is_undone = not is_last or _undo(connector, data, exc)
+                shown = _shown(exc, data)
+                if not is_undone:
+                    raise StillConnected from shown
+                if shown is not exc:
+                    raise shown from None
                 raise
         finally:
             turn.leave()
@@ -174,27 +174,8 @@ class Connectors:
 def _read(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the protocol and the data of a connection."""
     # Older versions of the API have the data beside the protocol.
-    data: dict[str, Any] = _hidden(dict(connection.get("data") or connection))
+    data: dict[str, Any] = hidden(dict(connection.get("data") or connection))
     return str(connection.get("driver_volume_type") or data.get("driver_volume_type")), data
-
-
-class _Hidden(str):
-    """A secret that os-brick can use, and that is not shown where it logs all that it was given."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        """Return what stands for it."""
-        return repr(MASK)
-
-
-def _hidden(found: Any, name: str = "") -> Any:
-    """Return what Cinder said with its secrets hidden."""
-    if isinstance(found, dict):
-        return {key: _hidden(value, str(key)) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_hidden(each, name) for each in found]
-    return _Hidden(found) if isinstance(found, str) and _SECRET.search(name) else found
 
 
 def _needs_device(protocol: str, data: Mapping[str, Any]) -> bool:
@@ -252,27 +233,38 @@ def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> No
         turn.leave()
 
 
-def _undo(connector: Any, data: Mapping[str, Any]) -> None:
-    """Disconnect what failed to connect. os-brick has done so; what keeps it from it is logged."""
+def _undo(connector: Any, data: Mapping[str, Any], failed: BaseException) -> bool:
+    """Disconnect what failed to connect; return whether no device is left.
+
+    os-brick may have connected some of it, and have failed only later.
+    """
     try:
         _disconnect(connector, data, None)
     except Exception as exc:
+        if _never_began(failed, exc):
+            return True
         LOG.warning("disconnecting what could not be connected: %s", type(exc).__name__)
+        return False
+    return True
 
 
-def _refuse_to_show(exc: BaseException, data: Mapping[str, Any]) -> None:
-    """Raise Unavailable instead of what shows a secret: a program may have named it."""
-    words = {word for each in _secrets_in(data) for word in each.split() if len(word) > 5}
+def _never_began(failed: BaseException, undoing: Exception) -> bool:
+    """Return whether neither of both got as far as the storage.
+
+    There is no directory for os-brick's locks, its helper does not start, or Cinder's answer lacks
+    what both look for first.
+    """
+    if is_of(undoing, "oslo_config") or type(undoing).__name__ == "FailedToDropPrivileges":
+        return True
+    return isinstance(undoing, KeyError) and repr(undoing) == repr(failed)
+
+
+def _shown(exc: BaseException, data: Mapping[str, Any]) -> BaseException:
+    """Return Unavailable in place of what shows a secret: a program may have named it."""
+    words = {word for each in secrets_in(data) for word in each.split() if len(word) > 5}
     if any(word in str(exc) for word in words):
-        raise Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown") from None
-
-
-def _secrets_in(found: Any) -> Iterator[str]:
-    if isinstance(found, dict | list):
-        for each in found.values() if isinstance(found, dict) else found:
-            yield from _secrets_in(each)
-    elif isinstance(found, _Hidden):
-        yield found
+        return Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown")
+    return exc
 
 
 def _left_by(let_go: Callable[[], None]) -> None:
@@ -283,8 +275,9 @@ def _left_by(let_go: Callable[[], None]) -> None:
 
 
 def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
-    # With force, a device that lingers cannot come to name another volume (CVE-2023-2088).
-    connector.disconnect_volume(data, found, force=True, ignore_errors=found is None)
+    # With force, a device that lingers cannot come to name another volume (CVE-2023-2088). Where
+    # one stays all the same, the attachment has to.
+    connector.disconnect_volume(data, found, force=True, ignore_errors=False)
 
 
 def _await_size(device: FileDevice, volume: Volume) -> None:

@@ -227,6 +227,7 @@ class Clusters:
                 conf=f"/proc/{os.getpid()}/fd/{fd}",
                 connect_timeout=-1,
                 op_timeout=_TIME_LIMIT,
+                told_by="the volume's connection at Cinder",
             )
             found = self._known[key] = Cluster(access), fd
         return found[0]

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -40,10 +41,14 @@ _SHARE: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):/
 _WORDS: Final = (
     "ro rw sync async atime noatime diratime nodiratime relatime norelatime soft hard softerr "
     "softreval nosoftreval intr nointr tcp udp rdma ac noac cto nocto acl noacl rdirplus "
-    "nordirplus sharecache nosharecache resvport noresvport lock nolock fg _netdev nosuid nodev "
-    "noexec"
+    "nordirplus sharecache nosharecache resvport noresvport lock nolock fg fsc nofsc "
+    "sharetransport nosharetransport nomigration notrunkdiscovery nosuid nodev noexec"
 )
 _OPTIONS: Final = frozenset(_WORDS.split())
+# What has no meaning here, or is overridden: of a line in fstab, that it may be mounted later.
+_DROPPED: Final = frozenset(
+    {"defaults", "auto", "noauto", "nofail", "_netdev", "bg", "suid", "dev", "exec"}
+)
 _NAMES: Final = (
     "rsize wsize timeo retrans retry acregmin acregmax acdirmin acdirmax actimeo vers nfsvers "
     "minorversion proto port mountproto mountport mountvers sec lookupcache local_lock namlen "
@@ -51,6 +56,10 @@ _NAMES: Final = (
 )
 _WITH_VALUE: Final = frozenset(_NAMES.split())
 _VALUE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_CHOICES: Final = {"write": {"lazy", "eager", "wait"}, "rdirplus": {"none", "force"}}
+# SELinux's, see mount(8). Whoever gives one decides who else may look at the files.
+_LABELS: Final = frozenset({"context", "fscontext"})
+_LABEL: Final = re.compile(r'(?P<quote>"?)(?P<label>system_u:object_r:[a-z0-9_]+:s0)(?P=quote)')
 # Whatever else is asked for; the last ones count.
 _ALWAYS: Final = ("nosuid", "nodev", "noexec")
 # Another process that looks at the same moment is not in the way for longer.
@@ -132,10 +141,11 @@ def _open_again(found: int, *, writable: bool) -> int:
 def mount(point: str, share: str, options: Sequence[str], *, search: str | None = None) -> None:
     """Show an export of nfs in a directory, unless something is mounted; raises OSError.
 
-    ``search`` is where programs are looked for, by default ``PATH``.
+    ``search`` is where programs are looked for, by default ``PATH``. It is the helper that gives
+    one; its caller may not choose labels of SELinux.
     """
     check_share(share)
-    checked = [*_flat(options), *_ALWAYS]
+    checked = [*_flat(options, with_labels=search is None), *_ALWAYS]
     if not _is_mounted(point):
         _run(search, "mount", "-t", "nfs", "-o", ",".join(checked), "--", share, point)
 
@@ -153,21 +163,34 @@ def check_share(share: str) -> None:
         raise _refusal("the export is not <host>:/<path>")
 
 
-def _flat(options: Sequence[str]) -> list[str]:
-    """Return the single options of ``-o a,b -o c``; raises Refused."""
+def _flat(options: Sequence[str], *, with_labels: bool) -> list[str]:
+    """Return the single options of ``-o a,b -o c`` that have a meaning here; raises Refused."""
     words, found = list(options), []
     while words:
         word = words.pop(0)
         if not word.startswith("-o"):
             raise _refusal(f"the mount option {word!a} is not allowed")
         text = word[2:] or (words.pop(0) if words else "")
-        found += [each for each in text.split(",") if each]
-    for each in found:
-        name, has_value, value = each.partition("=")
-        allowed = name in _WITH_VALUE and _VALUE.fullmatch(value) if has_value else name in _OPTIONS
-        if not allowed:
-            raise _refusal(f"the mount option {name!a} is not allowed")
-    return found
+        found += [_checked(each, with_labels=with_labels) for each in text.split(",") if each]
+    return [each for each in found if each not in _DROPPED]
+
+
+def _checked(option: str, *, with_labels: bool) -> str:
+    """Return an option as it is passed on; raises Refused."""
+    name, has_value, value = option.partition("=")
+    if name in _LABELS and with_labels:
+        label = _LABEL.fullmatch(value)
+        if label:
+            return f"{name}={label['label']}"
+    if not has_value:
+        is_allowed = name in _OPTIONS or name in _DROPPED
+    elif name in _CHOICES:
+        is_allowed = value in _CHOICES[name]
+    else:
+        is_allowed = name in _WITH_VALUE and _VALUE.fullmatch(value) is not None
+    if not is_allowed:
+        raise _refusal(f"the mount option {name!a} is not allowed")
+    return option
 
 
 def digest(share: str) -> str:
@@ -187,21 +210,27 @@ def _run(search: str | None, program: str, *arguments: str) -> None:
     path = shutil.which(program, path=search)
     if path is None:
         raise FileNotFoundError(errno.ENOENT, f"there is no program {program}")
-    try:
-        done = subprocess.run(  # noqa: S603  # no shell, and what a client may choose is checked
-            [path, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={"PATH": search, "LC_ALL": "C"} if search else None,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        late = f"{program} does not end within {SECONDS} s"
-        raise OSError(errno.ETIMEDOUT, late) from None
-    if done.returncode != 0:
-        raise OSError(errno.EIO, f"{program}: {done.stderr.strip()}")
+    with subprocess.Popen(  # noqa: S603  # no shell, and what a client may choose is checked
+        [path, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={"PATH": search, "LC_ALL": "C"} if search else None,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        try:
+            said = running.communicate(timeout=SECONDS)[1]
+        except BaseException as exc:
+            # With its children: mount.nfs would mount later, when nobody counts as a user.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            if not isinstance(exc, subprocess.TimeoutExpired):
+                raise
+            late = f"{program} does not end within {SECONDS} s"
+            raise OSError(errno.ETIMEDOUT, late) from None
+    if running.returncode != 0:
+        raise OSError(errno.EIO, f"{program}: {said.strip()}")
 
 
 # What the helper does, as its caller may ask for it.

@@ -16,12 +16,11 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
-from imgstore.drivers.cinder import leftovers, steps
+from imgstore.drivers.cinder import leftovers, secrecy, steps
 from imgstore.drivers.cinder.adding import GIB, Adding
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
     INSTALL,
-    OS_BRICK_LOGGERS,
     SIZE,
     Api,
     Clients,
@@ -69,7 +68,7 @@ class CinderStore(Store):
     driver = "cinder"
     OPTIONS = OPTIONS
     schemes = (SCHEME,)
-    sdk_loggers = (*SDK_LOGGERS, *OS_BRICK_LOGGERS)
+    sdk_loggers = (*SDK_LOGGERS, *secrecy.LOGGERS)
     read_retries = 1
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
 

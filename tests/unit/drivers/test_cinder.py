@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pkgutil
 import traceback
 from typing import Any
 
@@ -225,7 +227,10 @@ def test_what_a_connection_tells_is_secret() -> None:
     class Attachments:
         def update(self, attachment_id: str, connector: dict[str, Any]) -> dict[str, Any]:
             keyring = "[client.cinder]\n\tkey = AQBx-of-a-keyring==\n"
-            return {"connection_info": {"keyring": keyring, "auth_password": "chap-password"}}
+            inside: dict[str, Any] = {"secret_type": "ceph", "serverToken": "token-of-powerflex"}
+            inside["portals"] = [{"dhchap_secret": "DHHC-1:00:of-nvme:"}]
+            found = {"keyring": keyring, "auth_password": "chap-password", "data": inside}
+            return {"connection_info": found}
 
     class Asked:
         attachments = Attachments()
@@ -234,3 +239,18 @@ def test_what_a_connection_tells_is_secret() -> None:
     found = Api(None, Asked(), None, redaction).connect("attachment", {})
     assert found["auth_password"] == "chap-password"
     assert redaction.text("key AQBx-of-a-keyring== and chap-password") == "key *** and ***"
+    assert redaction.text("token-of-powerflex, DHHC-1:00:of-nvme:") == "***, ***"
+    assert redaction.text("/etc/ceph") == "/etc/ceph"
+    assert found["data"]["portals"][0]["dhchap_secret"] == "DHHC-1:00:of-nvme:"
+
+
+def test_every_connector_that_may_log_is_watched(caplog: pytest.LogCaptureFixture) -> None:
+    """Filters of their common parent would not see what they log."""
+    connectors = pytest.importorskip("os_brick.initiator.connectors")
+    names = {each.name for each in pkgutil.iter_modules(connectors.__path__)} - {"fake"}
+    store = CinderStore("x", **USER | {"password": "s3cret-text"})
+    for name in names:
+        logging.getLogger(f"{connectors.__name__}.{name}").warning("serverToken s3cret-text")
+    assert len(caplog.records) == len(names)
+    assert {each.getMessage() for each in caplog.records} == {"serverToken ***"}
+    store.close()

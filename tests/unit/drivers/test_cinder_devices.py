@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import traceback
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,14 @@ import pytest
 
 from imgstore import errors
 from imgstore.drivers.cinder.client import Volume
-from imgstore.drivers.cinder.connectors import Connectors, _read, _refuse_to_show
+from imgstore.drivers.cinder.connectors import (
+    Connectors,
+    StillConnected,
+    _never_began,
+    _read,
+    _shown,
+)
+from imgstore.drivers.cinder.devices import Clusters
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.settings import read
@@ -159,10 +168,12 @@ def test_secrets_of_the_storage() -> None:
     assert "s3cret" not in repr(data) + str(data)
     assert data["targets"][0]["auth_password"] == "s3cret=="
     assert f"{data['keyring']}".endswith("key = s3cret==")
-    with pytest.raises(errors.Unavailable, match="os-brick: OSError") as caught:
-        _refuse_to_show(OSError("failed to decode key 's3cret=='"), data)
-    assert "s3cret" not in str(caught.value)
-    _refuse_to_show(OSError("no route to host"), data)
+    found = _shown(OSError("failed to decode key 's3cret=='"), data)
+    assert isinstance(found, errors.Unavailable)
+    assert str(found).startswith("os-brick: OSError")
+    assert "s3cret" not in str(found)
+    plain_error = OSError("no route to host")
+    assert _shown(plain_error, data) is plain_error
 
 
 def test_what_os_brick_cannot_connect(connectors: Connectors, locks: Locks, place: Path) -> None:
@@ -171,3 +182,102 @@ def test_what_os_brick_cannot_connect(connectors: Connectors, locks: Locks, plac
     with pytest.raises(Exception, match="device"):
         connectors.connect(volume(), {"driver_volume_type": "gpfs", "data": {"name": "x"}})
     assert held(locks) == []
+
+
+@pytest.fixture
+def rbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Write the program with which os-brick maps and unmaps images, as a line of the shell."""
+    if os.geteuid() != 0:
+        pytest.skip("others would ask the helper")
+
+    def write(line: str) -> None:
+        program = tmp_path / "rbd"
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return write
+
+
+MAPPED: dict[str, Any] = {
+    "driver_volume_type": "rbd",
+    "data": {
+        "name": "pool/volume",
+        "hosts": ["127.0.0.1"],
+        "ports": ["9"],
+        "auth_username": "user",
+        "cluster_name": "ceph",
+        "keyring": "[client.user]\nkey = of-the-storage==",
+        "do_local_attach": True,
+    },
+}
+
+
+def test_what_may_be_left_after_all(
+    connectors: Connectors, locks: Locks, rbd: Callable[[str], None]
+) -> None:
+    """A connect that failed, and whose undoing fails as well, may have left a device."""
+    rbd("echo 'no of-the-storage==' >&2; exit 1")
+    with pytest.raises(StillConnected) as caught:
+        connectors.connect(volume(), MAPPED)
+    assert "of-the-storage" not in "".join(traceback.format_exception(caught.value))
+    assert held(locks) == []
+    rbd("[ $1 = showmapped ] && echo '[]' || exit 1")
+    with pytest.raises(Exception, match="map") as other:
+        connectors.connect(volume(), MAPPED)
+    assert not isinstance(other.value, StillConnected)
+    assert held(locks) == []
+
+
+def test_a_device_that_lingers_is_told(
+    connectors: Connectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connectors that remove devices by force do what they can, and then raise what went wrong."""
+    connector = pytest.importorskip("os_brick.initiator.connector")
+
+    class Lingering:
+        def connect_volume(self, data: Any) -> Any:
+            raise OSError("no device found")
+
+        def disconnect_volume(self, *args: Any, force: bool, ignore_errors: bool) -> None:
+            if not (force and ignore_errors):
+                raise OSError("some devices remain")
+
+    monkeypatch.setattr(connector.InitiatorConnector, "factory", lambda *_, **__: Lingering())
+    asked = {"driver_volume_type": "iscsi", "data": {"target_lun": 1}}
+    with pytest.raises(StillConnected):
+        connectors.connect(volume(), asked)
+    with pytest.raises(OSError, match="remain"):
+        connectors.forget(volume().id, asked)
+
+
+def test_what_never_began_leaves_nothing() -> None:
+    cfg = pytest.importorskip("oslo_config.cfg")
+    daemon = pytest.importorskip("oslo_privsep.daemon")
+    failed = OSError("no route to host")
+    assert _never_began(failed, cfg.RequiredOptError("lock_path", cfg.OptGroup("os_brick")))
+    assert _never_began(failed, daemon.FailedToDropPrivileges("sudo: a password is required"))
+    assert _never_began(KeyError("target_portal"), KeyError("target_portal"))
+    assert not _never_began(failed, KeyError("target_portal"))
+    assert not _never_began(failed, OSError("no route to host"))
+
+
+@pytest.mark.parametrize(
+    ("keyring", "said"),
+    [
+        ("[client.user]\nkey = of-the-storage==", "names no monitor"),
+        ("of-the-storage", r"\(the volume's connection at Cinder\) cannot be read"),
+    ],
+)
+def test_a_cluster_that_cinder_describes_wrongly(keyring: str, said: str) -> None:
+    """Who sees to it has set no option of an rbd store."""
+    pytest.importorskip("rados")
+    data = {"name": "pool/volume", "hosts": [], "ports": [], "auth_username": "user"}
+    clusters = Clusters()
+    device = clusters.device(data | {"keyring": keyring})
+    with pytest.raises(errors.ConfigError, match=said) as caught:
+        device.reading(0, 1)
+    clusters.close()
+    assert caught.value.remedy.endswith("that the volume's connection at Cinder names")
+    assert "rbd_store" not in str(caught.value)
+    assert "of-the-storage" not in str(caught.value)
