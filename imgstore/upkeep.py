@@ -116,7 +116,7 @@ class _Asking(threading.Thread):
 
 def _problems(store: Store, *, write: bool) -> list[str]:
     try:
-        return [store._secrets.text(text) for text in ask(store, write=write)]
+        return [store._redaction.text(text) for text in ask(store, write=write)]
     except Exception as exc:
         return [_text(store, exc)]
 
