@@ -6,7 +6,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from imgstore.location import Location
 from imgstore.secret import Secret
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BINARY: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\U0010ffff]")
 
 
 class FileOpt(cfg.StrOpt):
@@ -140,15 +141,19 @@ def texts_in(value: object) -> Iterator[str]:
         yield from (text for each in value for text in texts_in(each))
 
 
-def check_texts(options: Mapping[str, cfg.Opt], given: Mapping[str, Any]) -> None:
+def check_texts(
+    options: Mapping[str, cfg.Opt], given: Mapping[str, Any], *, multiline: Container[str] = ()
+) -> None:
     """Raise ConfigError for keywords of a constructor that hold control characters.
 
-    Headers, URLs and messages are made of them; a line end would begin another header.
+    Headers, URLs and messages are made of them; a line end would begin another header. Those in
+    ``multiline`` may have lines and tabs.
     """
     found = [
         options[keyword].name
         for keyword, value in given.items()
-        if keyword in options and any(map(_CONTROL.search, texts_in(value)))
+        if keyword in options
+        and any(map((_BINARY if keyword in multiline else _CONTROL).search, texts_in(value)))
     ]
     if found:
         raise errors.ConfigError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,8 +36,8 @@ class Driver(ABC):
     which ``_classify`` maps. They never log and raise. They may be called from many threads: a
     store does not change after ``__init__``, the state of an upload lives in local variables.
 
-    ``_secrets`` knows the values of secret options, the credentials in others, and callers'
-    tokens: what a driver gets at run time, it tells it by ``learn``. Errors, their causes, what
+    ``_redaction`` knows the values of secret options, the credentials in others, and what callers
+    pass: what a driver gets at run time, it tells it by ``learn``. Errors, their causes, what
     ``_check`` yields and the lines of loggers are shown without them.
 
     ``OPTIONS`` maps each keyword of the constructor to its oslo.config option; an option whose
@@ -48,6 +49,8 @@ class Driver(ABC):
     # Keywords of which one replaces the others: set for a store, it hides what shared settings
     # say about its alternatives.
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
+    # Keywords whose text may have several lines, such as keys in PEM; headers cannot hold them.
+    multiline: ClassVar[frozenset[str]] = frozenset()
     schemes: ClassVar[tuple[str, ...]] = ()
     # Names of loggers of the SDK whose lines may hold secrets; they are masked. Those of the
     # driver's own package are in any case.
@@ -55,14 +58,15 @@ class Driver(ABC):
     capabilities: Capability = Capability(0)
     read_retries: int = 3
 
-    _secrets: Redaction
+    _redaction: Redaction
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
         """Note what is secret, and refuse what no header can hold, before the driver sees it."""
-        check_texts(cls.OPTIONS, given)
+        given = _by_name(cls.__init__, args, given)
+        check_texts(cls.OPTIONS, given, multiline=cls.multiline)
         driver = super().__new__(cls)
         secrets = Redaction.of(cls.OPTIONS, given)
-        driver._secrets = secrets.watch(cls.__module__, *cls.sdk_loggers)
+        driver._redaction = secrets.watch(cls.__module__, *cls.sdk_loggers)
         return driver
 
     @abstractmethod
@@ -189,3 +193,14 @@ class Driver(ABC):
     def faults_together(cls, stores: Sequence[Store]) -> Iterable[tuple[Store, errors.ConfigError]]:
         """Yield which of the stores of this driver cannot be beside the others, and why not."""
         return ()
+
+
+def _by_name(
+    constructor: Callable[..., None], args: Sequence[Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all arguments of a constructor by their names, as far as they can be told."""
+    try:
+        bound = inspect.signature(constructor).bind_partial(None, *args, **given)
+    except (TypeError, ValueError):  # which the constructor says better, or nobody can tell
+        return dict(given)
+    return {**bound.arguments, **given}

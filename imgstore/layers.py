@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgstore import errors
 from imgstore._process import PerProcess
@@ -17,6 +17,9 @@ from imgstore.store import Added, Capability, Leftover, Ownership, Store
 from imgstore.streams import Body, ImageReader, Opened
 from imgstore.upkeep import CannotCheckError, ask
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Layer(Store):
     """A store that passes every hook on to the one inside it; subclasses override some.
@@ -24,13 +27,17 @@ class Layer(Store):
     A layer has the name and the settings of the store inside and closes it when it is closed.
     """
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Know no secrets: those of the store inside are the layer's."""
+        return object.__new__(cls)
+
     def __init__(self, store: Store) -> None:
         """Wrap ``store``."""
         super().__init__(
             store.name, weight=store.weight, description=store.description, single=store.single
         )
         self.inner = store
-        self._secrets = store._secrets
+        self._redaction = store._redaction
         self.also_owns = store.also_owns
         self.capabilities = store.capabilities
         self.read_retries = store.read_retries

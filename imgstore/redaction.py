@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
+import itertools
 import json
 import logging
+import os
+import pkgutil
 import re
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 from oslo_config import cfg
 
@@ -19,15 +24,36 @@ from imgstore.errors import ImgStoreError
 from imgstore.location import Location
 from imgstore.secret import MASK, Secret
 
-_LEARNT: Final = 1024  # secrets got at run time that are remembered
+_LATEST: Final = 128  # secrets got at run time that are remembered, own ones and callers' each
 _INSIDE: Final = 8  # characters from which on a secret is found inside words, too
-_PIECE: Final = re.compile(r"\s+|\S")
-_RUN: Final = re.compile(r"[A-Za-z0-9]+")
+_CREDENTIAL: Final = 4  # characters from which on a caller's credentials are no plain words
+_SIGNATURE: Final = 16  # characters from which on a part of a caller's query may give access
+_FIELDS: Final = 16  # of a query that are looked at
 # A short secret stands alone; what it follows may be escaped.
 _BEFORE: Final = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt]))"
 _AFTER: Final = r"(?!\w)"
-# What stands before the "@" of a URL; to the last one, for "/" may stand in a password.
-_USERINFO: Final = re.compile(r"(?:.*?://)?(.+)@", re.DOTALL)
+# What is left as it is by those who percent-encode: strictly, quote, urllib3 (paths, queries),
+# requests, and JavaScript.
+_SAFE: Final = ("", "/", "/:@!$&'()*+,;=", "/:@!$&'()*+,;=?", "!#$%&'()*+,/:;=?@[]~", "!'()*")
+_RUN: Final = re.compile(r"[A-Za-z0-9]+")
+_PERCENT: Final = re.compile(r"%[0-9A-F]{2}")
+# What the quotes and "/" become in HTML and XML, by their makers' habits.
+_MARKUP: Final = (
+    ("'", '"', "/"),
+    ("'", "&quot;", "/"),
+    ("&apos;", "&quot;", "/"),
+    ("&#39;", "&quot;", "/"),
+    ("&#39;", "&#34;", "/"),
+    ("&#x27;", "&quot;", "/"),
+    ("&#x27;", "&quot;", "&#47;"),
+    ("&#x27;", "&quot;", "&#x2f;"),
+    ("&#x27;", "&quot;", "&#x2F;"),
+)
+# Keywords whose values are hosts: credentials may stand before them without a scheme.
+_HOSTS: Final = re.compile(
+    r"(?:^|_)(?:hosts?|address|endpoint|server|url|uri|proxy|proxies)(?:_information|_template)?$"
+)
+_LOCAL: Final = frozenset({"file", "filesystem"})
 # What Keystone and Cinder call secrets in JSON: OSSN-0085 is about keyrings in logs.
 _FIELD: Final = re.compile(
     r"""(?s)(["'](?:\w*_)?(?:keyring|password|secret|adminPass)["']\s*:\s*(["']))"""
@@ -38,18 +64,20 @@ _SIGNED: Final = frozenset({"http", "https"})
 
 
 class Redaction:
-    """The secrets of one store, and how they are masked in texts, errors and other loggers' lines.
+    """The secrets of one store, and how they are masked in texts, errors and loggers' lines.
 
-    Every secret is found as it is, percent-encoded, escaped as XML and JSON have it, and in
-    base64, by itself or within something longer. Those of fewer than 8 characters are masked
+    Every secret is found as it is, percent-encoded, escaped as XML, JSON and Python have it, and
+    in base64, by itself or within something longer: each of these forms as a whole, so that the
+    time grows with the text and with nothing in it. Forms of fewer than 8 characters are masked
     where they stand alone, for they may be parts of words. May be used by many threads.
     """
 
-    __slots__ = ("__weakref__", "_kept", "_learnt")
+    __slots__ = ("__weakref__", "_callers", "_kept", "_learnt")
 
     def __init__(self, secrets: Iterable[str | Secret] = ()) -> None:
-        self._kept: dict[str, _Value] = {}
-        self._learnt: dict[str, _Value] = {}
+        self._kept = _Values(sys.maxsize)
+        self._learnt = _Values(_LATEST)
+        self._callers = _Values(_LATEST)
         self.keep(*secrets)
 
     @classmethod
@@ -59,29 +87,29 @@ class Redaction:
 
     def keep(self, *secrets: str | Secret | None) -> None:
         """Add what is secret for as long as the store is there."""
-        for text in _texts(secrets):
-            if text:
-                self._kept.setdefault(text, _Value(text))
+        self._kept.add(secrets)
 
     def learn(self, *secrets: str | Secret | None) -> None:
-        """Add what was got at run time, such as tokens; the latest thousand count."""
-        for text in _texts(secrets):
-            if text and text not in self._learnt:
-                self._learnt[text] = _Value(text)
-                while len(self._learnt) > _LEARNT:
-                    self._learnt.pop(next(iter(list(self._learnt))), None)
+        """Add what the store got at run time, such as its token; the 128 used last count."""
+        self._learnt.add(secrets)
 
-    def note(self, location: Location) -> Location:
-        """Learn the credentials of a location, and its query that may be a signature; return it."""
-        self.learn(*_secrets_in(location))
-        return location
+    def note(self, *given: Location | str | Secret | None) -> None:
+        """Add what a caller passed, tokens and locations; the 128 used last count.
 
-    def text(self, text: str) -> str:
-        """Return a text without secrets."""
-        values = [*self._kept.values(), *list(self._learnt.values())]
-        found = [value for value in values if value.may_be_in(text)]
-        for value in sorted(found, key=len, reverse=True):
-            text = value.masked(text)
+        Of a location these are credentials, and a query that may be a signature.
+        """
+        for each in given:
+            self._callers.add(_secrets_in(each) if isinstance(each, Location) else (each,))
+
+    def text(self, text: str, *, callers: bool = True) -> str:
+        """Return a text without secrets; those of callers stay in it unless ``callers``."""
+        known = (self._kept, self._learnt, self._callers)[: 3 if callers else 2]
+        found = {form for values in known for form in values.forms_in(text)}
+        for form in sorted(found, key=len, reverse=True):
+            if len(form) >= _INSIDE:
+                text = text.replace(form, MASK)
+            else:
+                text = re.sub(f"{_BEFORE}{re.escape(form)}{_AFTER}", MASK, text)
         return text
 
     def error(self, error: ImgStoreError, exc: BaseException) -> None:
@@ -132,84 +160,103 @@ class Redaction:
     def watch(self, module: str, *loggers: str) -> Redaction:
         """Mask secrets in what loggers say, as long as the store is there; return self.
 
-        They are those of this library and of ``module``'s package, and what is named.
+        They are those of this library and of ``module``'s package, whose modules may be imported
+        later, and what is named. What callers passed is left to those of this library that are
+        not of that package: it may be a word of theirs.
         """
-        packages = (f"{__package__}.", f"{module.rpartition('.')[0] or module}.")
-        known = list(logging.root.manager.loggerDict)
-        own = (name for name in known if f"{name}.".startswith(packages))
-        for name in {*own, *loggers}:
-            logger, mask = logging.getLogger(name), _LogMask(self)
-            logger.addFilter(mask)
-            weakref.finalize(self, logger.removeFilter, mask).atexit = False
+        package = module.rpartition(".")[0] or module
+        own = module if package == f"{__package__}.drivers" else package
+        for name in (f"{__package__}", own, *loggers):
+            mask = _MASKS.get(name) or _MASKS.setdefault(
+                name, _LogMask(callers=name != __package__)
+            )
+            mask.add(self)
+            for each in {name} if name in loggers else _loggers(name):
+                logging.getLogger(each).addFilter(mask)
         return self
 
     def __repr__(self) -> str:
         """Show none of them."""
-        return f"<Redaction of {len(self._kept) + len(self._learnt)}>"
+        count = len(self._kept) + len(self._learnt) + len(self._callers)
+        return f"<Redaction of {count}>"
 
 
-class _Value:
-    """One secret, in all its forms."""
+class _Values:
+    """Secrets with all their forms; where there are too many, those that were used last."""
 
-    __slots__ = ("_forms", "_needles", "_pattern", "_text")
+    __slots__ = ("_known", "_most", "_uses")
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._forms = tuple(_in_base64(text))
-        # One of these is in every text that the pattern finds; looking for them costs little.
-        self._needles = tuple(max(_RUN.findall(form), key=len, default="") for form in self._all)
-        self._pattern: re.Pattern[str] | None = None
-
-    @property
-    def _all(self) -> tuple[str, ...]:
-        return (self._text, *self._forms)
+    def __init__(self, most: int) -> None:
+        self._known: dict[str, tuple[int, _Forms]] = {}
+        self._most = most
+        self._uses = itertools.count()
 
     def __len__(self) -> int:
-        """Return the length of the secret."""
-        return len(self._text)
+        """Return how many there are."""
+        return len(self._known)
 
-    def may_be_in(self, text: str) -> bool:
-        """Return False only for a text without the secret."""
-        return any(needle in text for needle in self._needles)
+    def add(self, secrets: Iterable[object]) -> None:
+        """Add texts, without the spaces around them; what is no text is no secret."""
+        for text in (text.strip() for each in secrets for text in texts_in(each)):
+            if text:
+                known = self._known.get(text)
+                # One step: another thread finds it at any time.
+                self._known[text] = next(self._uses), known[1] if known else _Forms(text)
+        while len(self._known) > self._most:
+            known_now = self._known.copy()
+            self._known.pop(min(known_now, key=lambda each: known_now[each][0]), None)
 
-    def masked(self, text: str) -> str:
-        """Return a text without the secret."""
-        if self._pattern is None:
-            own = "".join(map(_escaped, _PIECE.findall(self._text)))
-            if len(self._text) < _INSIDE:
-                own = f"{_BEFORE}{own}{_AFTER}"
-            encoded = ("".join(map(_escaped_base64, form)) for form in self._forms)
-            around = r"[A-Za-z0-9+/_-]?"
-            patterns = [own, *(f"{around}{each}{around}={{0,2}}" for each in encoded)]
-            self._pattern = re.compile("|".join(patterns))
-        return self._pattern.sub(MASK, text)
-
-
-def _escaped(piece: str) -> str:
-    """Return a pattern for a character, or for spaces in a row, however they are escaped."""
-    if piece.isascii() and piece.isalnum():
-        return piece
-    forms = sorted({form for char in piece for form in _forms(char)}, key=len, reverse=True)
-    words = "|".join(map(re.escape, forms))
-    # Messages are folded into one line.
-    return rf"(?i:{words}|\s|\+)+" if piece.isspace() else f"(?i:{words})"
+    def forms_in(self, text: str) -> list[str]:
+        """Return the forms of secrets that a text holds."""
+        known = self._known.copy()
+        return [form for _, forms in known.values() for form in forms.of(text) if form in text]
 
 
-def _forms(char: str) -> Iterator[str]:
-    percent = quote(char, safe="", errors="replace")
-    in_bytes = "".join(f"\\x{byte:02x}" for byte in char.encode(errors="replace"))
-    yield from (char, percent, quote(percent))
-    yield from (html.escape(char), f"&#{ord(char)};", f"&#x{ord(char):x};")
-    yield from (json.dumps(char)[1:-1], f"\\u{ord(char):04x}", f"\\{char}")
-    yield from (ascii(char)[1:-1], in_bytes)
-    if char == "'":
-        yield "&apos;"
+class _Forms:
+    """A secret as it is, and as others quote, escape and encode it."""
+
+    __slots__ = ("_all", "_in_base64", "_run")
+
+    def __init__(self, text: str) -> None:
+        self._in_base64 = frozenset(_in_base64(text))
+        forms = {text, *_in_percent(text), *_in_markup(text), *_in_literals(text)}
+        # Messages are folded into one line.
+        self._all = self._in_base64.union(forms, (" ".join(form.split()) for form in forms))
+        # Nobody escapes these, so that a text without them has none but forms in base64.
+        self._run = max(_RUN.findall(text), key=len, default="")
+
+    def of(self, text: str) -> frozenset[str]:
+        """Return the forms that may be in a text."""
+        return self._all if self._run in text else self._in_base64
 
 
-def _escaped_base64(char: str) -> str:
-    if char.isalnum():
-        return char
-    return r"(?:[+-]|(?i:%2b))" if char == "+" else r"(?:[/_]|(?i:%2f|\\/))"
+def _in_percent(text: str) -> set[str]:
+    once = {quote(text, safe, errors="surrogatepass") for safe in _SAFE}
+    once.add(quote_plus(text, errors="surrogatepass"))
+    once |= {_PERCENT.sub(lambda found: found[0].lower(), each) for each in once}
+    return once | {quote(each, "", errors="surrogatepass") for each in once}
+
+
+def _in_markup(text: str) -> Iterator[str]:
+    escaped = html.escape(text, quote=False)
+    for single, double, slash in _MARKUP:
+        yield escaped.replace("/", slash).replace("'", single).replace('"', double)
+
+
+def _in_literals(text: str) -> Iterator[str]:
+    """Yield what JSON and Python make of a text, and Python of JSON, with either quotes."""
+    in_json = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+    in_json |= {each.replace("/", "\\/") for each in in_json}
+    for char in "<>&":  # as Go has them
+        in_json |= {each.replace(char, f"\\u{ord(char):04x}") for each in in_json}
+    yield from in_json
+    for each in {text, *in_json}:
+        # The double quote makes Python escape single ones.
+        quoted = each + '"'
+        in_bytes = repr(quoted.encode(errors="surrogatepass"))[2:-2]
+        for literal in (repr(quoted)[1:-2], ascii(quoted)[1:-2], in_bytes):
+            yield literal
+            yield literal.replace("\\'", "'")
 
 
 def _in_base64(text: str) -> Iterator[str]:
@@ -219,7 +266,8 @@ def _in_base64(text: str) -> Iterator[str]:
         encoded = base64.b64encode(bytes(before) + data).decode()
         whole = encoded[-(-8 * before // 6) : 8 * (before + len(data)) // 6]
         if len(whole) >= _INSIDE:
-            yield whole
+            yield from (whole, whole.replace("+", "-").replace("/", "_"))
+            yield from (quote(whole, ""), whole.replace("/", "\\/"))
 
 
 def _text_of(exc: BaseException) -> str:
@@ -246,18 +294,25 @@ def _stand_in(exc: BaseException, text: str) -> BaseException:
 def _secrets_of(options: Mapping[str, cfg.Opt], given: Mapping[str, Any]) -> Iterator[str]:
     for keyword, value in given.items():
         opt = options.get(keyword)
+        if opt is None and keyword != "also_owns":
+            continue
         for text in texts_in(value):
             if opt is not None and opt.secret:
                 yield text
-                continue
-            match = _USERINFO.match(text) if opt is not None or keyword == "also_owns" else None
-            if match:
-                yield from _credentials(match[1])
+            else:
+                yield from _credentials(_userinfo(text, is_host=bool(_HOSTS.search(keyword))))
 
 
-def _texts(secrets: Iterable[object]) -> Iterator[str]:
-    """Yield texts without the spaces around them; nothing for what is no text."""
-    yield from (text.strip() for each in secrets for text in texts_in(each))
+def _userinfo(text: str, *, is_host: bool) -> str:
+    """Return what stands before the last "@" of a URL or a host, if it can be credentials."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        rest = text if is_host and not text.startswith("/") else ""
+    elif scheme in _LOCAL:
+        rest = ""
+    userinfo = rest.rpartition("@")[0]
+    # "/" may stand in a password, but without one it begins a path.
+    return "" if "/" in userinfo and ":" not in userinfo else userinfo
 
 
 def _credentials(text: str) -> Iterator[str]:
@@ -269,36 +324,79 @@ def _credentials(text: str) -> Iterator[str]:
 
 
 def _secrets_in(location: Location) -> Iterator[str]:
-    """Yield the credentials of a location, and a query that may be a signature."""
-    found: list[str] = []
+    """Yield the credentials of a location, and a query that may be a signature.
+
+    Short ones and what the path has are words that errors are made of.
+    """
     if location.credentials is not None:
-        found += _credentials(location.credentials.reveal())
+        found = _credentials(location.credentials.reveal())
+        yield from (each for each in found if len(each) >= _CREDENTIAL)
     if location.scheme in _SIGNED:
-        query = location.rest.partition("?")[2].partition("#")[0]
-        values = [value for _, value in parse_qsl(query) if len(value) >= _INSIDE]
-        found += [query, *values]
-    yield from dict.fromkeys(each for each in found if each)
+        path, _, query = location.rest.partition("#")[0].partition("?")
+        values = (value for _, value in itertools.islice(parse_qsl(query), _FIELDS))
+        for each in (query, *values):
+            if len(each) >= _SIGNATURE and each not in path and each not in unquote(path):
+                yield each
 
 
 class _LogMask(logging.Filter):
-    """Masks secrets in records of a logger."""
+    """Masks the secrets of the stores that are there in records of a package's loggers.
 
-    def __init__(self, redaction: Redaction) -> None:
+    It stays with them: filters may not be taken away while another thread goes by them.
+    """
+
+    def __init__(self, *, callers: bool) -> None:
         super().__init__()
-        self._redaction = weakref.ref(redaction)
+        self._callers = callers
+        self._watched: dict[weakref.ref[Redaction], None] = {}
+
+    def add(self, redaction: Redaction) -> None:
+        """Mask what a redaction knows for as long as it is there."""
+        self._watched[weakref.ref(redaction, self._forget)] = None
+
+    def _forget(self, gone: weakref.ref[Redaction]) -> None:
+        self._watched.pop(gone, None)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        redaction = self._redaction()
-        if redaction is None:
+        watched = [redaction for ref in self._watched.copy() if (redaction := ref()) is not None]
+        if not watched:
             return True
         try:
             text = record.getMessage()
         except Exception:  # the handlers say so
             return True
-        clean = _FIELD.sub(rf"\1{MASK}\3", redaction.text(text))
+        clean = _FIELD.sub(rf"\1{MASK}\3", text)
+        for redaction in watched:
+            clean = redaction.text(clean, callers=self._callers)
+            self._mask_exception(record, redaction)
         if clean != text:
             record.msg, record.args = clean, ()
+        return True
+
+    def _mask_exception(self, record: logging.LogRecord, redaction: Redaction) -> None:
         if record.exc_info and record.exc_info[1] is not None:
             exc = redaction.chain(record.exc_info[1])
             record.exc_info = (type(exc), exc, record.exc_info[2])
-        return True
+
+
+_MASKS: Final[dict[str, _LogMask]] = {}  # by the names of packages and of single loggers
+
+
+def _loggers(package: str) -> set[str]:
+    """Return the names of a package's loggers, those of modules that nobody imported yet too."""
+    known = logging.root.manager.loggerDict.copy()
+    return {*_modules(package), *(name for name in known if f"{name}.".startswith(f"{package}."))}
+
+
+@functools.cache
+def _modules(package: str) -> tuple[str, ...]:
+    """Return the names of a package and of all modules in it; nothing is imported."""
+    return package, *_inside(package, getattr(sys.modules.get(package), "__path__", ()))
+
+
+def _inside(package: str, path: Iterable[str]) -> Iterator[str]:
+    path = list(path)
+    for _, name, is_package in pkgutil.iter_modules(path, f"{package}."):
+        yield name
+        if is_package:
+            yield from _inside(name, [os.path.join(each, name.rpartition(".")[2]) for each in path])

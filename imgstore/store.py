@@ -407,7 +407,7 @@ class Store(Driver):
     def _asker(self, context: Context) -> RequestContext | None:
         asker = RequestContext.of(context)
         if asker is not None:
-            self._secrets.learn(asker.auth_token)
+            self._redaction.note(asker.auth_token)
         return asker
 
     def _stored(self, added: Added, size: int, digests: dict[str, str]) -> StoredImage:
@@ -426,7 +426,7 @@ class Store(Driver):
             raise errors.Unsupported(f"this store has not the capability {capability.name}")
 
     def _contained(self, location: Location | str) -> Location:
-        at = self._secrets.note(Location.parse(location))
+        at = Location.parse(location)
         if at.scheme not in self.schemes:
             raise errors.InvalidLocation(
                 f"{at} is not of a scheme that this store reads: {', '.join(self.schemes)}"
@@ -436,6 +436,7 @@ class Store(Driver):
                 f"{at} lies outside this store",
                 remedy="if it is one of its former places, name it in store_also_owns",
             )
+        self._redaction.note(at)
         return at
 
     def _translate(
@@ -455,7 +456,8 @@ class Store(Driver):
         error.add_context(
             store=self.name, operation=operation, location=location, image_id=image_id
         )
-        self._secrets.error(error, exc)
+        self._redaction.note(location)  # again: many may have come since the verb began
+        self._redaction.error(error, exc)
         return error
 
     def _classified(self, exc: Exception) -> errors.ImgStoreError:
@@ -477,7 +479,7 @@ class Store(Driver):
         """Raise the translated error; a failure of the caller's own objects stays as it is."""
         if body is not None and body.error is not None:
             if body.error_is_callers:
-                self._secrets.reraise(body.error)
+                self._redaction.reraise(body.error)
             exc = body.error if isinstance(body.error, Exception) else exc
         raise_for(self._translate(exc, operation, location=location, image_id=image_id), exc)
 

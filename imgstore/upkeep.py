@@ -127,7 +127,8 @@ def _problems(store: Store, *, write: bool) -> list[str]:
     found: list[str] = []
     try:
         for text in ask(store, write=write):
-            found.append(store._secrets.text(text))  # noqa: PERF401  # kept when the next one raises
+            clean = store._redaction.text(text)
+            found.append(clean)  # noqa: PERF401  # what was found is kept when the next one raises
     except Exception as exc:
         found.append(_text(store, exc))
     return found

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import builtins
+import gc
 import html
+import importlib
 import json
 import logging
+import re
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -19,6 +23,7 @@ from oslo_config import cfg
 
 from imgstore import Location, Store, errors
 from imgstore.drivers.memory import MemoryStore
+from imgstore.layers import ReadOnly
 from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 from imgstore.store import Capability, Ownership
@@ -36,7 +41,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "percent": lambda text: quote(text, safe=""),
     "percent, slashes kept": quote,
-    "percent, lower case": lambda text: quote(text, safe="").replace("%2F", "%2f"),
+    "percent, lower case": lambda text: re.sub("%..", lambda at: at[0].lower(), quote(text, "")),
+    "percent, a path of urllib3": lambda text: quote(text, safe="/:@!$&'()*+,;="),
     "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
     "form": quote_plus,
     "XML": html.escape,
@@ -46,6 +52,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "JSON, UTF-8": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
     "repr": lambda text: repr(text)[1:-1],
     "bytes": lambda text: repr(text.encode())[2:-1],
+    "bytes of JSON": lambda text: repr(json.dumps({"a": text}).encode())[9:-3],
+    "repr among quotes": lambda text: repr(f"'{text}\"")[3:-2],
 }
 
 
@@ -105,23 +113,71 @@ def test_the_longest_secret_is_masked_first():
 
 def test_a_location_has_secrets():
     """Credentials of a location and its signature are masked once it is known."""
-    at = Location.parse("https://me:p%40ss-word-1@host/x?sig=abc%2Bdefghi&part=1")
+    at = Location.parse("https://me:p%40ss-word-1@host/x?sig=abc%2Bdefghi-jklmn&part=1")
     redaction = Redaction()
-    said = "me:p%40ss-word-1 p@ss-word-1 sig=abc%2Bdefghi&part=1 abc+defghi host"
+    said = "me:p%40ss-word-1 p@ss-word-1 sig=abc%2Bdefghi-jklmn&part=1 abc+defghi-jklmn host"
     assert redaction.text(said) == said
-    assert redaction.note(at) is at
+    redaction.note(at)
     assert redaction.text(said) == "*** *** *** *** host"
 
 
-def test_tokens_are_learnt():
-    """What was got at run time is masked, and a thousand later ones do not matter yet."""
+def test_words_of_a_location_are_no_secrets():
+    """What may be a word or an image's id is left in errors: short values and parts of the path."""
     redaction = Redaction()
-    for number in range(1000):
+    image = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
+    for url in (
+        f"http://host/{image}?i={image}",
+        "http://host/x?not",
+        "http://host/x?2",
+        "http://host/x?a=store&b=negative",
+        "http://not@host/x",
+        "http://is:2@host/x",
+    ):
+        redaction.note(Location.parse(url))
+    said = f"the store says: offset is -2, {image} is not negative"
+    assert redaction.text(said) == said
+
+
+def test_tokens_are_learnt():
+    """What was got at run time is masked, the latest of it, whatever callers bring."""
+    redaction = Redaction()
+    for number in range(128):
         redaction.learn(f"token-number-{number:04}", None, "")
-    assert redaction.text("token-number-0000 token-number-0999") == "*** ***"
-    redaction.learn(*(f"later-token-{number:04}" for number in range(2000)))
-    assert redaction.text("later-token-1999") == "***"
+    assert redaction.text("token-number-0000 token-number-0127") == "*** ***"
+    redaction.note(*(f"callers-token-{number:04}" for number in range(2000)))
+    assert redaction.text("token-number-0000 callers-token-1999") == "*** ***"
+    redaction.learn("token-number-0000")
+    redaction.learn(*(f"later-token-{number:04}" for number in range(127)))
+    assert redaction.text("token-number-0000 token-number-0001") == "*** token-number-0001"
     assert len(repr(redaction)) < 40
+
+
+def test_no_location_makes_masking_slow():
+    """Time grows with a text and with nothing that a caller can choose."""
+
+    def seconds(times: int) -> float:
+        path = "p" + "+" * 40 * times
+        url = f"https://h/qqqqqqqq/{path}!?x=p{'+%2B' * 12 * times}+{'q' * 8 * times}"
+        redaction = Redaction()
+        redaction.note(Location.parse(url), "\\" * 24 * times, "a" * 40 * times)
+        began = time.process_time()
+        for _ in range(20):
+            redaction.text(f"Max retries exceeded with url: {url} " + "\\" * 24 * times)
+        return time.process_time() - began
+
+    assert seconds(10) < 200 * seconds(1) + 1
+
+
+def test_masking_costs_little_when_much_is_known():
+    """An error is not dear because many callers came before."""
+    redaction = Redaction()
+    redaction.note(*(f"gAAAA{number:04}-_{'token' * 30}" for number in range(1000)))
+    redaction.learn(*(f"gAAAA{number:04}-_{'other' * 30}" for number in range(1000)))
+    text = "an error of two hundred characters " * 6
+    began = time.process_time()
+    for _ in range(100):
+        redaction.text(text)
+    assert time.process_time() - began < 1  # it takes a hundredth of this where nothing else runs
 
 
 def test_nothing_in_it_is_shown():
@@ -149,6 +205,26 @@ def test_what_options_hold():
     )
     text = "the secret key, pass-of-proxy, pass/of@host-of, pass-of-former, not-an-option"
     assert redaction.text(text) == "***, ***, ***, ***, not-an-option"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("directory", "/srv/glance/@images"),
+        ("directory", "srv/glance/@images"),
+        ("host", "/srv/glance/@images"),
+        ("also_owns", "file:///srv/glance/@images"),
+        ("also_owns", ["filesystem:///srv/glance/:8/@images"]),
+        ("also_owns", "http://host/srv/glance/@images"),
+        ("server_username", "/srv/glance/administrator@domain"),
+    ],
+)
+def test_a_path_is_no_secret(keyword, value):
+    """An "@" may stand in paths and names."""
+    options = {name: cfg.StrOpt(name) for name in ("directory", "host", "server_username")}
+    redaction = Redaction.of(options, {keyword: value})
+    text = "/srv/glance/, /srv/glance/:8/, host/srv/glance/ and administrator"
+    assert redaction.text(text) == text
 
 
 class Echo(Exception):
@@ -268,6 +344,36 @@ def test_control_characters_are_refused(end):
     assert KEY not in "".join(shown_of(caught.value))
 
 
+def test_options_of_several_lines():
+    """A driver may name keywords whose values have lines; other control characters it cannot."""
+
+    class Pem(EchoStore):
+        multiline = frozenset({"key"})
+
+    key = "-----BEGIN KEY-----\r\nAAAA-of-key\n\tBBBB-of-key\n-----END KEY-----\n"
+    with Pem("echo", key=key) as store, pytest.raises(errors.Unavailable) as caught:
+        store.size("echo://image")
+    assert "-of-key" not in "".join(shown_of(caught.value))
+    with pytest.raises(errors.ConfigError, match="echo_key"):
+        Pem("echo", key=f"{key}\x00")
+
+
+def test_secrets_given_by_position_are_known():
+    """A constructor of another package may take them so."""
+
+    class Positional(EchoStore):
+        def __init__(self, name: str, key: str, **common: Any) -> None:
+            super().__init__(name, key=key, **common)
+
+    with Positional("echo", KEY) as store, pytest.raises(errors.Unavailable) as caught:
+        store.size("echo://image")
+    assert KEY not in "".join(shown_of(caught.value))
+    with pytest.raises(errors.ConfigError, match="echo_key"):
+        Positional("echo", f"{KEY}\n")
+    with pytest.raises(TypeError):
+        Positional("echo", KEY, "one too many")  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("prefix", ["me:hunter2@host/x", "http://me:hunter2\uff0f@", "hunter2"])
 def test_a_malformed_former_place_is_not_quoted(prefix):
     """What is no URL may hold a password all the same."""
@@ -295,7 +401,46 @@ def test_lines_of_an_sdks_logger_are_masked(caplog):
     assert caplog.text.count("uuid-of-secret") == 2
     assert "Echo: ***" in caplog.text
     del redaction
-    assert not logger.filters
+    gc.collect()
+    with caplog.at_level(logging.DEBUG):
+        logger.debug("nobody minds %s", KEY)
+    assert f"nobody minds {KEY}" in caplog.text
+
+
+def test_loggers_may_come_later(tmp_path, monkeypatch, caplog):
+    """A module of the driver's package that is imported after the store was made is masked, too."""
+    package = tmp_path / "imgstore_test_later"
+    (package / "deep").mkdir(parents=True)
+    for place in (package / "__init__.py", package / "deep" / "__init__.py"):
+        place.touch()
+    (package / "deep" / "late.py").write_text("import logging\nLOG = logging.getLogger(__name__)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module(package.name)
+    redaction = Redaction([KEY]).watch(f"{package.name}.store")
+    late = importlib.import_module(f"{package.name}.deep.late")
+    late.LOG.warning("sent %s", KEY)
+    assert caplog.messages == ["sent ***"]
+    assert repr(redaction) == "<Redaction of 1>"
+
+
+def test_what_callers_bring_stays_with_the_driver(caplog):
+    """A caller's value is masked in lines of the driver and of its SDK, not in those of others."""
+    redaction = Redaction(["secret-of-the-store"]).watch("imgstore.drivers.http", "test.sdk")
+    redaction.note("a-word-of-a-caller")
+    others = ("imgstore.transfer", "imgstore.drivers.filesystem")
+    for name in ("imgstore.drivers.http", "test.sdk", *others):
+        logging.getLogger(name).warning("a-word-of-a-caller secret-of-the-store")
+    assert caplog.messages == ["*** ***", "*** ***", *["a-word-of-a-caller ***"] * 2]
+    assert repr(redaction) == "<Redaction of 2>"
+
+
+def test_a_layer_has_the_secrets_of_the_store_inside():
+    """It masks what that knows, and watches nothing itself."""
+    store = EchoStore("echo", key=KEY)
+    with ReadOnly(store) as layer, pytest.raises(errors.Unavailable) as caught:
+        layer.size("echo://image")
+    assert layer._redaction is store._redaction
+    assert KEY not in "".join(shown_of(caught.value))
 
 
 def test_what_is_no_text_is_no_secret():

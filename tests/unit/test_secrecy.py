@@ -71,8 +71,8 @@ def test_secrets_given_as_text_are_kept_as_secrets(
         inside = vars(settings).get(name) or ()
         shown += f"{inside} {getattr(inside, '__dict__', '')}"
     assert VALUE not in shown
-    assert store._secrets.text(f"x{VALUE}") == f"x{VALUE}"
-    assert all(store._secrets.text(text) == "***" for text in secret.values())
+    assert store._redaction.text(f"x{VALUE}") == f"x{VALUE}"
+    assert all(store._redaction.text(text) == "***" for text in secret.values())
     store.close()
 
 
@@ -107,7 +107,7 @@ def test_a_key_of_several_lines_in_a_reference_file(
     path = tmp_path / "swift.conf"
     path.write_text(f"[ref1]\n{section}\n[ref2]\n{section}\n  X-Other: header\n")
     with SwiftStore("swift", config_file=str(path)) as store:
-        assert store._secrets.text(VALUE) == "***"
+        assert store._redaction.text(VALUE) == "***"
     assert "'ref2' is left out: key has several lines" in caplog.text
     assert VALUE not in caplog.text
 
@@ -128,7 +128,7 @@ def test_lines_of_the_drivers_own_are_masked(
     """Whatever a module of the driver or of the library logs shows no secret of the store."""
     keywords = [keyword for keyword, opt in driver.OPTIONS.items() if opt.secret]
     store = driver("store", **given, **dict.fromkeys(keywords, f"project:{VALUE}"))
-    store._secrets.learn("token-of-the-session")
+    store._redaction.learn("token-of-the-session")
     package = driver.__module__.rpartition(".")[0]
     names = [name for name in logging.root.manager.loggerDict if name.startswith(package)]
     assert names

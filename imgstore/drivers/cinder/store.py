@@ -115,7 +115,7 @@ class CinderStore(Store):
         super().__init__(name, **common)
         _lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
         settings = read(given, lock_path=lock_path)
-        self._settings = dataclasses.replace(settings, redaction=self._secrets)
+        self._settings = dataclasses.replace(settings, redaction=self._redaction)
         self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)
         self._attachments = PerProcess(
             functools.partial(Attachments, self._settings), Attachments.close

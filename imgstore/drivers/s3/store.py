@@ -103,7 +103,7 @@ class S3Store(Store):
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("boto3", "botocore", install=INSTALL)
-        self._settings = dataclasses.replace(read(given), redaction=self._secrets)
+        self._settings = dataclasses.replace(read(given), redaction=self._redaction)
         self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.
         self._live: set[str] = set()

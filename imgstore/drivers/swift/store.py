@@ -116,9 +116,9 @@ class SwiftStore(Store):
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
-        self._settings = dataclasses.replace(read(given), redaction=self._secrets)
+        self._settings = dataclasses.replace(read(given), redaction=self._redaction)
         for account in self._settings.accounts.values():
-            self._secrets.keep(account.user, account.key, *(account.credential or ()))
+            self._redaction.keep(account.user, account.key, *(account.credential or ()))
         if multi_tenant:  # otherwise images are in one container, which has one ACL
             self.capabilities |= Capability.ACLS
         self.read_retries = retry_get_count

@@ -64,7 +64,7 @@ class VmwareStore(Store):
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
         _lazy.require("pyVmomi", "requests", "urllib3", install=INSTALL)
-        self._settings: Settings = dataclasses.replace(read(given), redaction=self._secrets)
+        self._settings: Settings = dataclasses.replace(read(given), redaction=self._redaction)
         self._datastores = PerProcess(
             functools.partial(Datastores, self._settings), Datastores.close
         )
