@@ -83,6 +83,26 @@ class Adding:
         image.create_snap(SNAPSHOT)
         image.protect_snap(SNAPSHOT)
         self.publish(image_id, self.private)
+        self.journal(image)
+
+    def journal(self, image: Any) -> None:
+        """Let an image that has got its name have a journal, if new images are to have one.
+
+        In a pool that is mirrored as a whole that is what begins its replication, by this name:
+        rbd-mirror would not learn of another one.
+        """
+        feature = self._rbd.RBD_FEATURE_JOURNALING
+        if not self.connection.features & feature:
+            return
+        try:
+            image.update_features(feature, True)
+        except Exception as exc:
+            LOG.warning("image %s has no journal: %s", self.name, describe(exc))
+
+    @property
+    def features(self) -> int:
+        """The features of an image that has not got its name yet."""
+        return self.connection.features & ~int(self._rbd.RBD_FEATURE_JOURNALING)
 
     def publish(self, image_id: str, private: str) -> None:
         """Give a complete image its name, which commits it; asks after it where that is in doubt.
@@ -149,7 +169,7 @@ class Adding:
                 size,
                 order=settings.order,
                 old_format=False,
-                features=self.connection.features,
+                features=self.features,
                 data_pool=settings.data_pool,
             )
         except self._rbd.ImageNotFound as exc:

@@ -58,7 +58,7 @@ def _deep_copy(adding: Adding, source: Any, private: str) -> None:
     source.deep_copy(
         adding.pool,
         private,
-        features=adding.connection.features,
+        features=adding.features,
         order=settings.order,
         stripe_unit=1 << settings.order,
         stripe_count=1,
@@ -87,5 +87,6 @@ def _publish(adding: Adding, private: str, snapshot: str | None) -> None:
         mark = mark_of_copy(image, adding.name)
         image.metadata_set(MARK, mark)
         adding.publish(str(image.id()), private)
+        adding.journal(image)
         with quietly("removing the mark of a copy"):
             names.remove_metadata(adding.pool, image.id(), MARK, mark)

@@ -50,10 +50,10 @@ def delete(
             with quietly("undoing a deletion"):
                 if not names.in_trash(pool, doomed.id):
                     _give_back(pool, image, doomed)
-                    mirroring.resume()
+                    mirroring.resume(image)
             raise
     if not delay:
-        _purge_doomed(connection, pool, name, doomed)
+        _purge_doomed(connection, pool, name, doomed, mirroring)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ def _is_migrating(rbd: Any, image: Any) -> bool:
     return True
 
 
-def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
+def _purge_doomed(
+    connection: Connection, pool: Any, name: str, doomed: _Doomed, mirroring: Mirroring
+) -> None:
     """Remove an image from the trash; raises InUse if somebody opened it before it got there."""
     try:
         purge(connection, pool, doomed.id, snapshots=doomed.snapshots)
     except connection.rbd.ImageBusy as exc:
-        if _restore(connection, pool, name, doomed):
+        if _restore(connection, pool, name, doomed, mirroring):
             raise InUse(_OPEN, remedy="end that use first", retryable=True) from exc
     except connection.rbd.ImageNotFound:
         return  # a clean-up came first
@@ -175,7 +177,9 @@ def _give_back(pool: Any, image: Any, doomed: _Doomed) -> None:
         names.remove_metadata(pool, doomed.id, MARK, doomed.mark)
 
 
-def _restore(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> bool:
+def _restore(
+    connection: Connection, pool: Any, name: str, doomed: _Doomed, mirroring: Mirroring
+) -> bool:
     """Give an image its name and its protected snapshot back: somebody opened it meanwhile.
 
     False if it stays in the trash, which is what deleting is.
@@ -192,4 +196,5 @@ def _restore(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> b
         OpenImage(connection, pool, image_id=doomed.id) as image,
     ):
         _give_back(pool, image, doomed)
+        mirroring.resume(image)
     return True
