@@ -62,6 +62,23 @@ class TestPools:
             store.add(name := new_id(), b"third")
             assert anew.images() == [name]
 
+    @pytest.mark.parametrize("prefix", ["", "imgstore-add-"])
+    def test_an_image_whose_parent_went_with_its_pool(
+        self, cluster: Ceph, client: Any, prefix: str
+    ) -> None:
+        """It keeps its name, although librbd says that there is none."""
+        pool, gone = (make_pool(cluster, client, f"{each}{prefix}") for each in ("kept", "gone"))
+        name = f"{prefix}{(image_id := new_id())}"
+        gone.make("parent", b"data")
+        gone.verbs.clone(gone.context, "parent", "snap", pool.context, name)
+        sure = "--yes-i-really-really-mean-it"
+        cluster.command("osd", "pool", "rm", gone.name, gone.name, sure)
+        client.wait_for_latest_osdmap()
+        with pool.store() as store:
+            with pytest.raises(errors.AlreadyExists, match="cannot be opened"):
+                store.add(image_id, b"x")
+            assert pool.images() == [name]
+
     def test_rights_that_are_given_count_at_once(self, cluster: Ceph, client: Any) -> None:
         pool = make_pool(cluster, client, "closed")
         key = ("auth", "caps", f"client.{pool.user.name}", "mon", "profile rbd", "osd")

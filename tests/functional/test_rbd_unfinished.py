@@ -11,6 +11,7 @@ from servers.pools import RbdPool
 
 from imgstore import errors
 from imgstore.drivers.rbd import RbdStore, names
+from imgstore.drivers.rbd.adding import Adding
 from imgstore.testing.harness import content, new_id, pattern
 
 pytestmark = pytest.mark.servers("ceph")
@@ -130,6 +131,28 @@ class TestAdds:
             store.add(name := new_id(), source())
         assert pool.images() == [f"imgstore-add-{name}"]
         assert pool.content(f"imgstore-add-{name}", None) == b"another's"
+
+    def test_what_an_interrupt_ends_after_its_last_step_is_removed(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """Even by clean-up, where somebody had it open by then."""
+        cluster = store._clusters.get()
+        with cluster.connection() as connection:
+            adding = Adding(cluster, connection, store._settings, name := new_id())
+            adding._finish(adding._create(4))
+            with pool.image(name):
+                adding._undo(KeyboardInterrupt())
+                assert (pool.images(), pool.trash()) == ([], [name])
+        (removed,) = store.remove_leftovers(older_than=0)
+        assert removed.name == f"trash {name}"
+        assert pool.objects() == []
+
+    def test_one_of_the_first_format(self, pool: RbdPool, store: RbdStore) -> None:
+        """Librbd 16 makes none any more, and opens those that there are."""
+        pool.context.write_full("image.rbd", b"<<< Rados Block Device Image >>>\n")
+        with pytest.raises(errors.AlreadyExists, match="first format"):
+            store.add("image", b"x")
+        pool.context.remove_object("image.rbd")
 
 
 class TestImages:

@@ -88,6 +88,14 @@ def exists(pool: Any, image_id: str) -> bool:
     return bool(found)
 
 
+def has_first_format(pool: Any, name: str) -> bool:
+    """Return whether there is an image of this name in RBD's first format, without ids."""
+    with _unless(errno.ENOENT) as found:
+        pool.stat(f"{name}.rbd")
+        found.append(name)
+    return bool(found)
+
+
 def made_at(pool: Any, name: str) -> datetime:
     """Return when the object that opens an image by a name was made; long ago without one."""
     with _unless(errno.ENOENT) as found:
