@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -185,3 +186,7 @@ def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:
         raise NotFound("the image is gone, or in use") from exc
+    except rbd.OSError as exc:
+        if exc.errno != errno.EUCLEAN:
+            raise
+        raise NotFound("the image is being restored") from exc

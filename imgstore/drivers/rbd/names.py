@@ -12,7 +12,7 @@ import errno
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -190,7 +190,12 @@ def restore(pool: Any, image_id: str, name: str) -> bool:
         done.append(image_id)
     if not done:
         unlink(pool, image_id, name)  # another deletion did not wait for this
-    return bool(done)
+        return False
+    if listed_name(pool, image_id) is None and exists(pool, image_id):
+        with suppress(NotFound):
+            to_trash(pool, image_id, name)  # a clean-up took the name meanwhile
+        return False
+    return True
 
 
 def settle(pool: Any, image_id: str) -> bool:
