@@ -172,17 +172,19 @@ def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
     if _lives(pool, entry):
         names.remove_entry(pool, entry.id)
         return
-    if entry.is_moving and not names.settle(pool, found.id):
+    if entry.is_moving and not names.settle(pool, entry.id):
         raise NotFound("the image was restored")
     names.unlink(pool, entry.id, entry.name)  # which may have been all that was missing
+    if names.listed_name(pool, entry.id) is not None:
+        raise NotFound("the image got another name meanwhile")
     try:
         snapshots: list[str] = []
         with (
             contextlib.suppress(rbd.ImageNotFound),
-            OpenImage(connection, pool, image_id=found.id, read_only=True) as image,
+            OpenImage(connection, pool, image_id=entry.id, read_only=True) as image,
         ):
             snapshots = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
-        if not purge(connection, pool, found.id, snapshots=snapshots):
+        if not purge(connection, pool, entry.id, snapshots=snapshots):
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:
         raise NotFound("the image is gone, or in use") from exc
