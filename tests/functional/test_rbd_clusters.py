@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from servers.process import until
 from servers.scratch import Scratch
 
 from imgstore import errors
+from imgstore.drivers.rbd import RbdStore, names
 from imgstore.testing.harness import content, new_id
 
 pytestmark = pytest.mark.servers("ceph")
@@ -59,6 +61,23 @@ class TestPools:
             anew = make_pool(cluster, client, "moved")
             store.add(name := new_id(), b"third")
             assert anew.images() == [name]
+
+    @pytest.mark.parametrize("prefix", ["", "imgstore-add-"])
+    def test_an_image_whose_parent_went_with_its_pool(
+        self, cluster: Ceph, client: Any, prefix: str
+    ) -> None:
+        """It keeps its name, although librbd says that there is none."""
+        pool, gone = (make_pool(cluster, client, f"{each}{prefix}") for each in ("kept", "gone"))
+        name = f"{prefix}{(image_id := new_id())}"
+        gone.make("parent", b"data")
+        gone.verbs.clone(gone.context, "parent", "snap", pool.context, name)
+        sure = "--yes-i-really-really-mean-it"
+        cluster.command("osd", "pool", "rm", gone.name, gone.name, sure)
+        client.wait_for_latest_osdmap()
+        with pool.store() as store:
+            with pytest.raises(errors.AlreadyExists, match="cannot be opened"):
+                store.add(image_id, b"x")
+            assert pool.images() == [name]
 
     def test_rights_that_are_given_count_at_once(self, cluster: Ceph, client: Any) -> None:
         pool = make_pool(cluster, client, "closed")
@@ -172,6 +191,84 @@ class TestMirrored:
             with pytest.raises(errors.InUse, match="from another cluster"):
                 store.delete(image.location)
             assert content(store, image.location) == b"data"
+
+    def test_one_whose_clone_is_mirrored(self, mirrored: RbdPool) -> None:
+        with mirrored.store() as store:
+            image = store.add(name := new_id(), b"data")
+            mirror(mirrored, name)
+            context = mirrored.context
+            mirrored.client.conf_set("rbd_default_clone_format", "2")
+            mirrored.verbs.clone(context, name, "snap", context, "clone")
+            mirror(mirrored, "clone")
+            with pytest.raises(errors.InUse, match="clones of the image are mirrored"):
+                store.delete(image.location)
+            assert content(store, image.location) == b"data"
+            with mirrored.image(name) as found:
+                info = found.mirror_image_get_info()
+                assert info["state"] == mirrored.sdk.RBD_MIRROR_IMAGE_ENABLED
+            with mirrored.image("clone") as clone:
+                clone.mirror_image_disable(False)
+            mirrored.verbs.remove(context, "clone")
+            store.delete(image.location)
+            assert (mirrored.images(), mirrored.trash()) == ([], [])
+
+
+class TestMirroredAsAWhole:
+    """A pool of which every image with a journal is mirrored."""
+
+    @pytest.fixture
+    def pool(self, cluster: Ceph, client: Any) -> RbdPool:
+        pool = make_pool(cluster, client, f"whole-{new_id()[:8]}")
+        pool.verbs.mirror_mode_set(pool.context, pool.sdk.RBD_MIRROR_MODE_POOL)
+        return pool
+
+    @pytest.fixture
+    def store(self, pool: RbdPool, tmp_path: Path) -> Iterator[RbdStore]:
+        conf = tmp_path / "ceph.conf"
+        conf.write_text(f"{pool.user.conf.read_text()}\n[client]\nrbd_default_features = 125\n")
+        with pool.store(ceph_conf=str(conf)) as store:
+            yield store
+
+    @staticmethod
+    def is_mirrored(pool: RbdPool, name: str) -> bool:
+        with pool.image(name, read_only=True) as image:
+            state = image.mirror_image_get_info()["state"]
+            return bool(state == pool.sdk.RBD_MIRROR_IMAGE_ENABLED)
+
+    def test_replication_begins_under_the_name_of_the_image(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """That is, once it has it: a replica would keep the other one."""
+        seen = []
+
+        def source() -> Iterator[bytes]:
+            (private,) = pool.images()
+            seen.append(self.is_mirrored(pool, private))
+            yield b"data"
+
+        image = store.add(name := new_id(), source())
+        copy = store.copy(image.location, other := new_id())
+        assert seen == [False]
+        assert self.is_mirrored(pool, name)
+        assert self.is_mirrored(pool, other)
+        for each in (image, copy):
+            store.delete(each.location)
+        assert (pool.images(), pool.trash(), pool.objects()) == ([], [], [])
+
+    def test_an_image_that_is_not_deleted_is_mirrored_again(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """For its name is another one since: an operator's renaming died before its last step."""
+        image = store.add(name := new_id(), b"data")
+        context = pool.context
+        image_id = names.id_of(context, name) or ""
+        opens = context.read(f"rbd_id.{name}")
+        names.publish(context, image_id, name, "renamed")
+        context.write_full(f"rbd_id.{name}", opens)
+        with pytest.raises(errors.NotFound, match="another name"):
+            store.delete(image.location)
+        assert self.is_mirrored(pool, "renamed")
+        assert pool.content("renamed") == b"data"
 
 
 @pytest.mark.heavy

@@ -11,6 +11,7 @@ from servers.pools import RbdPool
 
 from imgstore import errors
 from imgstore.drivers.rbd import RbdStore, names
+from imgstore.drivers.rbd.adding import Adding
 from imgstore.testing.harness import content, new_id, pattern
 
 pytestmark = pytest.mark.servers("ceph")
@@ -130,6 +131,28 @@ class TestAdds:
             store.add(name := new_id(), source())
         assert pool.images() == [f"imgstore-add-{name}"]
         assert pool.content(f"imgstore-add-{name}", None) == b"another's"
+
+    def test_what_an_interrupt_ends_after_its_last_step_is_removed(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """Even by clean-up, where somebody had it open by then."""
+        cluster = store._clusters.get()
+        with cluster.connection() as connection:
+            adding = Adding(cluster, connection, store._settings, name := new_id())
+            adding._finish(adding._create(4))
+            with pool.image(name):
+                adding._undo(KeyboardInterrupt())
+                assert (pool.images(), pool.trash()) == ([], [name])
+        (removed,) = store.remove_leftovers(older_than=0)
+        assert removed.name == f"trash {name}"
+        assert pool.objects() == []
+
+    def test_one_of_the_first_format(self, pool: RbdPool, store: RbdStore) -> None:
+        """Librbd 16 makes none any more, and opens those that there are."""
+        pool.context.write_full("image.rbd", b"<<< Rados Block Device Image >>>\n")
+        with pytest.raises(errors.AlreadyExists, match="first format"):
+            store.add("image", b"x")
+        pool.context.remove_object("image.rbd")
 
 
 class TestImages:
@@ -278,6 +301,103 @@ class TestTrash:
         (removed,) = store.remove_leftovers(older_than=0)
         assert removed.name == "trash image"
         assert pool.objects() == []
+
+    def test_a_removal_that_died_between_two_steps_of_its_snapshot(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """A snapshot is renamed, out of the way of its clones, before it removes it."""
+        pool.make("image", b"data")
+        image_id = names.id_of(pool.context, "image") or ""
+        with pool.image("image") as image:
+            image.metadata_set("imgstore.unfinished", f"delete {image_id} {2**32}")
+            image.unprotect_snap("snap")
+            snapshot = image.snap_get_id("snap")
+        trash(pool, "image")
+        away = struct.pack("<II4sI", 2, 4, b"snap", 0)
+        data = struct.pack("<QBBI", snapshot, 1, 1, len(away)) + away
+        request = pool.context.create_write_op()
+        request.execute("rbd", "snapshot_trash_add", data)
+        pool.context.operate_write_op(request, f"rbd_header.{image_id}")
+        pool.context.release_write_op(request)
+        with pool.sdk.Image(pool.context, image_id=image_id) as image:
+            assert [each["namespace"] for each in image.list_snaps()] == [2]
+        (removed,) = store.remove_leftovers(older_than=0)
+        assert removed.name == "trash image"
+        assert pool.objects() == []
+
+    def test_a_deletion_that_died_while_it_gave_an_image_its_name_back(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        """It is finished by clean-up, or by the next one."""
+        for way in ("clean up", "delete"):
+            pool.make("image", b"data")
+            image_id = names.id_of(pool.context, "image") or ""
+            with pool.image("image") as image:
+                image.metadata_set("imgstore.unfinished", f"delete {image_id} 1600000000 x")
+            # Its entry stays when the name is there again.
+            names.to_trash(pool.context, image_id, "image")
+            began = struct.pack("<II", 1_600_000_000, 0)
+            at = 11 + len("image")
+            change(
+                pool,
+                image_id,
+                lambda entry: entry[:at] + began * 2 + b"\1",  # noqa: B023
+            )
+            value = b"".join(
+                struct.pack("<I", len(each)) + each.encode() for each in ("image", image_id)
+            )
+            request = pool.context.create_write_op()
+            request.execute("rbd", "dir_add_image", value)
+            pool.context.operate_write_op(request, "rbd_directory")
+            pool.context.release_write_op(request)
+            pool.context.write_full(
+                "rbd_id.image", struct.pack("<I", len(image_id)) + image_id.encode()
+            )
+            if way == "delete":
+                store.delete("rbd://image")
+            else:
+                (removed,) = store.remove_leftovers(older_than=0)
+                assert removed.name == "trash image"
+            assert (pool.objects(), pool.images(), pool.trash()) == ([], [], [])
+
+    def test_what_is_given_its_name_back(self, pool: RbdPool) -> None:
+        context = pool.context
+        pool.make("image", b"data")
+        image_id = trash(pool, "image")
+        assert names.restore(context, image_id, "image")
+        assert (pool.images(), pool.trash()) == (["image"], [])
+        assert pool.content("image") == b"data"
+        trash(pool, "image")
+        pool.make("image", b"new")
+        with pytest.raises(errors.AlreadyExists):
+            names.restore(context, image_id, "image")
+        assert pool.content("image") == b"new"
+        pool.verbs.trash_restore(context, image_id, "back")
+        assert not names.restore(context, image_id, "third")
+        assert pool.images() == ["back", "image"]
+
+    @pytest.mark.parametrize("way", ["clean up", "add"])
+    def test_a_clean_up_that_died_before_an_add_that_stood_still_went_on(
+        self, pool: RbdPool, store: RbdStore, way: str
+    ) -> None:
+        """What got its name is an image, whatever the trash says of it."""
+        context, private = pool.context, "imgstore-add-image"
+        name = "image" if way == "clean up" else private
+        pool.make(name, b"data")
+        image_id = names.id_of(context, name) or ""
+        spec = b"\0" + struct.pack("<I", len(private)) + private.encode() + bytes(17)
+        request = context.create_write_op()
+        value = struct.pack("<BBI", 2, 1, len(spec)) + spec
+        context.set_omap(request, (f"id_{image_id}",), (value,))
+        context.operate_write_op(request, "rbd_trash")
+        context.release_write_op(request)
+        if way == "clean up":
+            (removed,) = store.remove_leftovers(older_than=0)
+            assert removed.name == f"trash {private}"
+        else:
+            names.publish(context, image_id, private, "image")
+        assert list(names.trash(context)) == []
+        assert pool.content("image") == b"data"
 
     def test_while_an_image_is_prepared_for_a_live_migration(
         self, ceph: Ceph, pool: RbdPool, store: RbdStore

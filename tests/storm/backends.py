@@ -188,6 +188,9 @@ def rbd(directory: Path, pool: RbdPool) -> Iterator[Backend]:
         names = pool.images()
         found, rest = [], [f"trash {name}" for name in pool.trash()]
         for name in names:
+            if name.startswith("imgstore-"):  # unfinished, even with its snapshot
+                rest.append(f"image {name}")
+                continue
             try:
                 found.append(Found(name, _digest(pool.content(name))))
             except (pool.sdk.ImageNotFound, pool.sdk.ImageBusy):

@@ -15,7 +15,7 @@ from imgstore.drivers._librbd.cluster import Cluster, Connection, classify, quie
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import State, is_watched, look_at
+from imgstore.drivers.rbd.images import MARK, State, is_watched, look_at, mark_of_deletion
 from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, Settings
 from imgstore.drivers.rbd.writing import FIRST_OBJECTS, Writer
 from imgstore.errors import AlreadyExists, ConfigError, NotFound, TimedOut, Unavailable
@@ -83,6 +83,26 @@ class Adding:
         image.create_snap(SNAPSHOT)
         image.protect_snap(SNAPSHOT)
         self.publish(image_id, self.private)
+        self.journal(image)
+
+    def journal(self, image: Any) -> None:
+        """Let an image that has got its name have a journal, if new images are to have one.
+
+        In a pool that is mirrored as a whole that is what begins its replication, by this name:
+        rbd-mirror would not learn of another one.
+        """
+        feature = self._rbd.RBD_FEATURE_JOURNALING
+        if not self.connection.features & feature:
+            return
+        try:
+            image.update_features(feature, True)
+        except Exception as exc:
+            LOG.warning("image %s has no journal: %s", self.name, describe(exc))
+
+    @property
+    def features(self) -> int:
+        """The features of an image that has not got its name yet."""
+        return self.connection.features & ~int(self._rbd.RBD_FEATURE_JOURNALING)
 
     def publish(self, image_id: str, private: str) -> None:
         """Give a complete image its name, which commits it; asks after it where that is in doubt.
@@ -149,7 +169,7 @@ class Adding:
                 size,
                 order=settings.order,
                 old_format=False,
-                features=self.connection.features,
+                features=self.features,
                 data_pool=settings.data_pool,
             )
         except self._rbd.ImageNotFound as exc:
@@ -172,7 +192,7 @@ class Adding:
         except self._rbd.ImageNotFound:
             self._created = False
             return None
-        if is_watched(opened.sdk, own=1):
+        if is_watched(opened.sdk, own=1) or opened.sdk.size() != size:
             # It was removed as abandoned, and this is the image of the add that did so.
             self._created = False
             opened.close()
@@ -186,17 +206,19 @@ class Adding:
         while (image_id := names.id_of(pool, name)) is not None:
             try:
                 state = look_at(connection, pool, name)
-            except self._rbd.ImageNotFound:
+            except self._rbd.ImageNotFound as exc:
                 # Others create it, or died while they did.
                 time.sleep(_PAUSE)
-                if time.monotonic() - began > _PATIENCE:
-                    names.unlink(pool, image_id, name)
+                waited = time.monotonic() - began
+                self._pass_over(exc, image_id, name, is_patient=waited < _PATIENCE)
                 continue
             except Exception as exc:
                 if isinstance(classify(exc), Unavailable):
                     raise
-                raise AlreadyExists("there is an image of this id, which cannot be opened") from exc
+                raise _not_to_be_opened() from exc
             self._remove_abandoned(state)
+        if names.has_first_format(pool, name):
+            raise AlreadyExists("there is an image of this id, of RBD's first format")
         if (listed := names.listed_id(pool, name)) is not None:
             if not names.is_nameless(pool, listed):
                 raise AlreadyExists(
@@ -204,6 +226,20 @@ class Adding:
                     remedy=f"write that object anew: the image's internal id is {listed}",
                 )
             names.unlink(pool, listed, name)
+
+    def _pass_over(self, exc: Exception, image_id: str, name: str, *, is_patient: bool) -> None:
+        """Take a name from an image that is not there; raises AlreadyExists for one that is.
+
+        librbd says of a clone, too, whose parent's pool is gone, that there is none.
+        """
+        if names.id_of(self.pool, name) == image_id and not names.is_nameless(self.pool, image_id):
+            try:
+                look_at(self.connection, self.pool, image_id=image_id)
+            except self._rbd.ImageNotFound:
+                if names.exists(self.pool, image_id):
+                    raise _not_to_be_opened() from exc
+        elif not is_patient:
+            names.unlink(self.pool, image_id, name)
 
     def _remove_abandoned(self, state: State) -> None:
         """Remove what a former version's add left under the image's name, or say what it is."""
@@ -221,14 +257,16 @@ class Adding:
             return
         try:
             state = look_at(connection, pool, image_id=image_id)
-        except self._rbd.ImageNotFound:
+        except self._rbd.ImageNotFound as exc:
             # It was removed meanwhile, or another add creates it, or died while it did.
             time.sleep(_PAUSE)
-            if not is_patient:
-                names.unlink(pool, image_id, private)
+            self._pass_over(exc, image_id, private, is_patient=is_patient)
             return
         if names.id_of(pool, self.name) == image_id:
-            names.publish(pool, image_id, private, self.name)  # its add died while it did that
+            try:
+                names.publish(pool, image_id, private, self.name)  # its add died while it did that
+            except NotFound:
+                return
             raise AlreadyExists("there is an image of this id")
         if names.in_trash(pool, image_id):
             names.unlink(pool, image_id, private)
@@ -253,6 +291,19 @@ class Adding:
             raise
         remove_private(self.connection, self.pool, self.name)
 
+    def remove(self, connection: Connection, state: State, private: str) -> None:
+        """Remove an image of this add; an interrupt may have come after it had got its name."""
+        pool = own_pool(connection, self.settings)
+        if names.id_of(pool, self.name) == state.id:
+            with OpenImage(connection, pool, image_id=state.id) as image:
+                image.metadata_set(MARK, mark_of_deletion(image))
+            try:
+                remove_private(connection, pool, self.name, state)
+                return
+            except NotFound:
+                LOG.debug("image %s had not got its name yet", self.name)
+        remove_private(connection, pool, private, state)
+
     def _undo(self, exc: BaseException) -> None:
         """Remove the image, unless it may be complete, without hiding what is being raised."""
         self._judge(self.connection, exc)
@@ -273,10 +324,10 @@ class Adding:
                 image_id = image_id or names.id_of(pool, self.private)
                 if image_id is None:
                     return
-                # An interrupt may have come after it had got its name.
-                is_named = names.id_of(pool, self.name) == image_id
                 state = look_at(connection, pool, image_id=image_id)
-                remove_private(connection, pool, self.name if is_named else self.private, state)
+                if self._opened is None and state.in_use:
+                    return  # it is another add's
+                self.remove(connection, state, self.private)
         except (NotFound, self._rbd.ImageNotFound):
             return
         except Exception as failure:
@@ -318,6 +369,10 @@ def remove_private(
         raise NotFound("the image is gone") from exc
     except connection.rbd.ImageBusy as exc:
         LOG.debug("image %s stays in the trash: %s", name, describe(exc))
+
+
+def _not_to_be_opened() -> AlreadyExists:
+    return AlreadyExists("there is an image of this id, which cannot be opened")
 
 
 def _under_way() -> AlreadyExists:

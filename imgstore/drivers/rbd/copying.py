@@ -8,8 +8,8 @@ from typing import Any
 from imgstore.drivers._librbd.cluster import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers.rbd import names
-from imgstore.drivers.rbd.adding import Adding, remove_private
-from imgstore.drivers.rbd.images import MARK, identity_of, mark_of_copy, open_at
+from imgstore.drivers.rbd.adding import Adding
+from imgstore.drivers.rbd.images import MARK, identity_of, look_at, mark_of_copy, open_at
 from imgstore.drivers.rbd.settings import COPY, SNAPSHOT
 from imgstore.errors import NotFound, PermissionDenied
 
@@ -35,14 +35,16 @@ def copy(
             size, version = int(source.size()), version_of(source, snapshot)
             adding.make_way()
             private = COPY + secrets.token_hex(16)
+            image_id = None
             try:
                 _deep_copy(adding, source, private)
+                image_id = names.id_of(adding.pool, private)
                 confirm(connection, source_pool, name, snapshot, version)
                 _publish(adding, private, snapshot)
             except BaseException as exc:
                 if not getattr(exc, "indeterminate", False):
                     with quietly("removing the remains of a copy"):
-                        remove_private(connection, adding.pool, private)
+                        _remove(adding, image_id or names.id_of(adding.pool, private), private)
                 raise
     except (NotFound, connection.rbd.ImageNotFound):
         return None  # not for this user, or not there: reading it will tell
@@ -53,12 +55,18 @@ def copy(
     return size
 
 
+def _remove(adding: Adding, image_id: str | None, private: str) -> None:
+    if image_id is not None:
+        state = look_at(adding.connection, adding.pool, image_id=image_id)
+        adding.remove(adding.connection, state, private)
+
+
 def _deep_copy(adding: Adding, source: Any, private: str) -> None:
     settings = adding.settings
     source.deep_copy(
         adding.pool,
         private,
-        features=adding.connection.features,
+        features=adding.features,
         order=settings.order,
         stripe_unit=1 << settings.order,
         stripe_count=1,
@@ -87,5 +95,6 @@ def _publish(adding: Adding, private: str, snapshot: str | None) -> None:
         mark = mark_of_copy(image, adding.name)
         image.metadata_set(MARK, mark)
         adding.publish(str(image.id()), private)
+        adding.journal(image)
         with quietly("removing the mark of a copy"):
             names.remove_metadata(adding.pool, image.id(), MARK, mark)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from imgstore.drivers._librbd.cluster import Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
-from imgstore.drivers.rbd.images import MARK, is_locked, is_watched, mark_of_deletion
+from imgstore.drivers.rbd.images import MARK, has_clones, is_locked, is_watched, mark_of_deletion
 from imgstore.drivers.rbd.mirroring import Mirroring
 from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
 from imgstore.errors import InUse
@@ -50,10 +50,10 @@ def delete(
             with quietly("undoing a deletion"):
                 if not names.in_trash(pool, doomed.id):
                     _give_back(pool, image, doomed)
-                    mirroring.resume()
+                    mirroring.resume(image)
             raise
     if not delay:
-        _purge_doomed(connection, pool, name, doomed)
+        _purge_doomed(connection, pool, name, doomed, mirroring)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ def _is_migrating(rbd: Any, image: Any) -> bool:
     return True
 
 
-def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
+def _purge_doomed(
+    connection: Connection, pool: Any, name: str, doomed: _Doomed, mirroring: Mirroring
+) -> None:
     """Remove an image from the trash; raises InUse if somebody opened it before it got there."""
     try:
         purge(connection, pool, doomed.id, snapshots=doomed.snapshots)
     except connection.rbd.ImageBusy as exc:
-        if _restore(connection, pool, name, doomed):
+        if _restore(connection, pool, name, doomed, mirroring):
             raise InUse(_OPEN, remedy="end that use first", retryable=True) from exc
     except connection.rbd.ImageNotFound:
         return  # a clean-up came first
@@ -122,8 +124,11 @@ def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequen
     Raises librbd's ImageBusy where it is open, or has clones of format 1.
     """
     rbd = connection.rbd
-    if snapshots:
+    unneeded = _unneeded(connection, pool, image_id)
+    if snapshots or unneeded:
         with OpenImage(connection, pool, image_id=image_id) as image:
+            for each in unneeded:
+                image.remove_snap_by_id(each)
             for snapshot in snapshots:
                 if image.is_protected_snap(snapshot):
                     image.unprotect_snap(snapshot)
@@ -133,6 +138,20 @@ def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequen
     except rbd.ImageHasSnapshots:
         return False
     return True
+
+
+def _unneeded(connection: Connection, pool: Any, image_id: str) -> list[int]:
+    """Return the ids of snapshots that a removal that died had only moved away, for their clones.
+
+    librbd does so with any snapshot before it removes it.
+    """
+    try:
+        with OpenImage(connection, pool, image_id=image_id, read_only=True) as image:
+            trashed = connection.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH
+            found = [each["id"] for each in image.list_snaps() if each.get("namespace") == trashed]
+            return [each for each in found if not has_clones(image, each)]
+    except connection.rbd.ImageNotFound:
+        return []  # nothing but its entry is left
 
 
 def _unprotect(rbd: Any, image: Any, snapshot: str) -> None:
@@ -158,19 +177,24 @@ def _give_back(pool: Any, image: Any, doomed: _Doomed) -> None:
         names.remove_metadata(pool, doomed.id, MARK, doomed.mark)
 
 
-def _restore(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> bool:
+def _restore(
+    connection: Connection, pool: Any, name: str, doomed: _Doomed, mirroring: Mirroring
+) -> bool:
     """Give an image its name and its protected snapshot back: somebody opened it meanwhile.
 
     False if it stays in the trash, which is what deleting is.
     """
     try:
-        connection.verbs.trash_restore(pool, doomed.id, name)
+        is_back = names.restore(pool, doomed.id, name)
     except Exception as exc:
         LOG.warning("image %s is in use and stays in the trash: %s", name, describe(exc))
+        return False
+    if not is_back:
         return False
     with (
         quietly("undoing a deletion"),
         OpenImage(connection, pool, image_id=doomed.id) as image,
     ):
         _give_back(pool, image, doomed)
+        mirroring.resume(image)
     return True

@@ -109,6 +109,12 @@ def is_locked(image: Any) -> bool:
     return bool(found) and found["tag"] != "internal" and bool(found["lockers"])
 
 
+def has_clones(image: Any, snapshot_id: int) -> bool:
+    """Return whether anything was cloned from a snapshot, be it one that was removed before."""
+    image.set_snap_by_id(snapshot_id)
+    return any(True for _ in image.list_children2())
+
+
 def open_at(connection: Connection, pool: Any, name: str, snapshot: str | None) -> OpenImage:
     """Open an image for reading; raises NotFound for one that is not complete."""
     opened = OpenImage(connection, pool, name, snapshot=snapshot, read_only=True)

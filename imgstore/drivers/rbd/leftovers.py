@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +16,14 @@ from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.adding import remove_private
 from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import MARK, deleted_at, look_at, mark_of_add, renamed_to
+from imgstore.drivers.rbd.images import (
+    MARK,
+    deleted_at,
+    has_clones,
+    look_at,
+    mark_of_add,
+    renamed_to,
+)
 from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, is_private
 from imgstore.errors import NotFound, Unavailable
 from imgstore.model import Leftover
@@ -26,6 +34,7 @@ T = TypeVar("T")
 
 _SECOND: Final = timedelta(seconds=1)
 _MOVED: Final = 600.0  # seconds from the mark of a deletion to the trash, at most
+_RESTORES: Final = timedelta(seconds=30)  # from the deletion of what turns out to be in use
 # Others are of rbd-mirror and of live migrations.
 _OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
@@ -121,6 +130,10 @@ def _if_readable(name: str, look: Callable[[], T]) -> T | None:
 
 def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int | None:
     """Return the size of an image in the trash that this library put there and nothing needs."""
+    if entry.is_restored or (entry.is_moving and _age(entry) < _RESTORES):
+        return None
+    if _lives(pool, entry):
+        return 0
     is_private_one = is_private(entry.name)
     try:
         with OpenImage(connection, pool, image_id=entry.id, read_only=True) as image:
@@ -129,9 +142,11 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
             # One that was restored, and moved to the trash again by others, is theirs.
             is_own = marked is not None and entry.deleted.timestamp() < marked + _MOVED
             is_own = is_own or is_private_one or mark == mark_of_add(image)
-            snapshots = [each["name"] for each in image.list_snaps()]
-            is_alone = is_private_one or snapshots in ([], [SNAPSHOT])
-            if not is_own or not is_alone or _has_clones(image, snapshots):
+            snapshots = list(image.list_snaps())
+            trashed = connection.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH
+            kept = [each["name"] for each in snapshots if each.get("namespace") != trashed]
+            is_alone = is_private_one or kept in ([], [SNAPSHOT])
+            if not is_own or not is_alone or any(has_clones(image, s["id"]) for s in snapshots):
                 return None
             return int(image.size())
     except connection.rbd.ImageNotFound:
@@ -139,27 +154,41 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
         return 0 if not names.exists(pool, entry.id) else None
 
 
-def _has_clones(image: Any, snapshots: list[str]) -> bool:
-    for name in snapshots:
-        image.set_snap(name)
-        if any(True for _ in image.list_children2()):
-            return True
-    return False
+def _lives(pool: Any, entry: names.Trashed) -> bool:
+    """Return whether an image got its name although a clean-up was about to remove it."""
+    listed = names.listed_name(pool, entry.id)
+    return is_private(entry.name) and listed not in (None, entry.name)
+
+
+def _age(entry: names.Trashed) -> timedelta:
+    return datetime.now(timezone.utc) - entry.deleted
 
 
 def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
     rbd = connection.rbd
-    if not names.in_trash(pool, found.id) or _purgeable(connection, pool, found) is None:
+    entry = names.trashed(pool, found.id)
+    if entry is None or _purgeable(connection, pool, entry) is None:
         raise NotFound("the image is gone, or needed")
-    names.unlink(pool, found.id, found.name)  # which may have been all that was missing
+    if _lives(pool, entry):
+        names.remove_entry(pool, entry.id)
+        return
+    if entry.is_moving and not names.settle(pool, entry.id):
+        raise NotFound("the image was restored")
+    names.unlink(pool, entry.id, entry.name)  # which may have been all that was missing
+    if names.listed_name(pool, entry.id) is not None:
+        raise NotFound("the image got another name meanwhile")
     try:
         snapshots: list[str] = []
         with (
             contextlib.suppress(rbd.ImageNotFound),
-            OpenImage(connection, pool, image_id=found.id, read_only=True) as image,
+            OpenImage(connection, pool, image_id=entry.id, read_only=True) as image,
         ):
-            snapshots = [each["name"] for each in image.list_snaps()]
-        if not purge(connection, pool, found.id, snapshots=snapshots):
+            snapshots = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
+        if not purge(connection, pool, entry.id, snapshots=snapshots):
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:
         raise NotFound("the image is gone, or in use") from exc
+    except rbd.OSError as exc:
+        if exc.errno != errno.EUCLEAN:
+            raise
+        raise NotFound("the image is being restored") from exc

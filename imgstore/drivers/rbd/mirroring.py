@@ -7,6 +7,7 @@ by numbers that say nothing of what they are; but the daemon closes it once it i
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from imgstore.drivers._librbd.cluster import Connection, quietly
@@ -25,7 +26,7 @@ class Mirroring:
         self._rbd = connection.rbd
         info = image.mirror_image_get_info()
         self.is_on = info["state"] == self._rbd.RBD_MIRROR_IMAGE_ENABLED
-        self._mode: int | None = None
+        self._resume: Callable[[Any], object] | None = None
         self._peers = 0
         if not self.is_on:
             return
@@ -44,8 +45,20 @@ class Mirroring:
         """End it; False if somebody has the image open even so."""
         if not self.is_on:
             return True
-        self._mode = self._image.mirror_image_get_mode()
-        self._image.mirror_image_disable(False)
+        mode = self._image.mirror_image_get_mode()
+        try:
+            self._image.mirror_image_disable(False)
+            self._resume = lambda image: image.mirror_image_enable(mode)
+        except self._rbd.InvalidArgument:
+            # The pool's mode is to mirror all images with a journal, and only those.
+            journaling = self._rbd.RBD_FEATURE_JOURNALING
+            self._image.update_features(journaling, False)
+            self._resume = lambda image: image.update_features(journaling, True)
+        except self._rbd.ImageBusy as exc:
+            raise InUse(
+                "clones of the image are mirrored",
+                remedy="end the mirroring of the clones, flatten or delete them first",
+            ) from exc
         deadline = time.monotonic() + _CLOSES
         while is_watched(self._image, own=1):
             if time.monotonic() > deadline:
@@ -53,8 +66,8 @@ class Mirroring:
             time.sleep(_PAUSE)
         return True
 
-    def resume(self) -> None:
-        """Mirror the image again if ``end`` has ended that."""
-        if self._mode is not None:
+    def resume(self, image: Any) -> None:
+        """Mirror the image again, which is open as ``image``, if ``end`` has ended that."""
+        if self._resume is not None:
             with quietly("mirroring an image again that was not deleted"):
-                self._image.mirror_image_enable(self._mode)
+                self._resume(image)

@@ -12,7 +12,7 @@ import errno
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -34,6 +34,11 @@ _DIFFERS: Final = 4095
 BY_USER: Final = 0
 BY_REMOVAL: Final = 3
 BY_USER_OF_PARENT: Final = 4
+# States of what is in the trash (cls::rbd::TrashImageState). librbd removes and restores nothing
+# that is being moved, so that is the state of what this library restores.
+_NORMAL: Final = 0
+_MOVING: Final = 1
+_RESTORING: Final = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,17 @@ class Trashed:
     source: int
     deleted: datetime
     deferred: datetime
+    state: int = _NORMAL
+
+    @property
+    def is_moving(self) -> bool:
+        """Return whether a deletion takes it out of the trash again, or died while it did."""
+        return self.state == _MOVING
+
+    @property
+    def is_restored(self) -> bool:
+        """Return whether an operator takes it out of the trash."""
+        return self.state == _RESTORING
 
 
 def id_of(pool: Any, name: str) -> str | None:
@@ -69,6 +85,14 @@ def exists(pool: Any, image_id: str) -> bool:
     with _unless(errno.ENOENT) as found:
         pool.stat(f"rbd_header.{image_id}")
         found.append(image_id)
+    return bool(found)
+
+
+def has_first_format(pool: Any, name: str) -> bool:
+    """Return whether there is an image of this name in RBD's first format, without ids."""
+    with _unless(errno.ENOENT) as found:
+        pool.stat(f"{name}.rbd")
+        found.append(name)
     return bool(found)
 
 
@@ -103,6 +127,9 @@ def publish(pool: Any, image_id: str, private: str, name: str) -> None:
             raise AlreadyExists("there is an image of this id")
         raise NotFound("the image was removed before it got its name")
     _forget(pool, image_id, private)
+    entry = trashed(pool, image_id)
+    if entry is not None and entry.name == private:
+        remove_entry(pool, image_id)  # of a clean-up that did not end
 
 
 def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
@@ -112,16 +139,83 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
     """
     now = time.time()
     spec = struct.pack("<B", BY_USER) + _string(name) + _time(now) + _time(now + delay) + b"\0"
-    entry = _string(image_id) + struct.pack("<BBI", 2, 1, len(spec)) + spec
+    value = struct.pack("<BBI", 2, 1, len(spec)) + spec
+    entry = _string(image_id) + value
     is_added = _execute(pool, _TRASH, "trash_add", entry, ignored=(errno.EEXIST,))
-    if unlink(pool, image_id, name):
+    if not is_added and listed_name(pool, image_id) == name:
+        # Another process died here, or while it restored the image.
+        with _write(pool, _TRASH) as request:
+            pool.set_omap(request, (f"id_{image_id}",), (value,))
+    try:
+        is_unlinked = unlink(pool, image_id, name)
+    except Exception:
+        if is_added and listed_name(pool, image_id) is not None:
+            remove_entry(pool, image_id)
+        raise
+    if is_unlinked:
         return
     if listed_name(pool, image_id) is not None:
         if is_added:
-            _execute(pool, _TRASH, "trash_remove", _string(image_id), ignored=(errno.ENOENT,))
+            remove_entry(pool, image_id)
         raise NotFound("the image has another name now")
     if not is_added:
         raise NotFound("the image was deleted meanwhile")
+
+
+def restore(pool: Any, image_id: str, name: str) -> bool:
+    """Move an image from the trash back to its name; False if it stays, or somebody removes it.
+
+    Raises AlreadyExists if the name is taken.
+    """
+    if not _set_state(pool, image_id, _NORMAL, _MOVING):
+        return False
+    try:
+        with _unless(errno.EEXIST), _write(pool, _id_object(name)) as request:
+            request.new(_EXCLUSIVE)
+            request.write_full(_string(image_id))
+        if id_of(pool, name) != image_id:
+            raise AlreadyExists("there is an image of this id")
+        failed = (errno.EEXIST, errno.EBADF)
+        _directory(pool, "dir_add_image", name, image_id, ignored=failed)
+        if listed_id(pool, name) != image_id:
+            raise AlreadyExists("there is an image of this id")
+    except BaseException:
+        unlink(pool, image_id, name)
+        settle(pool, image_id)
+        raise
+    with _unless(errno.ENOENT, errno.ESTALE) as done:
+        with _write(pool, _TRASH) as request:
+            request.execute("rbd", "trash_state_set", _states(image_id, _MOVING, _MOVING))
+            request.execute("rbd", "trash_remove", _string(image_id))
+        done.append(image_id)
+    if not done:
+        unlink(pool, image_id, name)  # another deletion did not wait for this
+        return False
+    if listed_name(pool, image_id) is None and exists(pool, image_id):
+        with suppress(NotFound):
+            to_trash(pool, image_id, name)  # a clean-up took the name meanwhile
+        return False
+    return True
+
+
+def settle(pool: Any, image_id: str) -> bool:
+    """Let an image stay in the trash that was being restored; False if it is not there any more."""
+    return _set_state(pool, image_id, _MOVING, _NORMAL)
+
+
+def _set_state(pool: Any, image_id: str, before: int, after: int) -> bool:
+    ignored = (errno.ENOENT, errno.ESTALE)
+    states = _states(image_id, after, before)
+    return _execute(pool, _TRASH, "trash_state_set", states, ignored=ignored)
+
+
+def _states(image_id: str, new: int, expected: int) -> bytes:
+    return _string(image_id) + bytes((new, expected))
+
+
+def remove_entry(pool: Any, image_id: str) -> None:
+    """Remove an image's entry from the trash, and nothing else."""
+    _execute(pool, _TRASH, "trash_remove", _string(image_id), ignored=(errno.ENOENT,))
 
 
 def unlink(pool: Any, image_id: str, name: str) -> bool:
@@ -156,10 +250,15 @@ def trash(pool: Any) -> Iterator[Trashed]:
 
 def in_trash(pool: Any, image_id: str) -> bool:
     """Return whether an image is in the trash."""
+    return trashed(pool, image_id) is not None
+
+
+def trashed(pool: Any, image_id: str) -> Trashed | None:
+    """Return an image's entry in the trash."""
     with _unless(errno.ENOENT) as found:
-        pool.execute(_TRASH, "rbd", "trash_get", _string(image_id))
-        found.append(image_id)
-    return bool(found)
+        _, value = pool.execute(_TRASH, "rbd", "trash_get", _string(image_id))
+        found.append(_trashed(image_id, value))
+    return found[0] if found else None
 
 
 def remove_metadata(pool: Any, image_id: str, key: str, value: str) -> None:
@@ -225,7 +324,8 @@ def _trashed(image_id: str, value: bytes) -> Trashed:
     name, at = _text(value, 7)
     seconds, _, until, _ = struct.unpack_from("<IIII", value, at)
     deleted, deferred = (datetime.fromtimestamp(each, timezone.utc) for each in (seconds, until))
-    return Trashed(image_id, name, source, deleted, deferred)
+    state = value[at + 16] if len(value) > at + 16 else _NORMAL
+    return Trashed(image_id, name, source, deleted, deferred, state)
 
 
 def _id_object(name: str) -> str:
