@@ -128,7 +128,7 @@ def _problems(store: Store, *, write: bool) -> list[str]:
     try:
         for text in ask(store, write=write):
             clean = store._redaction.text(text)
-            found.append(clean)  # noqa: PERF401  # what was found is kept when the next one raises
+            found.append(clean)  # what was found is kept when the next one raises
     except Exception as exc:
         found.append(_text(store, exc))
     return found

@@ -295,7 +295,7 @@ def test_ids_that_no_location_could_name_are_refused() -> None:
 )
 def test_credentials_that_were_read_with_a_newline(keyword: str, value: str) -> None:
     """The fault names the option and shows nothing of it, wherever it is printed."""
-    with pytest.raises(errors.ConfigError, match=f"s3_store_{keyword} holds") as caught:
+    with pytest.raises(errors.ConfigError, match=f"s3_store_{keyword}") as caught:
         store(**{**KEYS, "session_token": "t", keyword: value})
     assert value.strip() not in "".join(traceback.format_exception(caught.value))
 
