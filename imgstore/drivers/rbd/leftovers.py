@@ -165,15 +165,23 @@ def _age(entry: names.Trashed) -> timedelta:
 
 
 def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
-    rbd = connection.rbd
     entry = names.trashed(pool, found.id)
     if entry is None or _purgeable(connection, pool, entry) is None:
         raise NotFound("the image is gone, or needed")
     if _lives(pool, entry):
         names.remove_entry(pool, entry.id)
         return
-    if entry.is_moving and not names.settle(pool, entry.id):
-        raise NotFound("the image was restored")
+    if not names.claim(pool, entry):
+        raise NotFound("the image is being restored, or was")
+    try:
+        _purge_claimed(connection, pool, entry)
+    except BaseException:
+        names.let_go(pool, entry.id)
+        raise
+
+
+def _purge_claimed(connection: Connection, pool: Any, entry: names.Trashed) -> None:
+    rbd = connection.rbd
     names.unlink(pool, entry.id, entry.name)  # which may have been all that was missing
     if names.listed_name(pool, entry.id) is not None:
         raise NotFound("the image got another name meanwhile")

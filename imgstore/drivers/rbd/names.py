@@ -38,6 +38,7 @@ BY_USER_OF_PARENT: Final = 4
 # that is being moved, so that is the state of what this library restores.
 _NORMAL: Final = 0
 _MOVING: Final = 1
+_REMOVING: Final = 2
 _RESTORING: Final = 3
 
 
@@ -196,6 +197,16 @@ def restore(pool: Any, image_id: str, name: str) -> bool:
             to_trash(pool, image_id, name)  # a clean-up took the name meanwhile
         return False
     return True
+
+
+def claim(pool: Any, entry: Trashed) -> bool:
+    """Let nobody restore an image any more; False if it is being restored, or not there."""
+    return _set_state(pool, entry.id, entry.state, _REMOVING)
+
+
+def let_go(pool: Any, image_id: str) -> None:
+    """Undo ``claim``."""
+    _set_state(pool, image_id, _REMOVING, _NORMAL)
 
 
 def settle(pool: Any, image_id: str) -> bool:
