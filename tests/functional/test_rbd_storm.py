@@ -13,6 +13,7 @@ from storm.storming import seed_of, storm
 pytestmark = pytest.mark.servers("ceph")
 
 
+@pytest.mark.heavy
 def test_a_storm(ceph: Ceph, rbd_pool: RbdPool, tmp_path: Path) -> None:
     """No image is lost, doubled or mixed, and nothing else is left."""
     with backends.rbd(tmp_path, rbd_pool) as backend:

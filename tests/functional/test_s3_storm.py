@@ -12,7 +12,8 @@ from storm.storming import seed_of, storm
 pytestmark = pytest.mark.servers("radosgw", "ceph")
 
 
-@pytest.mark.parametrize("parts", [True, pytest.param(False, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("parts", [True, False])
 def test_a_storm(bucket: Bucket, tmp_path: Path, *, parts: bool) -> None:
     """No image is lost, doubled or mixed, and nothing else is left."""
     with backends.s3(tmp_path, bucket, parts=parts) as backend:
