@@ -139,7 +139,7 @@ class TestOsd:
         self, ceph: Ceph, hasty: RbdStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The OSD is back in the moment in which the limit ended a request."""
-        data = pattern(60 * MIB)
+        data = pattern(200 * MIB)  # more than is read ahead
         image = hasty.add(new_id(), data)
         broke = threading.Event()
 

@@ -110,7 +110,8 @@ class Adding:
         Raises AlreadyExists, and Unavailable: as indeterminate where it cannot be told.
         """
         try:
-            names.publish(self.pool, image_id, private, self.name)
+            # An interrupt in the middle would leave the image with both names.
+            uninterrupted(lambda: names.publish(self.pool, image_id, private, self.name))
         except NotFound as exc:
             raise Unavailable(
                 "this process stood still for too long: the unfinished image was removed"
@@ -299,6 +300,7 @@ class Adding:
                 image.metadata_set(MARK, mark_of_deletion(image))
             try:
                 remove_private(connection, pool, self.name, state)
+                names.unlink(pool, state.id, private)
                 return
             except NotFound:
                 LOG.debug("image %s had not got its name yet", self.name)
