@@ -262,6 +262,7 @@ def test_what_never_began_leaves_nothing() -> None:
     assert not _never_began(failed, OSError("no route to host"))
 
 
+@pytest.mark.tree  # Ceph's modules are there for one interpreter
 @pytest.mark.parametrize(
     ("keyring", "said"),
     [
