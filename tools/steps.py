@@ -19,9 +19,13 @@ from tools.environments import ENVIRONMENTS, REPOSITORY
 IN_CI = os.environ.get("CI") == "true"
 LOGS = ENVIRONMENTS / "logs"
 REPORT = 120  # seconds between lines that say how far a step is
+SILENCE = 420  # seconds until tests that print nothing are given up: more than one may take
 GRACE = 60  # seconds from a step's interruption to its end
+STACK = 12  # lines of a stack that say where a test hung
 _running: set[subprocess.Popen[bytes]] = set()
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (?=\S*(?:::|\.py))")
+_STOPPED = "stopped: "
+_STACK = "(most recent call first):"
 _CASES = re.compile(r"\b(\d+) (?:passed|failed|errors?)\b")
 
 
@@ -70,12 +74,19 @@ class Result:
         return sum(map(int, counts)) if counts else None
 
     def failures(self) -> list[str]:
-        """Name each failed test with the first line of its error, or quote the log's last lines."""
+        """Name each failed test with the first line of its error, and say where a step hung.
+
+        Where neither is known, quote the log's last lines.
+        """
         if self.passed or self.missing:
             return []
         lines = self.step.log.read_text(errors="replace").splitlines()
-        named = [line for line in lines if _FAILED.match(line)]
-        return named or [f"{self.step.label}: {line}" for line in lines if line.strip()][-5:]
+        # A failed test is named when it fails, and again in the summary.
+        named = {line.split()[1]: line for line in lines if _FAILED.match(line)}
+        said = _where_it_hung(lines)
+        if not named and not said:
+            said = [line for line in lines if line.strip()][-5:]
+        return [*named.values(), *(f"{self.step.label}: {line}" for line in said)]
 
 
 def run(step: Step, deadline: float) -> Result:
@@ -129,10 +140,8 @@ def _execute(step: Step, deadline: float) -> bool:
         )
         _running.add(process)
         try:
-            while not _is_over(process, deadline) and time.monotonic() < deadline:
-                print(f"running: {step.label}: {closing(step.log)}", flush=True)
-            if process.returncode is None:
-                output.write(b"\nstopped: the time of the whole run is over\n")
+            if why := _wait(process, step, deadline):
+                output.write(f"\n{_STOPPED}{why}\n".encode())
                 output.flush()
                 process.send_signal(signal.SIGINT)
         finally:
@@ -145,10 +154,26 @@ def _execute(step: Step, deadline: float) -> bool:
         return process.returncode == 0
 
 
-def _is_over(process: subprocess.Popen[bytes], deadline: float) -> bool:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(max(0.0, min(REPORT, deadline - time.monotonic())))
-    return process.returncode is not None
+def _wait(process: subprocess.Popen[bytes], step: Step, deadline: float) -> str:
+    """Wait until the process ends; return why it should be ended, where it should."""
+    size, said_at = 0, time.monotonic()
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, min(REPORT, deadline - time.monotonic())))
+            return ""
+        print(f"running: {step.label}: {closing(step.log)}", flush=True)
+        if size != (size := step.log.stat().st_size):
+            said_at = time.monotonic()
+        elif step.tests and time.monotonic() - said_at > SILENCE:
+            return f"no test has ended for {SILENCE} s"
+    return "the time of the whole run is over"
+
+
+def _where_it_hung(lines: list[str]) -> list[str]:
+    """Return the beginning of the last stack in the log of a step that was stopped, and why."""
+    why = [line for line in lines if line.startswith(_STOPPED)]
+    stacks = [number for number, line in enumerate(lines) if line.endswith(_STACK)] if why else []
+    return [*why, *(lines[stacks[-1] : stacks[-1] + STACK] if stacks else [])]
 
 
 def _environ() -> dict[str, str]:

@@ -158,6 +158,7 @@ def test_a_failed_run_names_the_failed_tests_last(tools, tmp_path, capsys, monke
         "FAILED tests/functional/test_swift.py::test_it[one] - errors.Unavailable: swift: add\n"
         "ERROR tests/functional/test_swift.py::test_that - servers.missing.Missing\n"
         "ERROR    some.logger:client.py:1 a line of a log\n"
+        "FAILED tests/functional/test_swift.py::test_it[one] - errors.Unavailable: swift: add\n"
         "===== 1 failed, 41 passed, 1 error in 3.21s =====\n"
     )
     lint.log.write_text("E501 Line too long\nFound 1 error.\n")
@@ -172,3 +173,36 @@ def test_a_failed_run_names_the_failed_tests_last(tools, tmp_path, capsys, monke
         "lint: E501 Line too long",
         "lint: Found 1 error.",
     ]
+
+
+def test_a_step_that_hung_says_where(tools, tmp_path, monkeypatch):
+    """A killed run prints no summary: what failed before, and the last stack's innermost frames."""
+    monkeypatch.setattr(tools("steps"), "LOGS", tmp_path)
+    tests = tools("steps").Step("cinder", tests=True, command=("pytest",))
+    frames = "".join(f'  File "f{number}.py", line 1 in f\n' for number in range(40))
+    tests.log.write_text(
+        "\nFAILED tests/functional/test_cinder.py::test_it - errors.TimedOut: cinder: add\n"
+        f"Timeout (0:04:00)!\nThread 0x1 (most recent call first):\n{frames}\n"
+        "stopped: no test has ended for 420 s\n"
+    )
+    named, why, head, *quoted = tools("steps").Result(tests, passed=False).failures()
+    assert named.startswith("FAILED tests/functional/test_cinder.py::test_it")
+    assert why == "cinder: stopped: no test has ended for 420 s"
+    assert head == "cinder: Thread 0x1 (most recent call first):"
+    assert quoted[0] == 'cinder:   File "f0.py", line 1 in f'
+    assert len(quoted) < 20
+
+
+def test_tests_that_fall_silent_are_ended(tools, tmp_path, monkeypatch):
+    """A test in a call that no signal ends does not take the whole run's time."""
+    steps = tools("steps")
+    monkeypatch.setattr(steps, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(steps, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(steps, "REPORT", 0.05)
+    monkeypatch.setattr(steps, "SILENCE", 0.2)
+    monkeypatch.setattr(steps, "GRACE", 0.1)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    step = steps.Step("deaf", (sys.executable, "-c", deaf), tests=True)
+    result = steps.run(step, time.monotonic() + 500)
+    assert not result.passed
+    assert result.failures() == ["deaf: stopped: no test has ended for 0.2 s"]
