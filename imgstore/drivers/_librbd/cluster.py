@@ -111,7 +111,8 @@ class Requests:
 class Connection:
     """A connected client. Whoever takes one from ``Cluster.connection`` gives it back.
 
-    ``requests`` counts the asynchronous ones, of all images.
+    ``requests`` counts the asynchronous ones, of all images. ``limit`` is how many seconds an OSD
+    has to answer a request, 0 for ever.
     """
 
     def __init__(self, client: Any, settings: Access) -> None:
@@ -121,6 +122,9 @@ class Connection:
         self.users = 0
         self.retired = False
         self.requests = Requests()
+        self.limit = float(client.conf_get("rados_osd_op_timeout") or 0)
+        self._kept = 0
+        self._ends_later = False
         self._lingering: deque[tuple[float, Callable[[], None]]] = deque()
         self._client = client
         self._settings = settings
@@ -220,8 +224,25 @@ class Connection:
             with quietly("closing an image that was read"):
                 close()
 
+    def keep(self) -> None:
+        """Stay connected until ``release``: librbd did not return from a call."""
+        with self._lock:
+            self._kept += 1
+
+    def release(self) -> None:
+        """Undo ``keep``, and disconnect if that was put off."""
+        with self._lock:
+            self._kept -= 1
+            is_last = self._ends_later and not self._kept
+        if is_last:
+            self.shutdown()
+
     def shutdown(self) -> None:
-        """Disconnect; nobody uses the connection any more."""
+        """Disconnect, once librbd is in no call; nobody uses the connection any more."""
+        with self._lock:
+            self._ends_later = True
+            if self._kept:
+                return
         while self._lingering:
             opened, _ = self._lingering[0]
             time.sleep(max(0.0, opened + SETTLED - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import weakref
@@ -15,6 +16,7 @@ from imgstore.drivers._librbd.cluster import (
     is_thread_of_librbd,
     let_go,
 )
+from imgstore.drivers._librbd.waiting import Patience, Patient
 from imgstore.errors import NotFound, StoreError
 
 
@@ -26,8 +28,11 @@ class _Handle:
     nobody sees, are left to the connection.
     """
 
-    def __init__(self, sdk: Any, connection: Connection, *, is_only_read: bool) -> None:
+    def __init__(
+        self, sdk: Any, connection: Connection, patience: Patience, *, is_only_read: bool
+    ) -> None:
         self.sdk = sdk
+        self._patience = patience
         self._opened = time.monotonic()
         self._pid = os.getpid()
         self._connection = connection
@@ -37,11 +42,14 @@ class _Handle:
         """Close after what is under way; raises what librbd raises."""
         if os.getpid() != self._pid:
             return
-        if self._is_only_read or is_thread_of_librbd():
-            self._connection.linger(self._opened, self._close)
+        close = functools.partial(self._patience.end, self._close)
+        if self._patience.is_over:
+            close()
+        elif self._is_only_read or is_thread_of_librbd():
+            self._connection.linger(self._opened, self._close if self._is_only_read else close)
         else:
             time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
-            self._close()
+            close()
 
     def _close(self) -> None:
         try:
@@ -51,7 +59,11 @@ class _Handle:
 
 
 class OpenImage:
-    """An image that is open until ``close``, which does nothing in a forked child."""
+    """An image that is open until ``close``, which does nothing in a forked child.
+
+    ``patience`` is for calls that may never return. Unless the image is only read, all methods of
+    ``sdk`` are such calls.
+    """
 
     def __init__(
         self,
@@ -65,12 +77,15 @@ class OpenImage:
     ) -> None:
         """Open by name or id; raises what librbd raises. Unless read-only, it counts as in use."""
         made: list[Any] = []
+        known = f"rbd_header.{image_id}" if image_id else f"rbd_id.{name}"
+        self.patience = patience = Patience(connection, pool, known)
 
         def open_image() -> None:
-            image = connection.rbd.Image(
-                pool, name, snapshot=snapshot, read_only=read_only, image_id=image_id
-            )
-            made.append(_Handle(hold(image), connection, is_only_read=read_only))
+            given = {"snapshot": snapshot, "read_only": read_only, "image_id": image_id}
+            opening = functools.partial(connection.rbd.Image, pool, name, **given)
+            image = opening() if read_only else patience(opening)
+            made.append(_Handle(hold(image), connection, patience, is_only_read=read_only))
+            patience.object_name = f"rbd_header.{image.id()}"
 
         self._pid = os.getpid()
         self.requests = connection.requests
@@ -79,11 +94,14 @@ class OpenImage:
             # Nobody may ever get to see this object: an interrupt is raised at any moment.
             self._end = weakref.finalize(self, made[0].end)
         except BaseException:
+            if not made and patience.is_over:
+                patience.end()
             for each in made:
                 each.end()
             raise
         self._end.atexit = False  # the connection ends what is open then
-        self.sdk: Any = made[0].sdk
+        image = made[0].sdk
+        self.sdk: Any = image if read_only else Patient(image, patience)
 
     def close(self) -> None:
         """Close once, after what is under way; raises what librbd raises."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 from imgstore.drivers._librbd.cluster import RequestFailed
@@ -31,6 +33,7 @@ class Window:
     def __init__(self, opened: OpenImage, size: int) -> None:
         """Write to an image that stays open until ``close`` was called here."""
         self._requests = opened.requests
+        self._patience = opened.patience
         self._image = opened.sdk
         self._size = size
         self.piece = min(PIECE, size)
@@ -62,9 +65,7 @@ class Window:
 
     def close(self) -> None:
         """Wait for what is under way, however it ends."""
-        with self._change:
-            while self._flying:
-                self._change.wait()
+        self._wait_until(lambda: not self._flying)
 
     def landed(self, request: _Request, status: int) -> None:
         """Count a request as done, once; called from librbd's threads, too."""
@@ -80,8 +81,16 @@ class Window:
 
     def _wait_for(self, limit: int) -> None:
         """Wait until at most ``limit`` bytes are under way; raises what a request ended with."""
-        with self._change:
-            while self._bytes > limit and self._error is None:
-                self._change.wait()
-            if self._error is not None:
-                raise self._error
+        if not self._wait_until(lambda: self._bytes <= limit or self._error is not None):
+            raise RequestFailed(-errno.ETIMEDOUT)
+        if self._error is not None:
+            raise self._error
+
+    def _wait_until(self, ready: Callable[[], bool]) -> bool:
+        """Wait until something is so; return whether it is, or librbd will not return."""
+
+        def wait(seconds: float | None) -> bool:
+            with self._change:
+                return self._change.wait_for(ready, seconds)
+
+        return self._patience.wait(wait)

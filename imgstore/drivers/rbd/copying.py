@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
-from typing import Any
+from contextlib import closing
 
 from imgstore.drivers._librbd.cluster import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
@@ -27,7 +28,8 @@ def copy(
     connection = adding.connection
     try:
         source_pool = connection.pool(pool)
-        with open_at(connection, source_pool, name, snapshot) as source:
+        with closing(open_at(connection, source_pool, name, snapshot)) as opened:
+            source = opened.sdk
             if seen not in (None, identity_of(source, snapshot)):
                 return None
             if source.overlap():
@@ -37,7 +39,7 @@ def copy(
             private = COPY + secrets.token_hex(16)
             image_id = None
             try:
-                _deep_copy(adding, source, private)
+                _deep_copy(adding, opened, private)
                 image_id = names.id_of(adding.pool, private)
                 confirm(connection, source_pool, name, snapshot, version)
                 _publish(adding, private, snapshot)
@@ -61,9 +63,10 @@ def _remove(adding: Adding, image_id: str | None, private: str) -> None:
         adding.remove(adding.connection, state, private)
 
 
-def _deep_copy(adding: Adding, source: Any, private: str) -> None:
+def _deep_copy(adding: Adding, opened: OpenImage, private: str) -> None:
     settings = adding.settings
-    source.deep_copy(
+    copy_deeply = functools.partial(
+        opened.sdk.deep_copy,
         adding.pool,
         private,
         features=adding.features,
@@ -72,6 +75,7 @@ def _deep_copy(adding: Adding, source: Any, private: str) -> None:
         stripe_count=1,
         data_pool=settings.data_pool,
     )
+    opened.patience(copy_deeply)
 
 
 def _publish(adding: Adding, private: str, snapshot: str | None) -> None:

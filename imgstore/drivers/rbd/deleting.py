@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 from imgstore.drivers._librbd.cluster import Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage
+from imgstore.drivers._librbd.waiting import Patience
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.images import MARK, has_clones, is_locked, is_watched, mark_of_deletion
 from imgstore.drivers.rbd.mirroring import Mirroring
@@ -133,10 +135,14 @@ def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequen
                 if image.is_protected_snap(snapshot):
                     image.unprotect_snap(snapshot)
                 image.remove_snap(snapshot)
+    patience = Patience(connection, pool, f"rbd_header.{image_id}")
     try:
-        connection.verbs.trash_remove(pool, image_id, True)  # delays were looked at before
+        # Forced: delays were looked at before.
+        patience(functools.partial(connection.verbs.trash_remove, pool, image_id, True))
     except rbd.ImageHasSnapshots:
         return False
+    finally:
+        patience.end()
     return True
 
 
