@@ -541,6 +541,19 @@ class TestDelete:
                     reader.read()
 
 
+@pytest.fixture(scope="class")
+def cut_off(rbd_pool: RbdPool) -> Iterator[CutOff]:
+    """Adds, beside the other tests, of ids whose creation was cut off: they wait for 20 s."""
+    pool = rbd_pool.within("cut-off")
+    for name in ("half", "imgstore-add-other"):
+        pool.context.write_full(f"rbd_id.{name}", b"\x0c\x00\x00\x00aaaaaaaaaaaa")
+    with pool.store(namespace=pool.namespace) as store:
+        with ThreadPoolExecutor(2) as threads:
+            yield store, [threads.submit(store.add, name, b"x") for name in ("half", "other")]
+        pool.empty()
+
+
+@pytest.mark.usefixtures("cut_off")
 class TestLeftovers:
     """What a killed add leaves, and what is not that."""
 
@@ -561,17 +574,6 @@ class Source:
 
 RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
 """
-
-    @pytest.fixture(scope="class", autouse=True)
-    def cut_off(self, rbd_pool: RbdPool) -> Iterator[CutOff]:
-        """Adds, beside the other tests, of ids whose creation was cut off: they wait for 20 s."""
-        pool = rbd_pool.within("cut-off")
-        for name in ("half", "imgstore-add-other"):
-            pool.context.write_full(f"rbd_id.{name}", b"\x0c\x00\x00\x00aaaaaaaaaaaa")
-        with pool.store(namespace=pool.namespace) as store:
-            with ThreadPoolExecutor(2) as threads:
-                yield store, [threads.submit(store.add, name, b"x") for name in ("half", "other")]
-            pool.empty()
 
     @pytest.fixture
     def begun(self, pool: RbdPool) -> Iterator[Any]:

@@ -190,7 +190,7 @@ class TestOsd:
                 piece, self.left = self.left[:n], self.left[n:]
                 if not piece:
                     timers.append(later(0.02, ceph.osd.freeze))
-                    timers.append(later(60, ceph.osd.thaw))  # librbd may close an image only then
+                    timers.append(later(20, ceph.osd.thaw))  # librbd's notices know no time limit
                 return piece
 
         name = new_id()
