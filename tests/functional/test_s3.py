@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from servers.buckets import Bucket, raw_client
+from servers.process import until
 from servers.radosgw import RadosGateway, User
 
 from imgstore import ImageReader, Location, RequestContext, StoreManager, errors
@@ -555,7 +556,7 @@ class TestCredentials:
         self, make: Make, bucket: Bucket, radosgw: RadosGateway
     ) -> None:
         """A session token works as long as it lasts, and then the error says what it was."""
-        session = radosgw.session(bucket.user, seconds=8)
+        session = radosgw.session(bucket.user, seconds=4)
         keys = {
             "access_key": session.access_key,
             "secret_key": session.secret_key,
@@ -563,7 +564,8 @@ class TestCredentials:
         }
         store = make(**keys)
         image = store.add("image", b"data")
-        time.sleep(10)
+        with pytest.raises(errors.PermissionDenied):
+            until(lambda: store.size(image.location) < 0, seconds=60, what="the session is over")
         for verb in (lambda: store.get(image.location), lambda: store.add("second", b"data")):
             with pytest.raises(errors.PermissionDenied) as caught:
                 verb()

@@ -38,6 +38,7 @@ class Monitors:
     def __init__(self, conf: Path) -> None:
         self._conf = conf
         self._signatures: dict[str, dict[str, Any]] = {}
+        self._commands: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def ask(self, words: Sequence[str], *, seconds: float) -> str:
         """Return the answer to the words of a command.
@@ -53,13 +54,18 @@ class Monitors:
         client = rados.Rados(conffile=os.fspath(self._conf), conf=dict.fromkeys(_LIMITS, limit))
         try:
             client.connect()
-            return self._ask(client, argparse, list(words))
+            return self._ask(client, argparse, tuple(words))
         except rados.TimedOut as exc:
             raise TimeoutError from exc
         finally:
             client.shutdown()
 
-    def _ask(self, client: Any, argparse: Any, words: list[str]) -> str:
+    def _ask(self, client: Any, argparse: Any, words: tuple[str, ...]) -> str:
+        if words not in self._commands:
+            self._commands[words] = self._understood(client, argparse, list(words))
+        return _send(client, self._commands[words])
+
+    def _understood(self, client: Any, argparse: Any, words: list[str]) -> dict[str, Any]:
         if not self._signatures:
             known = _send(client, {"prefix": "get_command_descriptions"})
             self._signatures = argparse.parse_json_funcsigs(known, "cli")
@@ -70,10 +76,10 @@ class Monitors:
             del words[at : at + 2]
         if words[0] == "tell":
             raise NotTaken("it is for a daemon")
-        command = argparse.validate_command(self._signatures, words)
+        command: dict[str, Any] = argparse.validate_command(self._signatures, words)
         if not command:
             raise NotTaken("it is no command of the monitors")
-        return _send(client, command | form)
+        return command | form
 
 
 def _send(client: Any, command: dict[str, Any]) -> str:
