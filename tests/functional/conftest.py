@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.buckets import Bucket, raw_client
+from servers.buckets import Bucket, raw_client, share_models
 from servers.buckets import bucket as make_bucket
 from servers.ceph import Ceph
 from servers.ceph import ceph as run_ceph
@@ -135,15 +135,16 @@ def s3_other(_radosgw: RadosGateway) -> User:
 @pytest.fixture(scope="session")
 def s3_raw(_radosgw: RadosGateway, s3_user: User) -> Iterator[Any]:
     """boto3's own client for that user, over http."""
+    share_models()
     client = raw_client(_radosgw.url(), s3_user)
     yield client
     client.close()
 
 
 @pytest.fixture
-def bucket(radosgw: RadosGateway, s3_user: User) -> Iterator[Bucket]:
+def bucket(radosgw: RadosGateway, s3_user: User, s3_raw: Any) -> Iterator[Bucket]:
     """A bucket of this test's own."""
-    with make_bucket(radosgw, s3_user) as made:
+    with make_bucket(radosgw, s3_user, s3_raw) as made:
         yield made
 
 

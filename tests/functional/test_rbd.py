@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from servers.ceph import Ceph
 from servers.pools import RbdPool, make_pool, modules
 
-from imgstore import Location, StoreManager, errors
+from imgstore import Location, StoredImage, StoreManager, errors
 from imgstore.drivers.rbd import RbdStore
 from imgstore.store import Ownership
 from imgstore.testing.harness import content, new_id, pattern
@@ -25,6 +25,7 @@ from imgstore.testing.harness import content, new_id, pattern
 pytestmark = pytest.mark.servers("ceph")
 
 MIB = 1024 * 1024
+CutOff = tuple[RbdStore, list["Future[StoredImage]"]]
 CLUSTER = "0f0f0f0f-1111-2222-3333-444444444444"
 
 
@@ -540,6 +541,19 @@ class TestDelete:
                     reader.read()
 
 
+@pytest.fixture(scope="class")
+def cut_off(rbd_pool: RbdPool) -> Iterator[CutOff]:
+    """Adds, beside the other tests, of ids whose creation was cut off: they wait for 20 s."""
+    pool = rbd_pool.within("cut-off")
+    for name in ("half", "imgstore-add-other"):
+        pool.context.write_full(f"rbd_id.{name}", b"\x0c\x00\x00\x00aaaaaaaaaaaa")
+    with pool.store(namespace=pool.namespace) as store:
+        with ThreadPoolExecutor(2) as threads:
+            yield store, [threads.submit(store.add, name, b"x") for name in ("half", "other")]
+        pool.empty()
+
+
+@pytest.mark.usefixtures("cut_off")
 class TestLeftovers:
     """What a killed add leaves, and what is not that."""
 
@@ -596,11 +610,12 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
         deadline = time.monotonic() + 60
         while len(store.leftovers(older_than=0)) < 2:
             assert time.monotonic() < deadline
-            time.sleep(0.5)
+            time.sleep(0.1)
         assert {each.name for each in store.leftovers(older_than=0)} == {
             f"image imgstore-add-{name}" for name in names
         }
         assert store.leftovers(older_than=3600) == []
+        pool.age(f"imgstore-add-{names[0]}", 60)
         image = store.add(names[0], b"the same id again")
         assert content(store, image.location) == b"the same id again"
         (removed,) = store.remove_leftovers(older_than=0)
@@ -726,16 +741,11 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
         assert len(store.remove_leftovers(older_than=0)) == (0 if age else 1)
         assert pool.trash() == (["image"] if age else [])
 
-    def test_a_creation_that_was_cut_off_does_not_block_its_id(
-        self, pool: RbdPool, store: RbdStore
-    ) -> None:
+    def test_a_creation_that_was_cut_off_does_not_block_its_id(self, cut_off: CutOff) -> None:
         """Names are written before images."""
-        names = ["half", "imgstore-add-other"]
-        for name in names:
-            pool.context.write_full(f"rbd_id.{name}", b"\x0c\x00\x00\x00aaaaaaaaaaaa")
-        with ThreadPoolExecutor(2) as threads:
-            for image in threads.map(lambda name: store.add(name, b"x"), ("half", "other")):
-                assert content(store, image.location) == b"x"
+        store, adds = cut_off
+        for adding in adds:
+            assert content(store, adding.result(120).location) == b"x"
 
 
 class TestCopy:

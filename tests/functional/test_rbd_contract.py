@@ -85,7 +85,7 @@ class TestThin(Again, Pools, Adding, Reading):
 @pytest.fixture(scope="module")
 def erasure_coded(scratch: Scratch) -> Iterator[RbdPool]:
     """A pool for metadata in a cluster that has the pool "data", erasure-coded."""
-    with run_ceph(scratch, store="bluestore", size=4 << 30, osds=3) as cluster:
+    with run_ceph(scratch, size=4 << 30, osds=3) as cluster:
         cluster.erasure_pool("data")
         with admin(cluster) as client:
             yield make_pool(cluster, client, "images", data="data")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
-from servers.everything import Again, Slow
+from servers.everything import EVERYTHING, Again, Slow
 from servers.kept import Kept
 from servers.names import resolving
 from servers.radosgw import NAME, RadosGateway, User
@@ -17,10 +17,16 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
+from imgstore.testing.copying import Copying
+from imgstore.testing.failures import Failures
 from imgstore.testing.harness import Harness
+from imgstore.testing.lifecycle import Lifecycle
+from imgstore.testing.locations import Locations
+from imgstore.testing.pinning import Pinning
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
+from imgstore.testing.sources import Sources
 
 pytestmark = pytest.mark.servers("radosgw", "ceph")
 
@@ -111,21 +117,24 @@ class TestHttps(Again, Virtual, Adding, Reading, Ranges, Resources):
     scheme = "https"
 
 
+@pytest.mark.heavy
 class TestVirtualHttp(Again, Virtual, Reading):
     """Virtual hosts over http."""
 
 
+@pytest.mark.heavy
 class TestPathHttps(Again, Buckets, Reading):
     """Path style over https."""
 
     scheme = "https"
 
 
-class TestParts(Again, Buckets, StoreContract):
+class Parts(Again, Buckets):
     """Every image that is larger than a part in parts, unsigned, two at a time."""
 
     large = 13 * MIB + 7
     memory_limit = 40 * MIB
+    failures = Slow.failures if EVERYTHING else ("OSError", "KeyboardInterrupt")
     options: ClassVar[dict[str, Any]] = {
         "large_object_size": 0,
         "large_object_chunk_size": 5,
@@ -133,6 +142,15 @@ class TestParts(Again, Buckets, StoreContract):
         "payload_signing": False,
         "key_prefix": "image-",
     }
+
+
+class TestParts(Parts, Adding, Sources, Failures, Copying, Concurrency, Lifecycle, Resources):
+    """What depends on how an image is written."""
+
+
+@pytest.mark.heavy
+class TestPartsAreRead(Parts, Reading, Ranges, Pinning, Locations):
+    """What does not: to a reader they are one object."""
 
 
 class TestUnconditional(Again, Buckets, Adding):

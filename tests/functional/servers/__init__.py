@@ -63,7 +63,7 @@ servers.ceph
     ceph(scratch, *, store="memstore", size=8 GiB, mgr=False)   context manager -> Ceph
         "memstore" is there in 1 s and must not be killed; "bluestore" takes 4 s and may be
     Ceph: .conf .directory .fsid .mon .osd .mgr (Process) .heal() .kill()
-        .command(*arguments, seconds=30.0) -> str   the ceph program
+        .command(*arguments, seconds=30.0) -> str   as the ceph program
         .run(command, *, conf=None, seconds=30.0) -> str    another one of its programs
         .pool(name, *, pg_num=8, application="rbd") .quota(pool, max_bytes | None)
         .user(name, *, mon, osd) -> User(name, conf, keyring)

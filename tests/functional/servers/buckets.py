@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache
 from typing import Any, Literal
 
 from servers.radosgw import RadosGateway, User
@@ -91,14 +92,23 @@ class Bucket:
 
 
 @contextmanager
-def bucket(gateway: RadosGateway, user: User) -> Iterator[Bucket]:
-    """Make a bucket that is removed afterwards, whatever is in it."""
-    raw = raw_client(gateway.url(), user)
-    try:
+def bucket(gateway: RadosGateway, user: User, raw: Any = None) -> Iterator[Bucket]:
+    """Make a bucket that is removed afterwards, whatever is in it; `raw` is a client of `user`."""
+    with ExitStack() as stack:
+        if raw is None:
+            raw = stack.enter_context(closing(raw_client(gateway.url(), user)))
         made = Bucket(gateway, user, raw, f"images-{uuid.uuid4().hex[:12]}")
         raw.create_bucket(Bucket=made.name)
         yield made
         made.empty()
         raw.delete_bucket(Bucket=made.name)
-    finally:
-        raw.close()
+
+
+def share_models() -> None:
+    """Let all sessions of botocore have what they read of its descriptions of S3 in common.
+
+    Each reads and parses them anew, which takes ten times as long as all else of a new client.
+    """
+    import botocore.session  # noqa: PLC0415  # not every user of the servers has it
+
+    botocore.session.create_loader = cache(botocore.session.create_loader)

@@ -21,7 +21,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import struct
 import subprocess
 import time
@@ -31,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from servers.ceph_asks import Monitors, NotTaken, Refused, ask_daemon
 from servers.missing import tool
 from servers.process import Process, ServerFailed, free_port, free_ports, until
 from servers.scratch import Scratch
@@ -39,12 +39,16 @@ Store = Literal["memstore", "bluestore"]
 
 GIB = 1 << 30
 GRACE = 600  # seconds; Ceph's default is 20
+WATCH = 8  # seconds until a killed client's watch ends; Ceph's default is 30
 
 _START_SECONDS = 60.0
 # What the caller's shell says about Ceph and Python must not reach Ceph's programs.
 _UNWANTED = ("CEPH_ARGS", "CEPH_CONF", "CEPH_KEYRING", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS")
 
+# objecter_tick_interval: so often a client says that it still watches; 5 s by default.
+# mon_tick_interval: of looks at quotas, say; 5 s by default.
 # paxos_*: the monitor decides at once; by default it collects changes for a second.
+# osd_max_markdown_count: an OSD ends that was marked down so often, by default 5 times in 10 min.
 # osd_memory_target: of caches; Ceph takes 4 GiB by default.
 _CONFIGURATION = """\
 [global]
@@ -71,6 +75,17 @@ debug_rocksdb = 0
 debug_bluestore = 0
 debug_bluefs = 0
 debug_bdev = 0
+debug_ms = 0
+debug_objecter = 0
+debug_rados = 0
+debug_rbd = 0
+debug_objclass = 0
+debug_optracker = 0
+debug_auth = 0
+debug_osd = 1/1
+debug_mon = 1/1
+debug_paxos = 1/1
+debug_rgw = 1/1
 mon_cluster_log_to_file = false
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
@@ -80,15 +95,18 @@ osd_crush_chooseleaf_type = 0
 mon_allow_pool_size_one = true
 mon_allow_pool_delete = true
 mon_warn_on_pool_no_redundancy = false
+mon_debug_no_require_bluestore_for_ec_overwrites = true
 auth_allow_insecure_global_id_reclaim = false
 osd_heartbeat_grace = {grace}
 [client]
 log_to_stderr = false
 admin_socket =
+objecter_tick_interval = 1
 [mon]
 mon_data = {mon}/data
 mon_data_avail_warn = 2
 mon_data_avail_crit = 1
+mon_tick_interval = 1
 paxos_propose_interval = 0.05
 paxos_min_wait = 0.01
 [osd]
@@ -102,6 +120,8 @@ osd_op_num_shards = 2
 osd_op_num_threads_per_shard = 2
 osd_numa_auto_affinity = false
 osd_crush_initial_weight = 1
+osd_client_watch_timeout = {watch}
+osd_max_markdown_count = 1000
 mgr_stats_period = 1
 [mgr]
 mgr_data = {mgr}/data
@@ -181,6 +201,7 @@ class Ceph:
         self.fsid = fsid or str(uuid.uuid4())
         self.directory = scratch.directory("ceph")
         self.conf = self.directory / "ceph.conf"
+        self._monitors = Monitors(self.conf)
         numbers = [str(number) for number in range(osds)]
         kinds = ("mon", "mgr", *(f"osd.{number}" for number in numbers))
         self._homes = {kind: scratch.directory(f"ceph-{kind}") for kind in kinds}
@@ -237,7 +258,7 @@ class Ceph:
 
     def waits_for_lease(self, number: str = "0") -> bool:
         """Return whether requests stand at an OSD because its lease is over."""
-        return _WAITING in _ask(self._homes[f"osd.{number}"] / _SOCKET, "ops")
+        return _WAITING in ask_daemon(self._homes[f"osd.{number}"] / _SOCKET, "ops")
 
     def _peer_anew(self, number: str) -> None:
         """Have an OSD marked down, which comes back with a new lease: what waited goes on.
@@ -256,8 +277,16 @@ class Ceph:
                 raise ServerFailed(f"requests still wait for the lease of OSD {number}")
 
     def command(self, *arguments: str, seconds: float = 30.0) -> str:
-        """Run the ``ceph`` program as admin and return its output; raises ServerFailed."""
-        return self.run([self._ceph, *arguments], seconds=seconds)
+        """Do as the ``ceph`` program does as admin, return its output; raises ServerFailed."""
+        said = f"ceph {' '.join(arguments)}: "
+        try:
+            return self._monitors.ask(arguments, seconds=seconds)
+        except NotTaken:
+            return self.run([self._ceph, *arguments], seconds=seconds)
+        except TimeoutError:
+            raise ServerFailed(f"{said}no answer within {seconds:g} s") from None
+        except Refused as exc:
+            raise ServerFailed(f"{said}{exc}") from None
 
     def run(self, command: list[str], *, conf: Path | None = None, seconds: float = 30.0) -> str:
         """Run one of Ceph's programs as a client of this cluster; as `command` otherwise."""
@@ -313,6 +342,7 @@ class Ceph:
         conf.write_text(
             f"[global]\nfsid = {self.fsid}\nmon_host = [{self._address}]\n"
             f"[client]\nadmin_socket =\nlog_to_stderr = false\nlog_file =\n"
+            "objecter_tick_interval = 1\n"
             f"[{entity}]\nkeyring = {keyring}\n"
         )
         return User(name, conf, keyring)
@@ -338,7 +368,7 @@ class Ceph:
         self._full = False
 
     def _say_full(self, what: Literal["full", "none"]) -> None:
-        self.command("tell", "osd.0", "injectfull", what)
+        ask_daemon(self._homes["osd.0"] / _SOCKET, "injectfull", type=what)
         until(
             lambda: ("full" in self._osd_states()) == (what == "full"),
             seconds=30,
@@ -401,6 +431,7 @@ class Ceph:
                 store=self._store,
                 size=size,
                 grace=self._grace,
+                watch=WATCH,
                 memory=GIB,
                 mon=self._homes["mon"],
                 mgr=self._homes["mgr"],
@@ -462,25 +493,6 @@ def _serves(place: Path) -> bool:
 
 
 def _state(place: Path, question: str) -> object:
-    """Return a daemon's state; None where it does not know the question yet, or `_ask` raises."""
-    answer = _ask(place, question)
+    """Return a daemon's state, or None where it does not know the question yet; raises OSError."""
+    answer = ask_daemon(place, question)
     return json.loads(answer)["state"] if answer.startswith("{") else None
-
-
-def _ask(place: Path, question: str) -> str:
-    """Ask a daemon itself, over its admin socket: JSON and NUL out, length and JSON back.
-
-    Raises OSError where it is not there yet.
-    """
-    directory = os.open(place.parent, os.O_PATH)
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(f"/proc/self/fd/{directory}/{place.name}")
-            connection.sendall(json.dumps({"prefix": question}).encode() + b"\0")
-            with connection.makefile("rb") as stream:
-                (length,) = struct.unpack(">I", stream.read(4))
-                answer = stream.read(length)
-    finally:
-        os.close(directory)
-    return answer.decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,16 @@ class RbdPool:
                 image.create_snap(snapshot)
                 image.protect_snap(snapshot)
 
+    def age(self, name: str, seconds: int) -> None:
+        """Let an image have been created so many seconds ago, as its header says."""
+        with self.image(name, read_only=True) as image:
+            header = f"rbd_header.{image.id()}"
+        rados, _ = modules()
+        with rados.WriteOpCtx() as change:
+            created = struct.pack("<II", int(time.time()) - seconds, 0)
+            self.context.set_omap(change, ("create_timestamp",), (created,))
+            self.context.operate_write_op(change, header)
+
     def content(self, name: str, snapshot: str | None = "snap") -> bytes:
         """Return what an image holds."""
         with self.image(name, snapshot, read_only=True) as image:
@@ -131,9 +142,9 @@ class RbdPool:
 def admin(cluster: Ceph) -> Iterator[Any]:
     """Connect to a cluster as its admin; requests end after a minute."""
     rados, _ = modules()
-    client = rados.Rados(
-        conffile=str(cluster.conf), conf={"rados_osd_op_timeout": "60", "rbd_cache": "false"}
-    )
+    # objecter_timeout: a request that waits for so long asks where the OSD is now; 10 s by default.
+    options = {"rados_osd_op_timeout": "60", "rbd_cache": "false", "objecter_timeout": "1"}
+    client = rados.Rados(conffile=str(cluster.conf), conf=options)
     client.connect()
     try:
         yield client

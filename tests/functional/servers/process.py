@@ -112,6 +112,7 @@ class Process:
         self._start_seconds = start_seconds
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
+        self._meddled = True
 
     def __enter__(self) -> Process:
         self.start()
@@ -135,6 +136,11 @@ class Process:
         """Whether the server runs (or is frozen); a zombie does not."""
         return self._keeper is not None and self._keeper.poll() is None and state(self._pid) != ""
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the server runs and was sent no signal since it last was found to answer."""
+        return self.alive and not self._meddled and state(self._pid) != "T"
+
     def log_text(self, *, limit: int = 16384) -> str:
         """Return the last `limit` bytes of the log as text."""
         return tail(self.log, limit=limit) if self.log.exists() else ""
@@ -147,6 +153,7 @@ class Process:
         try:
             self._spawn()
             until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+            self._meddled = False
         except BaseException as exc:
             self.kill()
             if isinstance(exc, ServerFailed):
@@ -160,6 +167,7 @@ class Process:
             self.start()
         else:
             until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+            self._meddled = False
 
     def stop(self, *, seconds: float = 10.0) -> None:
         """Ask the server to end (SIGTERM), and kill it after `seconds`. Idempotent."""
@@ -221,6 +229,7 @@ class Process:
         return self._ready()
 
     def _signal(self, number: int) -> None:
+        self._meddled = True
         # While the keeper runs it holds the child's pid, so the group is still the server's.
         if self._pid and self._keeper is not None and self._keeper.poll() is None:
             with contextlib.suppress(ProcessLookupError):

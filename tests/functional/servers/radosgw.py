@@ -36,7 +36,6 @@ PART = 5 << 20
 
 _HOSTS = ["IP:127.0.0.1", "DNS:localhost", f"DNS:{NAME}", f"DNS:*.{NAME}"]
 
-# tcp_nodelay: without it a small answer waits for the client's delayed acknowledgement, 40 ms.
 # tcp_nodelay: without it many an answer waits 40 ms for the client's delayed acknowledgement.
 # rgw_cache_enabled: a gateway tells the others of its changes, and would wait half a minute for one
 # that was killed.
@@ -51,7 +50,6 @@ rgw_frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:{http} ssl_endpoint=127.0
 ssl_certificate={certificate} ssl_private_key={key} tcp_nodelay=1
 rgw_dns_name = {name}
 rgw_thread_pool_size = 64
-rgw_cache_enabled = false
 rgw_enable_usage_log = false
 rgw_cache_enabled = {cache}
 rgw_gc_obj_min_wait = 1
@@ -137,7 +135,8 @@ class RadosGateway:
     def heal(self) -> None:
         """Bring the cluster and the gateway back, whatever a test did to them."""
         self.cluster.heal()
-        self.process.revive()
+        if not self.process.untouched:
+            self.process.revive()
 
     def user(self, name: str, *, max_size: int | None = None) -> User:
         """Create a user with random keys and, where `max_size` is given, with `quota()`.
