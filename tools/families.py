@@ -33,8 +33,8 @@ class Family:
 
 FAMILIES = (
     Family("files", frozenset({"filesystems", "nginx"}), 240),
-    Family("ceph", frozenset({"ceph", "radosgw"}), 540),
-    Family("swift", frozenset({"keystone", "swift"}), 420),
+    Family("ceph", frozenset({"ceph", "radosgw"}), 600),
+    Family("swift", frozenset({"keystone", "swift"}), 600, waits=True),
     Family("cinder", frozenset({"keystone", "cinder"}), 900, waits=True),
     Family("vsphere", frozenset({"vsphere"}), 240),
     Family("control", frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere"}), 120),
