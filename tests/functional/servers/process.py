@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,10 @@ class Process:
         self._start_seconds = start_seconds
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
+        # How often it was started, frozen, thawed or ended: what changed may have to be healed.
+        self.changes = 0
+        # A test may start or end it later, in a thread, while its end starts it again.
+        self._turn = threading.RLock()
 
     def __enter__(self) -> Process:
         self.start()
@@ -141,25 +146,28 @@ class Process:
 
     def start(self) -> None:
         """Start the server and wait until it answers; raises ServerFailed, then nothing runs."""
-        if self.alive:
-            raise ServerFailed(f"{self.name} is running already")
-        self._reap()
-        try:
-            self._spawn()
-            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
-        except BaseException as exc:
-            self.kill()
-            if isinstance(exc, ServerFailed):
-                raise ServerFailed(f"{exc}\n{self.log_text()}") from None
-            raise
+        with self._turn:
+            if self.alive:
+                raise ServerFailed(f"{self.name} is running already")
+            self.changes += 1
+            self._reap()
+            try:
+                self._spawn()
+                self._wait()
+            except BaseException as exc:
+                self.kill()
+                if isinstance(exc, ServerFailed):
+                    raise ServerFailed(f"{exc}\n{self.log_text()}") from None
+                raise
 
     def revive(self) -> None:
         """Thaw the server, or start it where it ended, and wait until it answers."""
-        self.thaw()
-        if not self.alive:
-            self.start()
-        else:
-            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+        with self._turn:
+            self.thaw()
+            if self.alive:
+                self._wait()
+            else:
+                self.start()
 
     def stop(self, *, seconds: float = 10.0) -> None:
         """Ask the server to end (SIGTERM), and kill it after `seconds`. Idempotent."""
@@ -172,10 +180,11 @@ class Process:
 
     def kill(self) -> None:
         """Kill the server and all that it started (SIGKILL). Idempotent."""
-        if self._keeper is not None and not self._pid:
-            self._keeper.kill()  # start() was interrupted; what the keeper started dies with it
-        self._signal(signal.SIGKILL)
-        self._reap()
+        with self._turn:
+            if self._keeper is not None and not self._pid:
+                self._keeper.kill()  # start() was interrupted; what it started dies with it
+            self._signal(signal.SIGKILL)
+            self._reap()
 
     def freeze(self) -> None:
         """Stop the server in its tracks (SIGSTOP): connections stay open, nothing answers."""
@@ -215,6 +224,9 @@ class Process:
             self._reap()
             raise ServerFailed(f"{self.name}: the keeper ended")
 
+    def _wait(self) -> None:
+        until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+
     def _answers(self) -> bool:
         if not self.alive:
             raise ServerFailed(f"{self.name} ended while it started")
@@ -222,6 +234,7 @@ class Process:
 
     def _signal(self, number: int) -> None:
         # While the keeper runs it holds the child's pid, so the group is still the server's.
+        self.changes += 1
         if self._pid and self._keeper is not None and self._keeper.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, number)
