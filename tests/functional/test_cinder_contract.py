@@ -35,6 +35,12 @@ def placed(_cinder: Cinder) -> Iterator[dict[bytes, Location]]:
     _cinder.empty()
 
 
+@pytest.fixture(scope="class")
+def going() -> set[str]:
+    """Volumes of the tests before, which no test waits for."""
+    return set()
+
+
 class Volumes(Slow):
     """A store in a project without volumes, but for images that other tests read as well."""
 
@@ -58,10 +64,12 @@ class Volumes(Slow):
     options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture
-    def store(self, cinder: Cinder, kept: Kept, placed: dict[bytes, Location]) -> Iterator[Store]:
+    def store(
+        self, cinder: Cinder, kept: Kept, placed: dict[bytes, Location], going: set[str]
+    ) -> Iterator[Store]:
         yield kept.get(lambda: cinder_store(cinder, self.kind, **self.options))
         kept.close_readers()
-        cinder.empty(but=[volume_of(location) for location in placed.values()])
+        going.update(cinder.discard(but=[volume_of(each) for each in placed.values()]))
 
     @pytest.fixture
     def place(self, store: Store, cinder: Cinder, placed: dict[bytes, Location]) -> Place:
@@ -78,10 +86,11 @@ class Volumes(Slow):
         return place
 
     @pytest.fixture
-    def leaves(self, cinder: Cinder) -> Callable[[], list[str]]:
+    def leaves(self, cinder: Cinder, going: set[str]) -> Callable[[], list[str]]:
         return lambda: [
             f"{volume['id']} {volume['status']} {volume['attachments']}"
             for volume in cinder.volumes()
+            if volume["id"] not in going
         ]
 
     @pytest.fixture(autouse=True)

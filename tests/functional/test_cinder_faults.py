@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.cinder import Cinder
+from servers.cinder import LIMIT, Cinder
 from servers.cinder_stores import cinder_store, login
 from servers.keystone import Keystone
 from servers.losing import Losing, losing
@@ -111,7 +111,7 @@ def is_clean(store: Store, cinder: Cinder) -> bool:
     """Clean up, and return whether nothing is left; it may take Cinder a while to let go."""
     with contextlib.suppress(errors.InUse, errors.TimedOut):
         store.remove_leftovers(older_than=0)
-    return not cinder.volumes()
+    return not cinder.states()
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ class TestServices:
             store.add(new_id(), source())
         cinder.heal()
         store.remove_leftovers(older_than=0)
-        until(lambda: not cinder.volumes(), seconds=60, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=60, what="the volume is gone")
 
     def test_the_volume_service_is_gone_when_a_volume_is_attached(
         self, make: Any, cinder: Cinder
@@ -224,7 +224,7 @@ class TestServices:
         with cinder_store(cinder) as store:
             store.remove_leftovers(older_than=0)
             assert store.leftovers(older_than=0) == []
-        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=30, what="the volume is gone")
 
 
 class TestOsd:
@@ -253,7 +253,7 @@ class TestOsd:
     def test_gone_for_longer_than_the_limit(self, make: Any, cinder: Cinder) -> None:
         """A limit stands in the file of the key, as for all clients of Cinder's clusters."""
         key = cinder.key_file.read_text()
-        cinder.key_file.write_text(f"{key}\nrados_osd_op_timeout = 2\n")
+        cinder.key_file.write_text(key.replace(LIMIT, "rados_osd_op_timeout = 2"))
         store = make(state_transition_timeout=5)
         try:
             with pytest.raises(errors.Unavailable):
@@ -403,7 +403,7 @@ class TestMembers:
         kill(child("get", url))
         store.delete(image.location)
         volume = image.location.rest.rpartition("/")[2]
-        until(lambda: cinder.volume(volume) is None, seconds=60, what="the volume is deleted")
+        until(lambda: not cinder.status(volume), seconds=60, what="the volume is deleted")
 
     def test_a_volume_that_is_stuck(self, member: Any, cinder: Cinder) -> None:
         """It is in use by Cinder, and goes later."""
@@ -486,7 +486,7 @@ class TestLostAnswers:
         proxy.lose("POST", "/volumes")
         with pytest.raises(errors.Unavailable):
             anonymous.add(new_id(), DATA, context=context)
-        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=30, what="the volume is gone")
 
     def test_of_the_commit(self, anonymous: Any, proxy: Losing, context: RequestContext) -> None:
         proxy.lose("POST", "/metadata")
@@ -502,7 +502,7 @@ class TestLostAnswers:
         proxy.lose("POST", "/attachments")
         with pytest.raises(errors.Unavailable):
             anonymous.add(new_id(), DATA, context=context)
-        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=30, what="the volume is gone")
         assert attachments(cinder) == []
 
     def test_of_attaching_to_read(

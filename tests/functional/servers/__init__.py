@@ -122,7 +122,7 @@ servers.cinder                                      types, backends: the module'
         .call(method, path, body=None, *, version="3.70", user=None)    None for 404
         .volumes(*, user=None) .volume(id) .make(*, kind="fast", size=1, **about) -> id
         .wait(id, *states, seconds=60.0) .status(id) .states() .wait_snapshot_gone(id)
-        .empty(*, but=()) .quota(**limits)
+        .empty() .discard(*, but=()) -> ids of what will be gone .quota(**limits)
         .rescue(after=250.0, again=60.0)            context manager: heals what hangs for so long
 servers.cinder_stores                               imgstore
     login(user) -> options cinder_store(server, kind="fast", **options)

@@ -63,6 +63,8 @@ SELECT volume_attachment.id FROM volume_attachment JOIN volumes ON volumes.id = 
 WHERE NOT volume_attachment.deleted AND project_id = ?
 """
 _STATUS = "SELECT status FROM volumes WHERE NOT deleted AND id = ?"
+# With an OSD that is gone for good, clients close an image after three times that.
+LIMIT = "rados_osd_op_timeout = 30"
 _WATCH = 10  # seconds for which Ceph keeps what a killed client has open; by default 30
 _RESCUE = (250.0, 60.0)  # seconds until servers are healed during a test, and then again
 
@@ -129,7 +131,7 @@ class Cinder:
         self.key_file = Path(f"/etc/ceph/{self._cluster_name}.client.{key.name}.keyring")
         self.key_file.parent.mkdir(exist_ok=True)
         self.key_file.touch(mode=0o600)
-        self.key_file.write_text(key.keyring.read_text())
+        self.key_file.write_text(f"{key.keyring.read_text()}\n{LIMIT}\n")
         broker = self._broker()
         self.services["broker"] = broker
         conf = self._configure(service, key, self._broker_port)
@@ -307,27 +309,30 @@ class Cinder:
         self.call("DELETE", path)
         until(lambda: self.call("GET", path) is None, seconds=30, what="the snapshot is gone")
 
-    def empty(self, *, but: Collection[str] = ()) -> None:
-        """Remove every volume and attachment of the user, whatever state it is in.
+    def discard(self, *, but: Collection[str] = ()) -> list[str]:
+        """Begin to remove every volume and attachment of the user, whatever state it is in.
 
-        Only the volumes `but` stay. Ceph keeps what a killed client has open for some seconds.
+        Only the volumes `but` stay. Return the ids of those that are not gone yet.
         """
         project = self.user.project_id
         for (attachment,) in self._rows(_ATTACHMENTS, project):
             self.call("DELETE", f"attachments/{attachment}")
+        found = [each for each in self._rows(_VOLUMES, project) if each[0] not in but]
+        for volume, state in found:
+            path = f"volumes/{volume}"
+            if state not in ("available", "error", "deleting"):
+                status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
+                self.call("POST", f"{path}/action", status)
+            if state != "deleting":
+                self.call("DELETE", path)
+        return [str(volume) for volume, _ in found]
 
-        def is_empty() -> bool:
-            found = [each for each in self._rows(_VOLUMES, project) if each[0] not in but]
-            for volume, state in found:
-                path = f"volumes/{volume}"
-                if state not in ("available", "error", "deleting"):
-                    status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
-                    self.call("POST", f"{path}/action", status)
-                if state != "deleting":
-                    self.call("DELETE", path)
-            return not found
+    def empty(self) -> None:
+        """Remove all of that, and wait until it is gone.
 
-        until(is_empty, seconds=90, what="all volumes are gone")
+        Ceph keeps what a killed client has open for some seconds.
+        """
+        until(lambda: not self.discard(), seconds=90, what="all volumes are gone")
 
     def _rows(self, question: str, word: str) -> list[tuple[Any, ...]]:
         place = f"file:{self._database}?mode=ro"
