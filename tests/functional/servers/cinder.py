@@ -167,6 +167,7 @@ class Cinder:
             if is_multi:
                 specs["multiattach"] = "<is> True"
             self.call("POST", f"types/{made['id']}/extra_specs", {"extra_specs": specs})
+        self.quota(volumes=-1, gigabytes=-1)  # by default ten volumes
         self._note_health()
 
     def kill(self) -> None:
