@@ -246,8 +246,9 @@ def cinder(_cinder: Cinder, keystone: Keystone) -> Iterator[Cinder]:
     """A Cinder in health before and after the test, whose log of requests starts with it."""
     _cinder.heal()
     _cinder.requests.forget()
-    yield _cinder
-    _cinder.heal()
+    with _cinder.rescue():
+        yield _cinder
+        _cinder.heal()
 
 
 @pytest.fixture(scope="class")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.cinder import Cinder
+from servers.cinder import LIMIT, Cinder
 from servers.cinder_stores import cinder_store, login
 from servers.keystone import Keystone
 from servers.losing import Losing, losing
@@ -53,14 +53,19 @@ if verb == "get":
 """
 
 
+def forget_locks(cinder: Cinder) -> None:
+    """Remove the files of locks of volumes that went without the store."""
+    for path in cinder.locks.iterdir():
+        path.unlink()
+
+
 @pytest.fixture(autouse=True)
 def _emptied(cinder: Cinder) -> Iterator[None]:
+    forget_locks(cinder)  # which tests of other files left
     yield
-    cinder.cluster.heal()
     cinder.heal()
     cinder.empty()
-    for path in cinder.locks.iterdir():  # of volumes that went without the store
-        path.unlink()
+    forget_locks(cinder)
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def is_clean(store: Store, cinder: Cinder) -> bool:
     """Clean up, and return whether nothing is left; it may take Cinder a while to let go."""
     with contextlib.suppress(errors.InUse, errors.TimedOut):
         store.remove_leftovers(older_than=0)
-    return not cinder.volumes()
+    return not cinder.states()
 
 
 @pytest.fixture
@@ -134,7 +139,7 @@ def child(cinder: Cinder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
 
 
 def attachments(cinder: Cinder) -> list[Any]:
@@ -165,24 +170,31 @@ class TestServices:
 
     def test_the_volume_service_is_killed_while_it_extends(self, make: Any, cinder: Cinder) -> None:
         """The state `extending`, which nobody ends, does not keep the volume."""
-        store = make(state_transition_timeout=6, initial_size=1)
+        store = make(state_transition_timeout=3, do_extend_attached=True)
+        service, osd = cinder.services["rbd"], cinder.cluster.osd
 
         def outage() -> None:
-            cinder.services["rbd"].freeze()
-            later(2, cinder.services["rbd"].kill)
+            try:
+                until(lambda: cinder.states() == ["extending"], seconds=30, what="it is extended")
+                time.sleep(0.5)  # so that the service waits for the OSD
+                service.kill()
+            finally:
+                osd.thaw()
+            service.start()
 
-        # The volume is full when its service is frozen; the next byte needs an extension.
+        # The volume is full when the OSD is frozen; the next byte needs an extension.
         def source() -> Iterator[bytes]:
             for number in range(1025):
-                if number == 1020:
-                    outage()
+                if number == 1024:
+                    osd.freeze()
+                    later(0, outage)
                 yield bytes(MIB)
 
         with pytest.raises(errors.StoreError):
             store.add(new_id(), source())
         cinder.heal()
         store.remove_leftovers(older_than=0)
-        until(lambda: not cinder.volumes(), seconds=60, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=60, what="the volume is gone")
 
     def test_the_volume_service_is_gone_when_a_volume_is_attached(
         self, make: Any, cinder: Cinder
@@ -212,7 +224,7 @@ class TestServices:
         with cinder_store(cinder) as store:
             store.remove_leftovers(older_than=0)
             assert store.leftovers(older_than=0) == []
-        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=30, what="the volume is gone")
 
 
 class TestOsd:
@@ -221,7 +233,7 @@ class TestOsd:
 
         def outage() -> None:
             osd.kill()
-            later(3, osd.revive)
+            later(0.5, osd.revive)
 
         image = store.add(new_id(), Source(DATA, {20 * MIB: outage}))
         assert image.digests["sha256"] == hashlib.sha256(DATA).hexdigest()
@@ -229,19 +241,19 @@ class TestOsd:
 
     def test_killed_and_restarted_while_it_is_read(self, make: Any, cinder: Cinder) -> None:
         store, osd = make(), cinder.cluster.osd
-        data = pattern(100 * MIB)
+        data = pattern(60 * MIB)  # more than is read ahead
         image = store.add(new_id(), data)
         with store.get(image.location) as reader:
             got = bytearray(reader.read(10 * MIB))
             osd.kill()
-            later(3, osd.revive)
+            later(0.5, osd.revive)
             got += reader.read()
         assert got == data
 
     def test_gone_for_longer_than_the_limit(self, make: Any, cinder: Cinder) -> None:
         """A limit stands in the file of the key, as for all clients of Cinder's clusters."""
         key = cinder.key_file.read_text()
-        cinder.key_file.write_text(f"{key}\nrados_osd_op_timeout = 4\n")
+        cinder.key_file.write_text(key.replace(LIMIT, "rados_osd_op_timeout = 2"))
         store = make(state_transition_timeout=5)
         try:
             with pytest.raises(errors.Unavailable):
@@ -255,7 +267,7 @@ class TestOsd:
 @pytest.mark.parametrize("kind", ["fast", "slow"])
 def test_a_volume_deleted_while_it_is_read(make: Any, cinder: Cinder, kind: str) -> None:
     """Its bytes, or an error; never zeros in their place, nor an early end."""
-    store, data = make(kind), pattern(200 * MIB)
+    store, data = make(kind), pattern(80 * MIB)  # more than is read ahead
     image = store.add(new_id(), data)
     volume = image.location.rest.rpartition("/")[2]
     with store.get(image.location) as reader:
@@ -391,7 +403,7 @@ class TestMembers:
         kill(child("get", url))
         store.delete(image.location)
         volume = image.location.rest.rpartition("/")[2]
-        until(lambda: cinder.volume(volume) is None, seconds=60, what="the volume is deleted")
+        until(lambda: not cinder.status(volume), seconds=60, what="the volume is deleted")
 
     def test_a_volume_that_is_stuck(self, member: Any, cinder: Cinder) -> None:
         """It is in use by Cinder, and goes later."""
@@ -438,7 +450,7 @@ def test_a_store_is_closed_during_an_add(make: Any, cinder: Cinder) -> None:
 def test_tokens_that_expire(make: Any, keystone: Keystone) -> None:
     """They are renewed, also in the middle of an add."""
     store = make(auth_address=keystone.short_url)
-    source = Source(DATA, {20 * MIB: lambda: time.sleep(7)})
+    source = Source(DATA, {20 * MIB: lambda: time.sleep(5.5)})
     image = store.add(new_id(), source)
     assert not difference(content(store, image.location), DATA)
 
@@ -474,7 +486,7 @@ class TestLostAnswers:
         proxy.lose("POST", "/volumes")
         with pytest.raises(errors.Unavailable):
             anonymous.add(new_id(), DATA, context=context)
-        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=30, what="the volume is gone")
 
     def test_of_the_commit(self, anonymous: Any, proxy: Losing, context: RequestContext) -> None:
         proxy.lose("POST", "/metadata")
@@ -490,7 +502,7 @@ class TestLostAnswers:
         proxy.lose("POST", "/attachments")
         with pytest.raises(errors.Unavailable):
             anonymous.add(new_id(), DATA, context=context)
-        until(lambda: not cinder.volumes(), seconds=30, what="the volume is gone")
+        until(lambda: not cinder.states(), seconds=30, what="the volume is gone")
         assert attachments(cinder) == []
 
     def test_of_attaching_to_read(

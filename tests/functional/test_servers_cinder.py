@@ -13,7 +13,7 @@ from servers.cinder import Cinder
 from servers.cinder import cinder as run_cinder
 from servers.keystone import Keystone
 from servers.missing import Missing
-from servers.process import ServerFailed
+from servers.process import ServerFailed, state, until
 from servers.scratch import Scratch
 
 pytestmark = [pytest.mark.servers("cinder", "keystone"), pytest.mark.lab]
@@ -55,6 +55,24 @@ def test_a_service_that_is_gone_comes_back(cinder: Cinder) -> None:
     cinder.heal()
     assert cinder.wait(made, "available", "error") in {"available", "error"}
     assert cinder.wait(cinder.make(kind="slow"), "available")
+
+
+def test_who_did_nothing_has_nothing_to_heal(cinder: Cinder) -> None:
+    cinder.requests.forget()
+    cinder.heal()
+    cinder.empty()
+    assert cinder.requests.read() == []
+
+
+def test_a_test_that_hangs_is_rescued(cinder: Cinder) -> None:
+    """Whatever it waits for comes back."""
+    osd, service = cinder.cluster.osd, cinder.services["nfs"]
+    with cinder.rescue(after=0.5):
+        osd.kill()
+        service.freeze()
+        until(lambda: osd.alive and state(service.pid) != "T", seconds=60, what="both go on")
+        cinder.heal()
+    assert cinder.wait(cinder.make(), "available")
 
 
 def test_users_see_their_own_volumes(cinder: Cinder, keystone: Keystone) -> None:

@@ -114,14 +114,16 @@ servers.openstack
     Requests: .forget() .read(method="") -> list[Logged]
     ask(method, url, headers=None, body=None, *, ca=None, seconds=30.0) -> Answer
 servers.cinder                                      types, backends: the module's docstring
-    cinder(scratch, keystone, cluster, *, rpc_seconds=5, export=None)
+    cinder(scratch, keystone, cluster, *, rpc_seconds=3, export=None)
         context manager -> Cinder
     Cinder: .user .url .port .services["api" | "scheduler" | "rbd" | "nfs" | "broker"] .heal()
         .path .mounts .locks                        what a client on this host needs
         .cluster .export .key_file .requests        Requests, of the API
         .call(method, path, body=None, *, version="3.70", user=None)    None for 404
         .volumes(*, user=None) .volume(id) .make(*, kind="fast", size=1, **about) -> id
-        .wait(id, *states, seconds=60.0) .wait_snapshot_gone(id) .empty() .quota(**limits)
+        .wait(id, *states, seconds=60.0) .status(id) .states() .wait_snapshot_gone(id)
+        .empty() .discard(*, but=()) -> ids of what will be gone .quota(**limits)
+        .rescue(after=250.0, again=60.0)            context manager: heals what hangs for so long
 servers.cinder_stores                               imgstore
     login(user) -> options cinder_store(server, kind="fast", **options)
     as_client(server)                               context manager: PATH, OSLO_LOCK_PATH

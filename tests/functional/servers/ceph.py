@@ -236,7 +236,7 @@ class Ceph:
 
     def kill(self) -> None:
         """End all daemons at once. Idempotent."""
-        for process in self._processes()[::-1]:
+        for process in self.processes[::-1]:
             process.kill()
 
     def heal(self) -> None:
@@ -246,7 +246,7 @@ class Ceph:
         """
         if self._store == "memstore" and not self.osd.alive:
             raise ServerFailed("the OSD was killed, and what it stored was in its memory")
-        for process in self._processes():
+        for process in self.processes:
             process.revive()
         if self._paused:
             self.unpause()
@@ -380,7 +380,9 @@ class Ceph:
         states: list[str] = osd["state"]
         return states
 
-    def _processes(self) -> list[Process]:
+    @property
+    def processes(self) -> list[Process]:
+        """All daemons."""
         return [process for process in (self.mon, *self.osds, self.mgr) if process is not None]
 
     def _osd(self, number: str, program: str) -> _Osd:

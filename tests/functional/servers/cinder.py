@@ -22,13 +22,16 @@ import contextlib
 import json
 import os
 import secrets
+import sqlite3
 import subprocess
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from servers.ceph import Ceph, User
+from servers.cinder_files import BROKER, CONFIGURATION, PROGRAMS
 from servers.keystone import REGION, Keystone, KeystoneUser
 from servers.missing import Missing, root, tool
 from servers.openstack import (
@@ -52,108 +55,18 @@ _TYPES: tuple[tuple[str, Backend, bool], ...] = (
     ("multi", "rbd", True),
 )
 
-# report_interval, service_down_time: how soon the others know that a service is gone.
-# rpc_response_timeout: how long the API waits for a service that is gone.
-_CONFIGURATION = """\
-[DEFAULT]
-transport_url = rabbit://guest:guest@127.0.0.1:{broker}/
-rpc_response_timeout = {rpc_seconds}
-host = tests
-my_ip = 127.0.0.1
-state_path = {home}/state
-api_paste_config = {share}/api-paste.ini
-resource_query_filters_file = {share}/resource_filters.json
-rootwrap_config = {share}/rootwrap.conf
-auth_strategy = keystone
-enabled_backends = rbd,nfs
-default_volume_type = fast
-glance_api_servers = http://127.0.0.1:9
-target_helper = fake
-use_stderr = true
-default_log_levels = sqlalchemy=WARNING,keystonemiddleware=WARNING,oslo.messaging=WARNING,\
-amqp=WARNING,oslo_messaging=WARNING,werkzeug=WARNING
-scheduler_driver_init_wait_time = 1
-report_interval = 1
-service_down_time = 8
-periodic_interval = 2
-periodic_fuzzy_delay = 0
-backend_stats_polling_interval = 5
-[database]
-connection = sqlite:///{home}/cinder.db?timeout=30
-sqlite_synchronous = false
-[oslo_concurrency]
-lock_path = {home}/locks
-[oslo_messaging_rabbit]
-heartbeat_timeout_threshold = 0
-kombu_reconnect_delay = 0.2
-rabbit_quorum_queue = false
-[coordination]
-backend_url = file://{home}/state
-[privsep_osbrick]
-helper_command = {environment}/bin/privsep-helper --config-file {home}/cinder.conf
-[cinder_sys_admin]
-helper_command = {environment}/bin/privsep-helper --config-file {home}/cinder.conf
-[keystone_authtoken]
-www_authenticate_uri = {keystone}
-auth_url = {keystone}
-auth_type = password
-username = {user}
-password = {password}
-project_name = service
-user_domain_id = default
-project_domain_id = default
-token_cache_time = -1
-service_token_roles_required = false
-[rbd]
-volume_driver = cinder.volume.drivers.rbd.RBDDriver
-volume_backend_name = rbd
-rbd_pool = {pool}
-rbd_user = {ceph_user}
-rbd_ceph_conf = {ceph_conf}
-rbd_cluster_name = {cluster}
-rbd_secret_uuid = 00000000-0000-0000-0000-000000000001
-rbd_exclusive_cinder_pool = true
-rados_connect_timeout = 10
-[nfs]
-volume_driver = cinder.volume.drivers.nfs.NfsDriver
-volume_backend_name = nfs
-nfs_shares_config = {home}/shares
-nfs_mount_point_base = {home}/mounts
-nas_secure_file_permissions = false
-nas_secure_file_operations = false
-nfs_sparsed_volumes = true
+# What the owner has of volumes and attachments, as a table says it: a request to ask for that takes
+# fifty times as long.
+_VOLUMES = "SELECT id, status FROM volumes WHERE NOT deleted AND project_id = ?"
+_ATTACHMENTS = """\
+SELECT volume_attachment.id FROM volume_attachment JOIN volumes ON volumes.id = volume_id
+WHERE NOT volume_attachment.deleted AND project_id = ?
 """
-
-_BROKER = """\
-listeners.tcp.local = 127.0.0.1:{port}
-vm_memory_high_watermark.absolute = 512MB
-disk_free_limit.absolute = 50MB
-log.console = true
-log.console.level = warning
-log.file = false
-"""
-
-# What stands for programs that need a kernel with NFS, or rights that root has anyway. The real
-# one stands behind it.
-_PROGRAMS = {
-    "mount": """\
-#!/bin/sh
-case " $* " in *" -t nfs "*)
-    for word; do share=$point; point=$word; done
-    {mount} --bind "${{share#*:}}" "$point" || exit
-    case "$*" in *nosuid,nodev,noexec*)
-        exec {mount} -o remount,bind,nosuid,nodev,noexec "$point"
-    esac
-    exit 0
-esac
-exec {mount} "$@"
-""",
-    # Cinder asks whether it is there.
-    "mount.nfs": "#!/bin/sh\n",
-    "sudo": '#!/bin/sh\nexec "$@"\n',
-    "cinder-rootwrap": '#!/bin/sh\nshift\nexec "$@"\n',
-    "glance-rootwrap": '#!/bin/sh\nshift\nexec "$@"\n',
-}
+_STATUS = "SELECT status FROM volumes WHERE NOT deleted AND id = ?"
+# With an OSD that is gone for good, clients close an image after three times that.
+LIMIT = "rados_osd_op_timeout = 30"
+_WATCH = 10  # seconds for which Ceph keeps what a killed client has open; by default 30
+_RESCUE = (250.0, 60.0)  # seconds until servers are healed during a test, and then again
 
 
 class Cinder:
@@ -171,7 +84,7 @@ class Cinder:
         keystone: Keystone,
         cluster: Ceph,
         *,
-        rpc_seconds: int = 5,
+        rpc_seconds: int = 3,
         export: Path | None = None,
     ) -> None:
         root("cinder")
@@ -184,6 +97,8 @@ class Cinder:
         tool("qemu-img", what="cinder", package="qemu-utils")
         self._scratch = scratch
         self._home = scratch.directory("cinder-data")
+        self._database = self._home / "cinder.db"
+        self._monitors = self._home / "monitors.json"
         self.requests = Requests(self._home / "access.log")
         for name in ("state", "locks", "mounts", "export", "bin", "client-locks", "client-mounts"):
             (self._home / name).mkdir()
@@ -197,6 +112,8 @@ class Cinder:
         self.key_file = Path()
         self._token = ""
         self.services: dict[str, Process] = {}
+        self._healing = threading.Lock()
+        self._health: dict[Process, int] = {}  # how often each had changed when all was well
 
     def start(self) -> None:
         """Start everything and wait until volumes can be made; raises ServerFailed."""
@@ -207,17 +124,19 @@ class Cinder:
             self.keystone.endpoint("volumev3", REGION, interface, url)
             self.keystone.endpoint("block-storage", REGION, interface, url)
         self.cluster.pool(_POOL)
+        self.cluster.command("config", "set", "osd", "osd_client_watch_timeout", str(_WATCH))
+        self._monitors.write_text(self.cluster.command("mon", "dump", "--format=json"))
         rights = f"profile rbd pool={_POOL}"
         key = self.cluster.user("cinder", mon="profile rbd", osd=rights)
         self.key_file = Path(f"/etc/ceph/{self._cluster_name}.client.{key.name}.keyring")
         self.key_file.parent.mkdir(exist_ok=True)
         self.key_file.touch(mode=0o600)
-        self.key_file.write_text(key.keyring.read_text())
+        self.key_file.write_text(f"{key.keyring.read_text()}\n{LIMIT}\n")
         broker = self._broker()
         self.services["broker"] = broker
         conf = self._configure(service, key, self._broker_port)
         database = subprocess.Popen(
-            _command("database", {"conf": conf, "database": self._home / "cinder.db"}),
+            _command("database", {"conf": conf, "database": self._database}),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -241,13 +160,15 @@ class Cinder:
         with ThreadPoolExecutor(len(started)) as pool:
             for done in [pool.submit(process.start) for process in started]:
                 done.result()
-        until(self._is_up, seconds=60, what="Cinder's services are up")
+        until(self._is_up, seconds=120, what="Cinder's services are up")
         for name, backend, is_multi in _TYPES:
             made = self.call("POST", "types", {"volume_type": {"name": name}})["volume_type"]
             specs = {"volume_backend_name": backend}
             if is_multi:
                 specs["multiattach"] = "<is> True"
             self.call("POST", f"types/{made['id']}/extra_specs", {"extra_specs": specs})
+        self.quota(volumes=-1, gigabytes=-1)  # by default ten volumes
+        self._note_health()
 
     def kill(self) -> None:
         """End everything at once, and take back what it left on this machine. Idempotent."""
@@ -257,11 +178,46 @@ class Cinder:
             self.key_file.unlink(missing_ok=True)
         self.unmount(self._home)
 
-    def heal(self) -> None:
-        """Bring back every service, whatever a test did to it."""
-        for process in self.services.values():
-            process.revive()
-        until(self._is_up, seconds=60, what="Cinder's services are up")
+    def heal(self, *, all_of_it: bool = False) -> None:
+        """Bring back every service and the cluster, unless nothing was done to any of them."""
+        with self._healing:
+            services, daemons = list(self.services.values()), self.cluster.processes
+            if all_of_it or self._is_changed(daemons):
+                self.cluster.heal()
+            if all_of_it or self._is_changed(services):
+                for process in services:
+                    process.revive()
+                until(self._is_up, seconds=120, what="Cinder's services are up")
+            self._note_health()
+
+    def _is_changed(self, processes: list[Process]) -> bool:
+        return any(not each.alive or each.changes != self._health.get(each) for each in processes)
+
+    def _note_health(self) -> None:
+        running = [*self.services.values(), *self.cluster.processes]
+        self._health = {process: process.changes for process in running}
+
+    @contextlib.contextmanager
+    def rescue(self, after: float = _RESCUE[0], again: float = _RESCUE[1]) -> Iterator[None]:
+        """Heal the servers when this takes longer than `after` seconds, and every `again` then.
+
+        librados waits without a limit in some of its calls, which no signal ends: so would a test
+        that waits for servers which come back only when it ends.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            seconds = after
+            while not over.wait(seconds):
+                seconds = again
+                with contextlib.suppress(Exception):
+                    self.heal(all_of_it=True)
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     @staticmethod
     def unmount(directory: Path) -> None:
@@ -323,14 +279,21 @@ class Cinder:
         self.wait(made, "available")
         return str(made)
 
+    def states(self) -> list[str]:
+        """Return the states of the user's volumes."""
+        return [str(status) for _, status in self._rows(_VOLUMES, self.user.project_id)]
+
+    def status(self, volume_id: str) -> str:
+        """Return the state of a volume, "" where there is none."""
+        return next((str(status) for (status,) in self._rows(_STATUS, volume_id)), "")
+
     def wait(self, volume_id: str, *states: str, seconds: float = 60.0) -> str:
         """Wait until a volume is in one of some states, "" for gone, and return which."""
         found = ""
 
         def is_there() -> bool:
             nonlocal found
-            volume = self.volume(volume_id)
-            found = "" if volume is None else volume["status"]
+            found = self.status(volume_id)
             return found in states
 
         until(is_there, seconds=seconds, what=f"{volume_id} is {' or '.join(states)}")
@@ -347,26 +310,35 @@ class Cinder:
         self.call("DELETE", path)
         until(lambda: self.call("GET", path) is None, seconds=30, what="the snapshot is gone")
 
-    def empty(self) -> None:
-        """Remove every volume and attachment of the user, whatever state it is in.
+    def discard(self, *, but: Collection[str] = ()) -> list[str]:
+        """Begin to remove every volume and attachment of the user, whatever state it is in.
 
-        Ceph keeps what a killed client has open for half a minute.
+        Only the volumes `but` stay. Return the ids of those that are not gone yet.
         """
-        for attachment in self.call("GET", "attachments")["attachments"]:
-            self.call("DELETE", f"attachments/{attachment['id']}")
+        project = self.user.project_id
+        for (attachment,) in self._rows(_ATTACHMENTS, project):
+            self.call("DELETE", f"attachments/{attachment}")
+        found = [each for each in self._rows(_VOLUMES, project) if each[0] not in but]
+        for volume, state in found:
+            path = f"volumes/{volume}"
+            if state not in ("available", "error", "deleting"):
+                status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
+                self.call("POST", f"{path}/action", status)
+            if state != "deleting":
+                self.call("DELETE", path)
+        return [str(volume) for volume, _ in found]
 
-        def is_empty() -> bool:
-            found = self.volumes()
-            for volume in found:
-                path = f"volumes/{volume['id']}"
-                if volume["status"] not in ("available", "error", "deleting"):
-                    status = {"os-reset_status": {"status": "error", "attach_status": "detached"}}
-                    self.call("POST", f"{path}/action", status)
-                if volume["status"] != "deleting":
-                    self.call("DELETE", path)
-            return not found
+    def empty(self) -> None:
+        """Remove all of that, and wait until it is gone.
 
-        until(is_empty, seconds=90, what="all volumes are gone")
+        Ceph keeps what a killed client has open for some seconds.
+        """
+        until(lambda: not self.discard(), seconds=90, what="all volumes are gone")
+
+    def _rows(self, question: str, word: str) -> list[tuple[Any, ...]]:
+        place = f"file:{self._database}?mode=ro"
+        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=30)) as database:
+            return database.execute(question, (word,)).fetchall()
 
     def quota(self, **limits: int) -> None:
         """Limit the user's project: `volumes`, `gigabytes`; -1 is no limit."""
@@ -386,7 +358,7 @@ class Cinder:
         conf = self._home / "cinder.conf"
         conf.touch(mode=0o600)
         conf.write_text(
-            _CONFIGURATION.format(
+            CONFIGURATION.format(
                 home=self._home,
                 share=ENVIRONMENT / "etc" / "cinder",
                 environment=ENVIRONMENT,
@@ -406,7 +378,7 @@ class Cinder:
     def _broker(self) -> Process:
         home = self._scratch.directory("rabbitmq")
         self._broker_port, between, mapper = free_port(), free_port(), free_port()
-        (home / "rabbitmq.conf").write_text(_BROKER.format(port=self._broker_port))
+        (home / "rabbitmq.conf").write_text(BROKER.format(port=self._broker_port))
         (home / "enabled_plugins").write_text("[].\n")
         (home / "none").touch()
         local = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none"
@@ -431,7 +403,7 @@ class Cinder:
             directory=home,
             ready=lambda: accepts((_HOST, self._broker_port)),
             environment=environment() | {name: str(value) for name, value in where.items()},
-            start_seconds=60.0,
+            start_seconds=120.0,
         )
 
     def _service(self, verb: str, options: dict[str, Any]) -> Process:
@@ -444,7 +416,7 @@ class Cinder:
             directory=directory,
             ready=ready.exists if verb != "api" else lambda: accepts((_HOST, self.port)),
             environment=self._environment(),
-            start_seconds=60.0,
+            start_seconds=120.0,
         )
 
     def _environment(self) -> dict[str, str]:
@@ -455,12 +427,16 @@ class Cinder:
         """Write the programs, and return the directory of those that clients need."""
         for_clients = self._home / "client-bin"
         for_clients.mkdir()
-        mount = tool("mount", what="cinder", package="mount")
+        programs = {
+            "mount": tool("mount", what="cinder", package="mount"),
+            "ceph": tool("ceph", what="cinder", package="ceph-common"),
+            "monitors": self._monitors,
+        }
         needed = ("mount", "mount.nfs", "sudo", "glance-rootwrap")
-        for directory, names in ((self._home / "bin", tuple(_PROGRAMS)), (for_clients, needed)):
+        for directory, names in ((self._home / "bin", tuple(PROGRAMS)), (for_clients, needed)):
             for name in names:
                 program = directory / name
-                program.write_text(_PROGRAMS[name].format(mount=mount))
+                program.write_text(PROGRAMS[name].format(**programs))
                 program.chmod(0o755)
         return for_clients
 
@@ -471,7 +447,7 @@ def cinder(
     keystone: Keystone,
     cluster: Ceph,
     *,
-    rpc_seconds: int = 5,
+    rpc_seconds: int = 3,
     export: Path | None = None,
 ) -> Iterator[Cinder]:
     """Run Cinder on a Keystone and a Ceph cluster with a manager; raises Missing.

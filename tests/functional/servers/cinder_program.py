@@ -94,7 +94,10 @@ def api(options: dict[str, Any]) -> None:
     wsgi = importlib.import_module("oslo_service.wsgi")
     application = wsgi.Loader(conf).load_app(name="osapi_volume")
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-    logged = importlib.import_module("openstack_program").AccessLog(application, options["log"])
+    shared = importlib.import_module("openstack_program")
+    # A request looks for the token there before it asks Keystone.
+    cached = shared.ProcessCache.filter()(application)
+    logged = shared.AccessLog(cached, options["log"])
     serving = importlib.import_module("werkzeug.serving")
     handler = serving.WSGIRequestHandler
     handler.protocol_version = "HTTP/1.1"

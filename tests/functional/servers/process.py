@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,11 @@ class Process:
         self._start_seconds = start_seconds
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
-        self._meddled = True
+        self._untouched = False
+        # How often it was started, frozen, thawed or ended: what changed may have to be healed.
+        self.changes = 0
+        # A test may start or end it later, in a thread, while its end starts it again.
+        self._turn = threading.RLock()
 
     def __enter__(self) -> Process:
         self.start()
@@ -138,8 +143,8 @@ class Process:
 
     @property
     def untouched(self) -> bool:
-        """Whether the server runs and was sent no signal since it last was found to answer."""
-        return self.alive and not self._meddled and state(self._pid) != "T"
+        """Whether the server runs, and was sent no signal since it answered."""
+        return self._untouched and state(self._pid) not in ("", "T")
 
     def log_text(self, *, limit: int = 16384) -> str:
         """Return the last `limit` bytes of the log as text."""
@@ -147,27 +152,28 @@ class Process:
 
     def start(self) -> None:
         """Start the server and wait until it answers; raises ServerFailed, then nothing runs."""
-        if self.alive:
-            raise ServerFailed(f"{self.name} is running already")
-        self._reap()
-        try:
-            self._spawn()
-            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
-            self._meddled = False
-        except BaseException as exc:
-            self.kill()
-            if isinstance(exc, ServerFailed):
-                raise ServerFailed(f"{exc}\n{self.log_text()}") from None
-            raise
+        with self._turn:
+            if self.alive:
+                raise ServerFailed(f"{self.name} is running already")
+            self.changes += 1
+            self._reap()
+            try:
+                self._spawn()
+                self._wait()
+            except BaseException as exc:
+                self.kill()
+                if isinstance(exc, ServerFailed):
+                    raise ServerFailed(f"{exc}\n{self.log_text()}") from None
+                raise
 
     def revive(self) -> None:
         """Thaw the server, or start it where it ended, and wait until it answers."""
-        self.thaw()
-        if not self.alive:
-            self.start()
-        else:
-            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
-            self._meddled = False
+        with self._turn:
+            self.thaw()
+            if self.alive:
+                self._wait()
+            else:
+                self.start()
 
     def stop(self, *, seconds: float = 10.0) -> None:
         """Ask the server to end (SIGTERM), and kill it after `seconds`. Idempotent."""
@@ -180,10 +186,11 @@ class Process:
 
     def kill(self) -> None:
         """Kill the server and all that it started (SIGKILL). Idempotent."""
-        if self._keeper is not None and not self._pid:
-            self._keeper.kill()  # start() was interrupted; what the keeper started dies with it
-        self._signal(signal.SIGKILL)
-        self._reap()
+        with self._turn:
+            if self._keeper is not None and not self._pid:
+                self._keeper.kill()  # start() was interrupted; what it started dies with it
+            self._signal(signal.SIGKILL)
+            self._reap()
 
     def freeze(self) -> None:
         """Stop the server in its tracks (SIGSTOP): connections stay open, nothing answers."""
@@ -223,13 +230,18 @@ class Process:
             self._reap()
             raise ServerFailed(f"{self.name}: the keeper ended")
 
+    def _wait(self) -> None:
+        until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+        self._untouched = True
+
     def _answers(self) -> bool:
         if not self.alive:
             raise ServerFailed(f"{self.name} ended while it started")
         return self._ready()
 
     def _signal(self, number: int) -> None:
-        self._meddled = True
+        self._untouched = False
+        self.changes += 1
         # While the keeper runs it holds the child's pid, so the group is still the server's.
         if self._pid and self._keeper is not None and self._keeper.poll() is None:
             with contextlib.suppress(ProcessLookupError):
