@@ -112,6 +112,7 @@ class Process:
         self._start_seconds = start_seconds
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
+        self._left_alone = False
 
     def __enter__(self) -> Process:
         self.start()
@@ -135,6 +136,11 @@ class Process:
         """Whether the server runs (or is frozen); a zombie does not."""
         return self._keeper is not None and self._keeper.poll() is None and state(self._pid) != ""
 
+    @property
+    def left_alone(self) -> bool:
+        """Whether the server runs, and nothing was done to it since it answered."""
+        return self._left_alone and state(self._pid) not in ("", "T")
+
     def log_text(self, *, limit: int = 16384) -> str:
         """Return the last `limit` bytes of the log as text."""
         return tail(self.log, limit=limit) if self.log.exists() else ""
@@ -146,7 +152,7 @@ class Process:
         self._reap()
         try:
             self._spawn()
-            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+            self._wait()
         except BaseException as exc:
             self.kill()
             if isinstance(exc, ServerFailed):
@@ -159,7 +165,7 @@ class Process:
         if not self.alive:
             self.start()
         else:
-            until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+            self._wait()
 
     def stop(self, *, seconds: float = 10.0) -> None:
         """Ask the server to end (SIGTERM), and kill it after `seconds`. Idempotent."""
@@ -215,12 +221,17 @@ class Process:
             self._reap()
             raise ServerFailed(f"{self.name}: the keeper ended")
 
+    def _wait(self) -> None:
+        until(self._answers, seconds=self._start_seconds, what=f"{self.name} answers")
+        self._left_alone = True
+
     def _answers(self) -> bool:
         if not self.alive:
             raise ServerFailed(f"{self.name} ended while it started")
         return self._ready()
 
     def _signal(self, number: int) -> None:
+        self._left_alone = False
         # While the keeper runs it holds the child's pid, so the group is still the server's.
         if self._pid and self._keeper is not None and self._keeper.poll() is None:
             with contextlib.suppress(ProcessLookupError):
