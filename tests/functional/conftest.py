@@ -150,7 +150,7 @@ def bucket(radosgw: RadosGateway, s3_user: User, s3_raw: Any) -> Iterator[Bucket
 
 @pytest.fixture(scope="session")
 def _keystone(scratch: Scratch) -> Iterator[Keystone]:
-    with run_keystone(scratch) as server:
+    with run_keystone(scratch, short_seconds=3) as server:
         yield server
 
 
@@ -166,7 +166,7 @@ def keystone(_keystone: Keystone) -> Iterator[Keystone]:
 @pytest.fixture(scope="session")
 def _swift(scratch: Scratch, _keystone: Keystone) -> Iterator[Swift]:
     # So few names in a page that what needs many pages is tested with little data.
-    with run_swift(scratch, _keystone, listing_limit=40) as servers:
+    with run_swift(scratch, _keystone, listing_limit=10) as servers:
         yield servers
 
 

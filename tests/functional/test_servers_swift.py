@@ -145,7 +145,7 @@ def test_trust_stands_for_its_trustor(swift: Swift, swift_user: KeystoneUser) ->
 
 
 def test_token_lives_for_seconds(swift: Swift, swift_user: KeystoneUser) -> None:
-    """A token of the second Keystone holds for 5 s; with a service token beside it, longer."""
+    """A token of the second Keystone holds for 3 s; with a service token beside it, longer."""
     keystone = swift.keystone
     url = swift.account_url(swift_user)
     token = keystone.token(swift_user, url=keystone.short_url)
@@ -165,6 +165,32 @@ def test_revoked_token_is_refused_at_once(swift: Swift, swift_user: KeystoneUser
     swift.keystone.revoke(token)
     assert not opens(url, token)
     assert opens(trusted_url, token)
+
+
+def test_proxies_remember_until_something_changes(
+    swift: Swift, container: Container, swift_other: KeystoneUser
+) -> None:
+    """A token, and what they know of a container, as long as nobody can tell."""
+    container.put("key", b"data")
+    url = f"{container.raw.url}/{container.name}/key"
+    urls = (url, url.replace(swift.url, swift.front(slo=False).url))
+    token = swift.keystone.token(swift_other)
+
+    def can_read() -> list[bool]:
+        return [ask("GET", each, bearer(token)).status == 200 for each in urls]
+
+    assert can_read() == [False, False]
+    container.raw.post_container(container.name, {"X-Container-Read": "*:*"})
+    swift.keystone.requests.forget()
+    assert can_read() == can_read() == [True, True]
+    assert swift.keystone.requests.read() == []
+    for fault in (swift.container.kill, swift.container.freeze):
+        fault()
+        assert can_read() == [False, False]
+        swift.heal()
+        assert can_read() == [True, True]
+    swift.keystone.revoke(token)
+    assert can_read() == [False, False]
 
 
 def test_service_token_arrives(swift: Swift, swift_user: KeystoneUser) -> None:

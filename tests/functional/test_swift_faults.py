@@ -7,17 +7,18 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from servers.containers import Container
+from servers.containers import Container, expired
 from servers.keystone import Keystone, KeystoneUser
 from servers.process import Process, until
+from servers.secrecy import nowhere
 from servers.swift import Swift
 from swiftclient import ClientException
 
-from imgstore import errors
+from imgstore import StoredImage, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
@@ -28,6 +29,7 @@ MIB = 1024 * 1024
 IN_SEGMENTS = {"large_object_size": 1, "large_object_chunk_size": 4}
 
 Make = Callable[..., SwiftStore]
+Fault = Callable[..., contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -82,12 +84,22 @@ def location(store: SwiftStore, name: str = "image") -> str:
     return f"{store.url_prefix}/{name}"
 
 
+class Adding:
+    """An add that has stopped in the middle, until it is told to go on."""
+
+    def __init__(self, source: Paused, added: Future[StoredImage]) -> None:
+        self.go_on = source.go_on.set
+        self.result = added.result
+
+
 @contextlib.contextmanager
-def during(store: SwiftStore, data: bytes, *, size: int | None) -> Iterator[Any]:
-    """Add `image`; the block runs when a part of it was read, and gets what will be returned."""
+def during(
+    store: SwiftStore, data: bytes, *, size: int | None, name: str = "image"
+) -> Iterator[Adding]:
+    """Add an image; the block runs when a part of it was read, and gets what will be returned."""
     source = Paused(data)
     with ThreadPoolExecutor(1) as pool:
-        adding = pool.submit(store.add, "image", source, size=size)
+        adding = Adding(source, pool.submit(store.add, name, source, size=size))
         source.reached.wait(60)
         try:
             yield adding
@@ -101,48 +113,45 @@ class TestServerKilled:
         self.swift = swift
 
     @pytest.mark.parametrize(
-        ("which", "seconds", "size"),
+        ("fault", "which", "seconds"),
         [
-            ("proxy", 1, 40 * MIB),
-            ("object", 1, 40 * MIB),
-            ("proxy", 1, None),
-            ("proxy", 25, None),
-            pytest.param("object", 25, None, marks=pytest.mark.heavy),
+            (down, "proxy", 1),
+            (down, "object", 1),
+            (down, "proxy", 25),
+            pytest.param(down, "object", 25, marks=pytest.mark.heavy),
+            (frozen, "proxy", 15),
+            pytest.param(frozen, "object", 15, marks=pytest.mark.heavy),
         ],
     )
-    def test_an_upload_survives_a_restart(
-        self, make: Make, container: Container, which: str, seconds: int, size: int | None
+    def test_transfers_survive(
+        self, make: Make, container: Container, fault: Fault, which: str, seconds: int
     ) -> None:
-        data = pattern(40 * MIB)
+        """Of all kinds, at once: a restart, half a minute without a server, and a pause."""
+        data, large = pattern(24 * MIB), pattern(40 * MIB)  # more than is read ahead
         store = make(**IN_SEGMENTS)
+        at = store.add("large", large).location
         with contextlib.ExitStack() as stack:
-            with during(store, data, size=size) as adding:
-                stack.enter_context(down(getattr(self.swift, which), seconds=seconds))
-            image = adding.result(180)
-        assert image.size == len(data)
-        assert not difference(container.content("image"), data)
-        assert len(container.segments()) == 11
-
-    @pytest.mark.parametrize(
-        ("which", "seconds", "workers"),
-        [
-            ("proxy", 1, 1),
-            ("proxy", 1, 3),
-            ("object", 1, 1),
-            ("object", 1, 3),
-            ("proxy", 25, 1),
-            pytest.param("object", 25, 3, marks=pytest.mark.heavy),
-        ],
-    )
-    def test_a_read_survives_a_restart(
-        self, make: Make, swift: Swift, which: str, seconds: int, workers: int
-    ) -> None:
-        data = pattern(60 * MIB)
-        store = make(get_workers=workers, **IN_SEGMENTS)
-        with store.get(store.add("image", data).location) as reader:
-            start = reader.read(MIB)
-            with down(getattr(swift, which), seconds=seconds):
-                assert not difference(start + reader.read(), data)
+            pool = stack.enter_context(ThreadPoolExecutor(4))
+            readers = [
+                stack.enter_context(make(get_workers=workers, **IN_SEGMENTS).get(at))
+                for workers in (1, 3)
+            ]
+            starts = [reader.read(MIB) for reader in readers]
+            adds = [
+                stack.enter_context(during(store, data, size=size, name=name))
+                for name, size in (("known", len(data)), ("unknown", None))
+            ]
+            with fault(getattr(self.swift, which), seconds=seconds):
+                for adding in adds:
+                    adding.go_on()
+                rests = [pool.submit(reader.read) for reader in readers]
+                for adding in adds:
+                    assert adding.result(180).size == len(data)
+                for start, rest in zip(starts, rests, strict=True):
+                    assert not difference(start + rest.result(180), large)
+        for name in ("known", "unknown"):
+            assert not difference(container.content(name), data)
+        assert len(container.segments()) == 11 + 7 + 7
 
     def test_a_server_that_stays_away(self, make: Make, swift: Swift, container: Container) -> None:
         """An add ends, says so, and leaves what cannot be reached for a later clean-up."""
@@ -162,63 +171,50 @@ class TestServerKilled:
         assert len(store.remove_leftovers(older_than=0)) == 1
         assert not difference(content(store, location(store)), pattern(6 * MIB))
 
-    @pytest.mark.parametrize("size", [4 * MIB, 40 * MIB])
     def test_what_memory_cannot_hold_is_not_sent_again(
-        self, make: Make, swift: Swift, container: Container, size: int
+        self, make: Make, swift: Swift, container: Container
     ) -> None:
-        """It ends with an error, and nothing is left of it."""
+        """It ends with an error, and nothing is left of it: one object, or one of segments."""
         large = {"large_object_size": 5, "large_object_chunk_size": 4, "upload_memory": 2}
-        store = make(**large)
-        store.add(new_id(), b"1")  # what the cluster can is known
         with contextlib.ExitStack() as stack:
-            with during(store, pattern(size), size=size) as adding:
-                stack.enter_context(down(swift.proxy, seconds=1))
-            with pytest.raises(errors.Unavailable, match="memory"):
-                adding.result(60)
-        assert "image" not in container.names()
+            adds = []
+            for size in (4 * MIB, 40 * MIB):
+                store = make(**large)
+                store.add(f"known-{size}", b"1")  # what the cluster can is known
+                adding = during(store, pattern(size), size=size, name=f"image-{size}")
+                adds.append(stack.enter_context(adding))
+            with down(swift.proxy, seconds=1):
+                for each in adds:
+                    each.go_on()
+                for each in adds:
+                    with pytest.raises(errors.Unavailable, match="memory"):
+                        each.result(60)
+        assert [name for name in container.names() if "known" not in name] == []
         assert container.segments() == []
 
-    @pytest.mark.parametrize("which", ["proxy", pytest.param("object", marks=pytest.mark.heavy)])
-    def test_a_frozen_server(
-        self, make: Make, swift: Swift, container: Container, which: str
-    ) -> None:
-        """Fifteen seconds are a pause."""
-        data = pattern(40 * MIB)
-        store = make(**IN_SEGMENTS)
-        with contextlib.ExitStack() as stack:
-            with during(store, data, size=None) as adding:
-                stack.enter_context(frozen(getattr(swift, which), seconds=15))
-            adding.result(180)
-        assert not difference(container.content("image"), data)
-        with store.get(location(store)) as reader:
-            start = reader.read(MIB)
-            with frozen(getattr(swift, which), seconds=15):
-                assert not difference(start + reader.read(), data)
-
     def test_a_frozen_server_is_given_up(self, make: Make, swift: Swift) -> None:
-        store = make(max_attempts=2, read_timeout=2)
-        store.add("image", b"1")
-        swift.proxy.freeze()
-        began = time.monotonic()
+        make().add("image", b"1")
+        store = make(max_attempts=2, read_timeout=1)
         verbs: list[Callable[[], object]] = [
             lambda: store.get(location(store)),
             lambda: store.size(location(store)),
             lambda: store.delete(location(store)),
             lambda: store.add(new_id(), b"2"),
         ]
-        for verb in verbs:
-            with pytest.raises(errors.Unavailable):
-                verb()
+        swift.proxy.freeze()
+        began = time.monotonic()
+        with ThreadPoolExecutor(len(verbs)) as pool:
+            for ended in [pool.submit(verb) for verb in verbs]:
+                with pytest.raises(errors.Unavailable):
+                    ended.result(60)
         assert time.monotonic() - began < 60
 
-    def test_no_server_at_all(self, make: Make, swift: Swift, keystone: Keystone) -> None:
-        store = make(max_attempts=1)
-        swift.proxy.kill()
+    @pytest.mark.parametrize("which", ["endpoint", "auth_address"])
+    def test_no_server_at_all(self, make: Make, which: str) -> None:
+        path = {"endpoint": "v1/AUTH_1", "auth_address": "v3"}[which]
+        store = make(max_attempts=1, **{which: f"http://{nowhere()}/{path}"})
         with pytest.raises(errors.Unavailable):
             store.size(location(store))
-        keystone.process.kill()
-        with pytest.raises(errors.Unavailable):
-            make(max_attempts=1).size(location(store))
 
     @pytest.mark.parametrize("which", ["account", "container"])
     def test_a_server_of_listings_is_away(
@@ -237,22 +233,31 @@ class TestServerKilled:
 
 
 class TestTokens:
-    @pytest.mark.parametrize("knows", ["known", "unknown"])
-    def test_one_expires_during_transfers(
-        self, make: Make, keystone: Keystone, container: Container, knows: str
+    def test_they_expire_during_transfers(
+        self, make: Make, swift: Swift, keystone: Keystone, container: Container
     ) -> None:
         data = pattern(24 * MIB)
+        make(**IN_SEGMENTS).add("image", data)
         user = dataclasses.replace(container.user, url=keystone.short_url)
-        store = make(user, **IN_SEGMENTS)
-        with during(store, data, size=len(data) if knows == "known" else None) as adding:
-            time.sleep(6)
-        image = adding.result(60)
-        with store.get(image.location) as reader:
+        stores = [make(user, **IN_SEGMENTS) for _ in range(3)]
+        swift.requests.forget()
+        with (
+            during(stores[0], data, size=len(data), name="known") as known,
+            during(stores[1], data, size=None, name="unknown") as unknown,
+            stores[2].get(location(stores[2])) as reader,
+        ):
             start = reader.read(MIB)
-            time.sleep(6)
+            shown = {each.headers.get("x-auth-token", "") for each in swift.requests.read()} - {""}
+            assert len(shown) >= len(stores)
+            for token in shown:
+                expired(swift.account_url(user), token)
             reader.opened.close()  # as if the connection broke
             assert not difference(start + reader.read(), data)
-        store.delete(image.location)
+            for adding, store in ((known, stores[0]), (unknown, stores[1])):
+                adding.go_on()
+                image = adding.result(60)
+                assert not difference(content(store, image.location), data)
+                store.delete(image.location)
 
     def test_one_is_revoked(self, make: Make, keystone: Keystone, container: Container) -> None:
         data = pattern(24 * MIB)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,8 +18,9 @@ from servers.containers import container as make_container
 from servers.hostile import Hostile
 from servers.keystone import ApplicationCredential, Keystone, KeystoneUser
 from servers.openstack import Logged
-from servers.radosgw import RadosGateway, SwiftUser
+from servers.radosgw import SwiftUser
 from servers.swift import OTHER, TESTER, Front, Swift
+from servers.swift_stores import VersionOne, fails, login, old_url, place, serves
 
 from imgstore import Location, StoreManager, errors
 from imgstore.drivers.swift import SwiftStore
@@ -33,60 +33,6 @@ Make = Callable[..., SwiftStore]
 Write = Callable[..., str]
 Caplog = pytest.LogCaptureFixture
 AnyUser = KeystoneUser | ApplicationCredential | SwiftUser
-
-
-def login(user: AnyUser) -> dict[str, str]:
-    """Return the options, or the lines of a reference file, by which a store is a user."""
-    if isinstance(user, SwiftUser):
-        who = {"auth_version": "1", "user": user.name, "key": user.key}
-    elif isinstance(user, ApplicationCredential):
-        named = {"id": user.id, "secret": user.secret}
-        who = {f"application_credential_{each}": named[each] for each in named}
-    else:
-        who = {
-            "user": f"{user.project}:{user.name}",
-            "key": user.password,
-            "user_domain_name": user.domain,
-            "project_domain_name": user.domain,
-        }
-    return {"auth_address": user.url, **who}
-
-
-def old_url(user: KeystoneUser | SwiftUser, place: str, *, safe: str = "/", **other: str) -> str:
-    """Return a location in which glance_store wrote the user and its, or another, key."""
-    about = {"key" if name == "password" else name: text for name, text in login(user).items()}
-    about |= other
-    service = user.url.partition("://")[2]
-    return f"swift+http://{quote(about['user'])}:{quote(about['key'], safe=safe)}@{service}/{place}"
-
-
-def place(store: SwiftStore) -> str:
-    return f"{store.url_prefix}/image"
-
-
-def serves(store: SwiftStore) -> Location:
-    """Do all that there is to do with an image; return where it was."""
-    location = store.add(new_id(), b"image").location
-    assert content(store, location) == b"image"
-    assert store.size(location) == 5
-    store.delete(location)
-    with pytest.raises(errors.NotFound):
-        store.size(location)
-    return location
-
-
-def fails(store: SwiftStore, error: type[Exception], match: str) -> None:
-    """Do all that there is to do with an image, and see each of it fail in one way."""
-    for verb in (
-        lambda: store.add("image", b"1"),
-        lambda: store.add("image", iter([b"1"])),
-        lambda: store.get(place(store)),
-        lambda: store.size(place(store)),
-        lambda: store.delete(place(store)),
-    ):
-        with pytest.raises(error, match=match):
-            verb()
-    assert re.search(match, "".join(store.check()))
 
 
 @pytest.fixture
@@ -301,15 +247,16 @@ class TestReferences:
                 raw.delete_container(container.name)
 
     @pytest.mark.parametrize("password", ["50%", "%(auth_address)s", "$HOME", "a # b;c", "a=b: c"])
-    @pytest.mark.parametrize("mark", ["", "'", '"'])
     def test_passwords_are_literal(
-        self, make: Make, swift: Swift, tmp_path: Path, password: str, mark: str
+        self, make: Make, swift: Swift, tmp_path: Path, password: str
     ) -> None:
+        """In quotes of either kind, or without."""
         user = swift.keystone.user(new_id(), project="tests", password=password)
-        lines = [f"{name} = {mark}{value}{mark}" for name, value in login(user).items()]
         file = tmp_path / "swift.conf"
-        file.write_text("\n".join(["[ref1]", *lines]))
-        serves(make(config_file=str(file)))
+        for mark in ("", "'", '"'):
+            lines = [f"{name} = {mark}{value}{mark}" for name, value in login(user).items()]
+            file.write_text("\n".join(["[ref1]", *lines]))
+            serves(make(config_file=str(file)))
 
     @pytest.mark.parametrize("name", ["a/b", "a@b"])
     def test_names_no_location_can_hold(
@@ -358,42 +305,12 @@ class TestReferences:
             container.raw.delete_container(third)
 
 
-class TestVersionOne:
-    @pytest.fixture(params=["tempauth", "radosgw"])
-    def places(self, request: pytest.FixtureRequest) -> Iterator[list[Container]]:
-        """Give containers of two users of a server, with an image in each."""
-        if request.param == "tempauth":
-            swift: Swift = request.getfixturevalue("swift")
-            users = [swift.v1_user(TESTER), swift.v1_user(OTHER)]
-        else:
-            gateway: RadosGateway = request.getfixturevalue("radosgw")
-            users = [gateway.swift_user(gateway.user(f"v1-{new_id()}")) for _ in range(2)]
-        with make_container(users[0]) as one, make_container(users[1]) as other:
-            one.put("image", b"one")
-            other.put("image", b"other")
-            yield [one, other]
+class TestVersionOne(VersionOne):
+    """With Swift's own users; Ceph's are in test_swift_gateway_users."""
 
-    def test_each_has_an_account(self, make: Make, places: list[Container]) -> None:
-        for where in places:
-            store = make(where.user, container=where.name)
-            assert serves(store).url.startswith(f"swift+{where.user.url}/{where.name}/")
-            assert store.check() == []
-
-    def test_old_locations_name_either(self, make: Make, places: list[Container]) -> None:
-        one, other = (old_url(each.user, f"{each.name}/image") for each in places)
-        store = make(places[0].user, container=places[0].name)
-        assert [content(store, url) for url in (one, other)] == [b"one", b"other"]
-        store.delete(other)
-        assert [each.names() for each in places] == [["image"], []]
-
-    @pytest.mark.parametrize("wrong", [{"key": "n0t-it"}, {"name": "no:body"}])
-    def test_a_wrong_key(self, make: Make, places: list[Container], wrong: dict[str, str]) -> None:
-        """It is refused, and not shown."""
-        store = make(replace(places[0].user, **wrong), max_attempts=1)
-        fails(store, errors.PermissionDenied, "credentials|key")
-        with pytest.raises(errors.PermissionDenied) as caught:
-            store.size(place(store))
-        assert "n0t-it" not in "".join(traceback.format_exception(caught.value))
+    @pytest.fixture
+    def users(self, swift: Swift) -> list[SwiftUser]:
+        return [swift.v1_user(TESTER), swift.v1_user(OTHER)]
 
 
 class TestOldLocations:
@@ -412,10 +329,9 @@ class TestOldLocations:
             store.delete(url)
             assert container.names() == []
 
-    @pytest.mark.parametrize("scheme", ["swift", "swift+http", "swift+https"])
     @pytest.mark.parametrize("path", ["", "/v2.0", "/v3", "/v3/"])
     def test_scheme_version_and_an_old_key_do_not_matter(
-        self, make: Make, container: Container, scheme: str, path: str
+        self, make: Make, container: Container, path: str
     ) -> None:
         """Where the address is the store's own, and the user."""
         user, name = container.user, f"{container.name}/image"
@@ -424,7 +340,8 @@ class TestOldLocations:
         for store, there in ((make(), other), (make(other), user)):
             service = there.url.removeprefix("http://").rstrip("/")
             for url in (f"swift+http://{service}/{name}", old_url(there, name, key="old/k:e@y")):
-                assert content(store, url.replace("swift+http", scheme)) == b"1"
+                for scheme in ("swift", "swift+http", "swift+https"):
+                    assert content(store, url.replace("swift+http", scheme)) == b"1"
 
     @pytest.mark.parametrize("who", ["", "tests%3Auser:key@", "tests:user:k/e@y@"])
     def test_nothing_is_sent_to_other_hosts(

@@ -42,6 +42,7 @@ servers.process
         .start() .stop(seconds=10.0) .kill() .freeze() .thaw() .restart()   also `with Process(...)`
         .revive()                                   thaw or start, and wait until it answers
         .pid .alive .log .log_text(limit=16384)
+        .untouched                                 it runs, and nothing was done to it since
     ServerFailed
 servers.proxy
     Proxy(target, *, host="127.0.0.1", port=0, delay=0.0, bandwidth=None, window=1 MiB)
@@ -110,6 +111,7 @@ servers.swift                                       endpoints: the module's docs
 servers.containers                                  keystoneauth1, python-swiftclient
     container(user)                                 context manager -> Container
     raw_swift(user, **options) session(user, **options) empty_account(user)
+    expired(account_url, token)                     wait for it
 servers.openstack
     Requests: .forget() .read(method="") -> list[Logged]
     ask(method, url, headers=None, body=None, *, ca=None, seconds=30.0) -> Answer

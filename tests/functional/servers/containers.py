@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from servers.keystone import ApplicationCredential, KeystoneUser
+from servers.openstack import ask
+from servers.process import until
 from servers.radosgw import SwiftUser
 
 AnyUser = KeystoneUser | ApplicationCredential | SwiftUser
+
+_SESSIONS: dict[AnyUser, Any] = {}
 
 
 def session(user: KeystoneUser | ApplicationCredential, **options: Any) -> Any:
@@ -47,7 +52,16 @@ def raw_swift(user: AnyUser, **options: Any) -> Any:
     if isinstance(user, SwiftUser):
         login = {"authurl": user.url, "user": user.name, "key": user.key, "auth_version": "1"}
         return Connection(**login | plain | options)
-    return Connection(session=session(user), **plain | options)
+    return Connection(**{"session": session(user)} | plain | options)
+
+
+def _logged_in(user: AnyUser) -> Any:
+    """Return a connection for a user; those of one user share a token."""
+    if isinstance(user, SwiftUser):
+        return raw_swift(user)
+    if user not in _SESSIONS:
+        _SESSIONS[user] = session(user)
+    return raw_swift(user, session=_SESSIONS[user])
 
 
 class Container:
@@ -126,8 +140,15 @@ class Container:
             self._ignoring_absence(self.raw.delete_container, name)
 
     def _names(self, container: str) -> list[str]:
-        listing = self._ignoring_absence(self.raw.get_container, container, full_listing=True)
-        return [entry["name"] for entry in listing[1]] if listing else []
+        names: list[str] = []
+        while True:
+            marker = names[-1] if names else None
+            listing = self._ignoring_absence(self.raw.get_container, container, marker=marker)
+            headers, page = listing or ({}, [])
+            names += [entry["name"] for entry in page]
+            # Whoever lists to the end asks for one page more, which is empty.
+            if not page or len(names) >= int(headers["x-container-object-count"]):
+                return names
 
     @staticmethod
     def _ignoring_absence(call: Any, *arguments: Any, **options: Any) -> Any:
@@ -144,15 +165,25 @@ class Container:
 @contextmanager
 def container(user: AnyUser) -> Iterator[Container]:
     """Make a container that is removed afterwards, whatever is in it."""
-    with contextlib.closing(raw_swift(user)) as raw:
+    with contextlib.closing(_logged_in(user)) as raw:
         made = Container(user, raw, f"images-{uuid.uuid4().hex[:12]}")
         raw.put_container(made.name)
         yield made
         made.remove()
 
 
+def expired(account_url: str, token: str) -> None:
+    """Wait until an account refuses a token, which has expired then."""
+
+    def is_refused() -> bool:
+        time.sleep(0.1)  # each question costs a busy machine more than that wait
+        return ask("HEAD", account_url, {"X-Auth-Token": token}).status == 401
+
+    until(is_refused, seconds=30, what="the token expires")
+
+
 def empty_account(user: AnyUser) -> None:
     """Remove all containers of a user's account, whatever is in them."""
-    with contextlib.closing(raw_swift(user)) as raw:
+    with contextlib.closing(_logged_in(user)) as raw:
         for entry in raw.get_account(full_listing=True)[1]:
             Container(user, raw, entry["name"]).remove()

@@ -90,7 +90,7 @@ class Keystone:
     """A running Keystone: `process` may be killed and comes back on the same `ports`.
 
     `admin` may do everything; `service` is a user for service tokens. `requests` are those to
-    either Keystone.
+    either Keystone; the file `changes` grows with those that may end a token.
     """
 
     def __init__(self, scratch: Scratch, *, short_seconds: int = 5) -> None:
@@ -101,6 +101,7 @@ class Keystone:
         self.ca = authority.ca
         self._certificate = authority.issue("keystone", ["IP:127.0.0.1", "DNS:localhost"])
         self.requests = Requests(self._home / "access.log")
+        self.changes = self._home / "changes"
         (self._home / "keys").mkdir(mode=0o700)
         for name in "01":
             key = base64.urlsafe_b64encode(secrets.token_bytes(32))
@@ -131,9 +132,10 @@ class Keystone:
 
     def heal(self) -> None:
         """Bring it back, whatever a test did to it."""
-        self.process.revive()
-        if self._short.pid:
-            self._short.revive()
+        for process in (self.process, self._short):
+            # The second one need not have been started.
+            if not process.untouched and (process is self.process or process.pid):
+                process.revive()
 
     @property
     def short_url(self) -> str:
@@ -259,6 +261,7 @@ class Keystone:
             "conf": conf,
             "database": self._home / "keystone.db",
             "log": self.requests.path,
+            "changes": self.changes,
             "certificate": self._certificate.chain,
             "key": self._certificate.key,
             "bootstrap": {

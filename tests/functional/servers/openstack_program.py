@@ -9,9 +9,11 @@ Run it with -I: the modules beside it have the names of the packages that it imp
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import json
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -29,23 +31,48 @@ _SERVERS = {
     "object-updater": "swift.obj.updater",
 }
 
+# None of an object tells anything of its container and account; a login ends no token.
+_OF_AN_OBJECT = re.compile(r"/v1(\.0)?/[^/]+/[^/]+/.")
+_LOGIN = ("POST", "/v3/auth/tokens")
+
 _App = Callable[..., Iterable[bytes]]
+
+
+class Changes:
+    """A file that grows with each change to what other servers may remember."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._path.touch()
+
+    def count(self) -> int:
+        """Return how many there were."""
+        return self._path.stat().st_size
+
+    def note(self, method: str, path: str) -> None:
+        """Count a request that may have changed tokens, accounts or containers."""
+        reads = method in ("GET", "HEAD", "OPTIONS") or (method, path) == _LOGIN
+        if not reads and not _OF_AN_OBJECT.match(path):
+            with self._path.open("ab") as file:
+                file.write(b".")
 
 
 class AccessLog:
     """WSGI: writes a line of JSON for each request, before its answer goes out.
 
-    A filter for PasteDeploy, too: ``__main__:AccessLog.filter``, with ``log`` in its section.
+    A filter for PasteDeploy, too: ``__main__:AccessLog.filter``, with ``log`` and the file of
+    `Changes` in its section.
     """
 
-    def __init__(self, app: _App, log: str) -> None:
+    def __init__(self, app: _App, log: str, changes: Changes | None = None) -> None:
         self._app = app
         self._log = log
+        self._changes = changes
 
     @classmethod
-    def filter(cls, _: object, *, log: str, **__: str) -> Callable[[_App], AccessLog]:
+    def filter(cls, _: object, *, log: str, changes: str, **__: str) -> Callable[[_App], AccessLog]:
         """Make what puts the log in front of an application."""
-        return lambda app: cls(app, log)
+        return lambda app: cls(app, log, Changes(changes))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         headers = {
@@ -66,6 +93,8 @@ class AccessLog:
             found = {"status": int(status.partition(" ")[0]), "service": service}
             with Path(self._log).open("a") as log:
                 log.write(json.dumps(asked | found) + "\n")
+            if self._changes is not None:
+                self._changes.note(asked["method"], asked["path"])
             return start_response(status, *more)
 
         return self._app(environ, answer)
@@ -80,16 +109,7 @@ class ProcessCache:
     @classmethod
     def filter(cls, *_: object, **__: str) -> Callable[[_App], _App]:
         """Give an application the cache, as a filter for PasteDeploy."""
-        cache = cls()
-
-        def give(app: _App) -> _App:
-            def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-                environ["swift.cache"] = cache
-                return app(environ, start_response)
-
-            return call
-
-        return give
+        return _giving("swift.cache", cls())
 
     def get(self, key: str, *_: object, **__: object) -> Any:
         """Return what was stored; None where that is nothing, or too old."""
@@ -103,6 +123,63 @@ class ProcessCache:
     def delete(self, key: str, **_: object) -> None:
         """Forget a value."""
         self._values.pop(key, None)
+
+
+class Memory:
+    """What is remembered as long as nothing changes, so that nobody sees a difference.
+
+    It saves most of what Swift asks of Keystone for a token, and of its other servers for account
+    and container. An answer counts from the time when it was asked for.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._known: dict[str, tuple[int, Any]] = {}
+        self._asked: dict[str, int] = {}
+
+    @classmethod
+    def filter(cls, _: object, *, changes: str, name: str, **__: str) -> Callable[[_App], _App]:
+        """Give an application the memory as ``name``, as a filter for PasteDeploy."""
+        return _giving(name, cls(Changes(changes)))
+
+    def get(self, key: str, *_: object, **__: object) -> Any:
+        """Return what was stored; None where that is nothing, or something changed meanwhile."""
+        now = self._changes.count()
+        known, value = self._known.get(key, (-1, None))
+        if known == now:
+            return copy.deepcopy(value)
+        # The first of those who ask at once: what a later one stores is as old as that, at worst.
+        self._asked.setdefault(key, now)
+        return None
+
+    def set(self, key: str, value: Any, **_: object) -> None:
+        """Store the answer to what was asked for with `get`."""
+        asked = self._asked.pop(key, -1)
+        if key.startswith("tokens/") or _lasts(key, value):
+            self._known[key] = (asked, copy.deepcopy(value))
+
+    def delete(self, key: str, **_: object) -> None:
+        """Forget a value."""
+        self._known.pop(key, None)
+
+
+def _lasts(key: str, about: Any) -> bool:
+    """Tell whether no object changes what Swift knows of an account or a container."""
+    if not key.startswith(("account/", "container/")) or not 200 <= int(about["status"]) < 300:
+        return False
+    # With a quota the number of bytes matters.
+    return not any("quota" in name for kind in ("meta", "sysmeta") for name in about[kind])
+
+
+def _giving(name: str, cache: object) -> Callable[[_App], _App]:
+    def give(app: _App) -> _App:
+        def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            environ[name] = cache
+            return app(environ, start_response)
+
+        return call
+
+    return give
 
 
 def keystone(options: dict[str, Any]) -> None:
@@ -122,7 +199,7 @@ def keystone(options: dict[str, Any]) -> None:
     handler.protocol_version = "HTTP/1.1"
     # Headers and body are sent apart: the second would wait for the first's acknowledgement.
     handler.disable_nagle_algorithm = True
-    logged = AccessLog(application, options["log"])
+    logged = AccessLog(application, options["log"], Changes(options["changes"]))
     tls = (options["certificate"], options["key"])
     servers = [
         serving.make_server("127.0.0.1", options[scheme], logged, threaded=True, ssl_context=how)
@@ -168,8 +245,23 @@ def swift(kind: str, options: dict[str, Any]) -> None:
     # Others read it while they are imported.
     utils: Any = importlib.import_module("swift.common.utils")
     utils.SWIFT_CONF_FILE = os.path.join(os.path.dirname(conf), "swift.conf")
+    _never_wait_for_the_disk()
     sys.argv = [f"swift-{kind}", conf, "--verbose", *options.get("arguments", ())]
     importlib.import_module(_SERVERS[kind]).main()
+
+
+def _never_wait_for_the_disk() -> None:
+    """Leave files to the kernel: no test ends with it, and what a killed server wrote is there."""
+    os.fsync = os.fdatasync = lambda _: None
+    database: Any = importlib.import_module("swift.common.db")
+    connect = database.get_db_connection
+
+    def hasty(*arguments: Any, **options: Any) -> Any:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA synchronous = OFF").close()
+        return connection
+
+    database.get_db_connection = hasty
 
 
 def main() -> None:

@@ -28,15 +28,17 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from servers.keystone import Interface, Keystone, KeystoneUser
 from servers.missing import Missing
 from servers.openstack import Answer, Requests, ask, command, environment, run
-from servers.process import Process, ServerFailed, free_port, state, until
+from servers.process import Process, ServerFailed, free_port, until
 from servers.radosgw import SwiftUser
 from servers.scratch import Scratch
+from servers.swift_files import COMMON, PLAIN, PROXY, SERVER
 
 MIB = 1 << 20
 LARGE = (5 << 30) + 2
@@ -55,121 +57,6 @@ _ENDPOINTS: tuple[tuple[str, str, Interface, str], ...] = (
     ("images", "RegionTLS", "public", "https://127.0.0.1:{https}/v1"),
 )
 _STORAGE = ("account", "container", "object")
-
-_COMMON = """\
-[swift-hash]
-swift_hash_path_suffix = tests
-[storage-policy:0]
-name = default
-default = yes
-[swift-constraints]
-max_file_size = {max_file_size}
-container_listing_limit = {listing_limit}
-"""
-
-# container_update_timeout: what a busy machine does not list in time would not be listed until an
-# updater runs.
-_SERVER = """\
-[DEFAULT]
-bind_ip = 127.0.0.1
-bind_port = {port}
-user = {user}
-swift_dir = {home}
-devices = {devices}
-mount_check = false
-workers = 0
-fallocate_reserve = 0
-disable_fallocate = true
-db_preallocation = off
-recon_cache_path = {home}
-container_update_timeout = 5
-[pipeline:main]
-pipeline = healthcheck {kind}-server
-[app:{kind}-server]
-use = egg:swift#{kind}
-[filter:healthcheck]
-use = egg:swift#healthcheck
-[object-updater]
-[container-updater]
-"""
-
-# error_suppression_limit: a server that was killed would not be asked for a minute once it is back.
-# rate_limit_*: by default segments are sent at one a second after the tenth.
-# SERVICE: accounts that need a service token beside the user's.
-_PROXY = """\
-[DEFAULT]
-bind_ip = 127.0.0.1
-bind_port = {port}
-user = {user}
-swift_dir = {home}
-workers = 0
-{tls}
-[pipeline:main]
-pipeline = catch_errors access gatekeeper healthcheck {cache} listing_formats bulk authtoken \
-keystoneauth tempauth copy container_quotas account_quotas {slo} dlo versioned_writes symlink \
-proxy-server
-[app:proxy-server]
-use = egg:swift#proxy
-account_autocreate = true
-conn_timeout = 5
-node_timeout = {node_timeout}
-error_suppression_limit = 1000000
-recheck_account_existence = 60
-recheck_container_existence = 60
-[filter:access]
-paste.filter_factory = __main__:AccessLog.filter
-log = {log}
-[filter:cache]
-paste.filter_factory = __main__:ProcessCache.filter
-[filter:slo]
-use = egg:swift#slo
-max_manifest_segments = {max_manifest_segments}
-rate_limit_under_size = 0
-[filter:dlo]
-use = egg:swift#dlo
-rate_limit_after_segment = 1000000
-[filter:versioned_writes]
-use = egg:swift#versioned_writes
-allow_object_versioning = true
-[filter:tempauth]
-use = egg:swift#tempauth
-reseller_prefix = TEMP
-fernet_key_tests = {fernet}
-active_fernet_key_id = tests
-{users}
-[filter:authtoken]
-paste.filter_factory = keystonemiddleware.auth_token:filter_factory
-auth_type = password
-auth_url = {keystone}
-www_authenticate_uri = {keystone}
-username = {service}
-password = {password}
-project_name = service
-user_domain_id = default
-project_domain_id = default
-delay_auth_decision = true
-include_service_catalog = false
-service_token_roles = service
-service_token_roles_required = true
-token_cache_time = {token_cache_seconds}
-[filter:keystoneauth]
-use = egg:swift#keystoneauth
-reseller_prefix = AUTH, SERVICE
-operator_roles = admin, member
-reseller_admin_role = ResellerAdmin
-SERVICE_service_roles = service
-"""
-_PLAIN = (
-    "catch_errors",
-    "gatekeeper",
-    "healthcheck",
-    "listing_formats",
-    "bulk",
-    "copy",
-    "container_quotas",
-    "account_quotas",
-    "symlink",
-)
 
 
 @dataclass(frozen=True)
@@ -210,6 +97,7 @@ class Swift:
         self._in_catalogue = in_catalogue
         self._scratch = scratch
         self._home = scratch.directory("swift-data")
+        self._changes = self._home / "changes"
         self._devices = devices or scratch.directory("swift-devices")
         (self._devices / "disk").mkdir()
         _check_attributes(self._devices / "disk")
@@ -217,15 +105,17 @@ class Swift:
         self._ca = keystone.ca
         self._tls = f"cert_file = {certificate.chain}\nkey_file = {certificate.key}"
         self._settings = {
-            "cache": "cache" if cache else "",
+            "cache": "cache" if cache else "memory",
+            "changes": self._changes,
+            "changes_of_tokens": keystone.changes,
             "node_timeout": node_timeout,
-            "token_cache_seconds": token_cache_seconds,
+            "tokens": _tokens(token_cache_seconds),
             "fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         }
         self._ports = {kind: free_port() for kind in (*_STORAGE, "http", "https")}
         self._fronts: dict[object, Front] = {}
         limits = {"max_file_size": max_file_size, "listing_limit": listing_limit}
-        (self._home / "swift.conf").write_text(_COMMON.format(**limits))
+        (self._home / "swift.conf").write_text(COMMON.format(**limits))
         self._storage = {kind: self._storage_server(kind) for kind in _STORAGE}
         self.account, self.container, self.object = self._storage.values()
 
@@ -249,8 +139,8 @@ class Swift:
     def heal(self) -> None:
         """Bring Keystone and all servers back, and wait until they store objects and list them."""
         self.keystone.heal()
-        hurt = any(state(process.pid) in ("", "T") for process in self.processes)
-        for process in self.processes:
+        hurt = [process for process in self.processes if not process.untouched]
+        for process in hurt:
             process.revive()
         if any(self._devices.glob("disk/async_pending*/*/*")):
             self.update()
@@ -286,7 +176,7 @@ class Swift:
                 "tls": self._tls if tls else "",
             }
             if token_cache_seconds is not None:
-                settings["token_cache_seconds"] = token_cache_seconds
+                settings["tokens"] = _tokens(token_cache_seconds)
             scheme = "https" if tls else "http"
             known = tls or not self._fronts  # from the catalogue
             port = self._ports[scheme] if known else free_port()
@@ -379,7 +269,7 @@ class Swift:
 
     def _storage_server(self, kind: str) -> Process:
         port = self._ports[kind]
-        text = _SERVER.format(kind=kind, port=port, devices=self._devices, **self._places())
+        text = SERVER.format(kind=kind, port=port, devices=self._devices, **self._places())
         return self._server(kind, kind, text, f"http://127.0.0.1:{port}")
 
     def _proxy_server(self, scheme: str, port: int, settings: dict[str, Any]) -> Front:
@@ -391,7 +281,7 @@ class Swift:
             for (account, user, key), groups in _GROUPS.items()
         ]
         service = self.keystone.service
-        text = _PROXY.format(
+        text = PROXY.format(
             port=port,
             log=requests.path,
             users="\n".join(users),
@@ -401,7 +291,7 @@ class Swift:
             **self._places(),
             **settings,
         )
-        plain = "".join(f"[filter:{each}]\nuse = egg:swift#{each}\n" for each in _PLAIN)
+        plain = "".join(f"[filter:{each}]\nuse = egg:swift#{each}\n" for each in PLAIN)
         return Front(url, self._server("proxy", name, text + plain, url), requests, self._ca)
 
     def _places(self) -> dict[str, object]:
@@ -411,7 +301,8 @@ class Swift:
         conf = self._home / f"{name}.conf"
         conf.touch(mode=0o600)
         conf.write_text(text)
-        return Process(
+        make = partial(_Storage, changes=self._changes) if kind in _STORAGE else Process
+        return make(
             f"swift-{name}",
             command("swift", kind, {"conf": conf}),
             directory=self._scratch.directory(f"swift-{name}"),
@@ -419,6 +310,26 @@ class Swift:
             environment=environment(),
             start_seconds=60.0,
         )
+
+
+class _Storage(Process):
+    """A server behind the proxies, which know no more of it than if they had never asked."""
+
+    def __init__(self, *arguments: Any, changes: Path, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._changes = changes
+
+    def _signal(self, number: int) -> None:
+        super()._signal(number)
+        with self._changes.open("ab") as file:
+            file.write(b".")
+
+
+def _tokens(cache_seconds: int) -> str:
+    """Return how keystonemiddleware caches tokens."""
+    if cache_seconds < 0:
+        return "cache = tests.tokens"
+    return f"token_cache_time = {cache_seconds}"
 
 
 @contextlib.contextmanager
@@ -438,9 +349,10 @@ def swift(
 
     An object holds at most `max_file_size` bytes (`LARGE` is Swift's own limit), one page of a
     listing `listing_limit` names. A proxy waits `node_timeout` seconds for a server that does not
-    answer. It trusts a token again without asking Keystone for `token_cache_seconds`; -1 is never.
-    With `cache` it remembers accounts and containers for a minute, as in production; without, it
-    sees at once what another proxy did, and quotas hold to the byte. Objects are kept in `devices`.
+    answer. It trusts a token without asking Keystone again for `token_cache_seconds`; with -1 as
+    long as nothing changed there. With `cache` it remembers accounts and containers for a minute,
+    as in production; without, it sees at once what another proxy did and that a server is away, and
+    quotas hold to the byte. Objects are kept in `devices`.
     Of several on one Keystone, only one may be in the catalogue.
     """
     servers = Swift(
