@@ -119,7 +119,7 @@ class Adding:
 
         Returns when the object is there and ours: the answer, or nothing if that was lost.
         ``is_exclusive`` says that the request replaces nothing. ``refused`` is called first where
-        it was refused because of its conditions.
+        it was refused because of its conditions, and not carried out before.
         """
         self._is_committing = True
         failure: Exception | None = None
@@ -131,7 +131,7 @@ class Adding:
                 failure = exc
         self._is_committing = attempts.unknown and failure is not None
         if failure is not None:
-            if is_conflict(failure):
+            if is_conflict(failure) and not self._is_committing:
                 refused()
             self._settle(failure, is_exclusive=is_exclusive)
         self._is_committing = False
@@ -188,8 +188,8 @@ class Adding:
             raise exc
         raise error from exc
 
-    def _check_stored(self, size: int) -> None:
-        """See the object with our own eyes: whose it is, and how large."""
+    def _check_stored(self, size: int) -> Mapping[str, Any]:
+        """See the object with our own eyes, and return it: whose it is, and how large."""
         try:
             found = self._find()
         except Exception as exc:
@@ -207,7 +207,10 @@ class Adding:
             )
         if found["ContentLength"] != size:
             self.discard()
-            raise IntegrityError(f"the server stored {found['ContentLength']} of {size} bytes")
+            raise IntegrityError(
+                f"the server stored {found['ContentLength']} of {size} bytes", indeterminate=True
+            )
+        return found
 
     @contextmanager
     def _undone_if_interrupted(self) -> Iterator[None]:
@@ -272,6 +275,7 @@ class Adding:
             raise Unavailable(
                 "this add lost its claim while it committed, and was undone",
                 remedy="add the image again",
+                indeterminate=True,  # a reader may have had it
             )
 
     # In one request.
@@ -327,17 +331,22 @@ class Adding:
                     refused=lambda: self.check_source(source, etag),
                 )
             )
-            try:
-                self.check_source(source, etag)
-            except Exception:
-                self.discard()
-                raise
-            self._check_stored(size)
+            found = self._check_stored(size)
+            if found.get("ETag") != etag:  # as of other bytes, or of encrypted ones
+                self._check_copied(source, etag)
+
+    def _check_copied(self, source: Mapping[str, str], etag: str) -> None:
+        """Take back a copy that may be of another image, which a server made all the same."""
+        try:
+            self.check_source(source, etag)
+        except Exception as exc:
+            self.discard()
+            self._raise_unknown(exc)  # a reader may have had it
 
     def check_source(self, source: Mapping[str, str], etag: str) -> None:
         """Raise IntegrityError unless ``source`` is the same object still.
 
-        Ceph 16 takes no notice of CopySourceIfMatch.
+        Ceph 16 takes no notice of CopySourceIfMatch where parts are copied.
         """
         found = head(self._s3, source)
         if found is None or found["ETag"] != etag:
