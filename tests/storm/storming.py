@@ -43,7 +43,8 @@ class Backend:
     `listing` returns its images and the names of all else that it has. `clean` is for how many
     seconds clean-up is tried again: some backends find out late that a client is dead. `clients`,
     `patience` and `pace` are those of the weather. Where a store `waits`, a client may do so for
-    minutes, for what a dead one holds: it is killed in the end.
+    minutes, for what a dead one holds: it is killed in the end. One that `repeats` puts an image
+    again if an answer was lost, also where the image was deleted in between.
     """
 
     plan: Plan
@@ -56,6 +57,7 @@ class Backend:
     pace: float = 3.0
     clean: float = 20.0
     waits: bool = False
+    repeats: bool = False
 
 
 @dataclass
@@ -178,7 +180,7 @@ def _judged(backend: Backend, operations: list[Operation]) -> list[Violation]:
         if image is not None
     ]
     ends += [final(image_id, now, None) for image_id in sorted(used - found.keys())]
-    return violations + check([*operations, *ends])
+    return violations + check([*operations, *ends], repeats=backend.repeats)
 
 
 def _emptied(backend: Backend, plan: Plan) -> list[Violation]:
