@@ -19,6 +19,7 @@ from imgstore.drivers.s3.client import (
     head,
     is_conflict,
     status_of,
+    told,
 )
 from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.proving import Proving, checksums, content_md5
@@ -192,6 +193,7 @@ class Adding:
         """See the object with our own eyes, and return it: whose it is, and how large."""
         try:
             found = self._find()
+            stored = 0 if found is None else told(found, "ContentLength")
         except Exception as exc:
             self._raise_unknown(exc)
         # Whoever read meanwhile may have had ours, so nobody can say that nothing was stored.
@@ -205,11 +207,9 @@ class Adding:
             raise AlreadyExists(
                 "another add of this id replaced the image at that moment", indeterminate=True
             )
-        if found["ContentLength"] != size:
+        if stored != size:
             self.discard()
-            raise IntegrityError(
-                f"the server stored {found['ContentLength']} of {size} bytes", indeterminate=True
-            )
+            raise IntegrityError(f"the server stored {stored} of {size} bytes", indeterminate=True)
         return found
 
     @contextmanager
@@ -349,7 +349,7 @@ class Adding:
         Ceph 16 takes no notice of CopySourceIfMatch where parts are copied.
         """
         found = head(self._s3, source)
-        if found is None or found["ETag"] != etag:
+        if found is None or found.get("ETag") != etag:
             raise IntegrityError("the image changed while it was copied")
 
     # In parts.
@@ -368,7 +368,7 @@ class Adding:
             # The SDK's for each part; all have to be of the kind that is announced here.
             request["ChecksumAlgorithm"] = "CRC32"
         answer = self._in_bucket(lambda: self._s3.create_multipart_upload(**request))
-        self._upload_id = answer["UploadId"]
+        self._upload_id = told(answer, "UploadId")
         self._live.add(self._upload_id)
         return self
 
@@ -399,7 +399,7 @@ class Adding:
                 CopySourceRange=f"bytes={offset}-{offset + length - 1}",
             )
         self._sizes[number] = length
-        return _part(number, answer["CopyPartResult"])
+        return _part(number, told(answer, "CopyPartResult"))
 
     def finish(self, parts: list[dict[str, Any]]) -> None:
         """Make the parts an object; raises AlreadyExists."""
@@ -464,4 +464,4 @@ def create_bucket(s3: Any, settings: Settings) -> None:
 
 
 def _part(number: int, answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {"PartNumber": number, "ETag": answer["ETag"], **checksums(answer)}
+    return {"PartNumber": number, "ETag": told(answer, "ETag"), **checksums(answer)}

@@ -283,6 +283,17 @@ def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
     return found
 
 
+def told(answer: Mapping[str, Any], name: str) -> Any:
+    """Return what an answer has to tell; raises StoreError where it does not."""
+    try:
+        return answer[name]
+    except KeyError:
+        raise StoreError(
+            f"the server's answer has no {name}",
+            remedy="look for a server, or something before it, that is not quite one of S3",
+        ) from None
+
+
 def server_time(answer: Mapping[str, Any]) -> datetime:
     """Return the server's clock at the time of an answer; ages are told by no other."""
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")

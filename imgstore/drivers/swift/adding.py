@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller, classify, status_of
 from imgstore.drivers.swift.containers import Containers
@@ -251,8 +252,8 @@ class Adding:
         if found.get(TOKEN) != self.token:
             # A reader may have had this one before.
             raise AlreadyExists("another add of this id won", indeterminate=True)
-        size = int(found.get("Content-Length", total))
-        if size != total and self.is_static:
+        size = whole_number(found.get("Content-Length"))
+        if size not in {None, total} and self.is_static:
             raise ConfigError(
                 f"the cluster made {size} bytes of segments with {total} bytes: it has no static "
                 "large objects",
@@ -408,4 +409,4 @@ def _limit(caller: Caller) -> int:
             "the cluster has no static large objects",
             remedy="set swift_store_large_object_type to dlo",
         )
-    return max(2, int(about["slo"].get("max_manifest_segments", _ENTRIES)))
+    return max(2, whole_number(about["slo"].get("max_manifest_segments")) or _ENTRIES)
