@@ -120,8 +120,8 @@ def storm(backend: Backend, seconds: float, *, seed: int, clients: int | None = 
     if late and not backend.waits:
         report.violations.append(Violation(f"{len(late)} clients did not end", "", None))
     backend.heal()
-    with report.timed("clean-up"):
-        report.violations += _left(backend, plan)
+    with report.timed("clean-up"), plan.make() as store:
+        report.violations += _left(backend, store)
     report.operations = read(directory)
     with report.timed("judge"):
         report.violations += _judged(backend, report.operations)
@@ -141,23 +141,28 @@ def _weather(backend: Backend, crowd: Clients, chance: random.Random) -> Weather
     )
 
 
-def _left(backend: Backend, plan: Plan) -> list[Violation]:
-    """Clean up; what is left then that is no image is a violation."""
+def _left(backend: Backend, store: Any) -> list[Violation]:
+    """Clean up; what is left then that is no image is a violation.
+
+    Not what came up since a clean-up began: the time of a claim may end at any moment.
+    """
     deadline = time.monotonic() + backend.clean
-    with plan.make() as store:
-        while True:
-            said = ""
-            try:
-                store.remove_leftovers(older_than=0)
-            except errors.StoreError as exc:
-                said = f" ({exc})"
-            _, rest = backend.listing()
-            if not rest:
-                return []
-            if time.monotonic() > deadline:
-                text = f"clean-up leaves {', '.join(rest[:8])}{said}"
-                return [Violation(text, "", None)]
-            time.sleep(0.5)
+    before: list[str] = []
+    while True:
+        is_last, said = time.monotonic() > deadline, ""
+        try:
+            store.remove_leftovers(older_than=0)
+        except errors.StoreError as exc:
+            said = f" ({exc})"
+        _, rest = backend.listing()
+        stuck = [each for each in rest if each in before]
+        if not rest or (is_last and not stuck):
+            return []
+        if is_last:
+            text = f"clean-up leaves {', '.join(stuck[:8])}{said}"
+            return [Violation(text, "", None)]
+        before = rest
+        time.sleep(0.5)
 
 
 def _judged(backend: Backend, operations: list[Operation]) -> list[Violation]:
@@ -196,11 +201,12 @@ def _emptied(backend: Backend, plan: Plan) -> list[Violation]:
                 _deleted(store, url, seconds=backend.clean)
             except errors.ImgStoreError as exc:
                 violations.append(Violation(f"what is left cannot be used: {exc}", "", None))
-        with contextlib.suppress(errors.StoreError):
-            store.remove_leftovers(older_than=0)
-    images, rest = backend.listing()
-    if not violations and (images or rest):
-        text = f"deleting all leaves {len(images)} images, {', '.join(rest[:8])}"
+        if violations:
+            return violations
+        violations += _left(backend, store)
+    images, _ = backend.listing()
+    if images:
+        text = f"deleting all leaves {', '.join(image.image_id for image in images[:8])}"
         violations.append(Violation(text, "", None))
     return violations
 
