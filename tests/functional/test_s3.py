@@ -704,40 +704,6 @@ class TestCopies:
         assert sorted(bucket.keys()) == ["copy", "image"]
         assert bucket.uploads() == []
 
-    def test_a_source_that_changes_is_not_copied(self, make: Make, bucket: Bucket) -> None:
-        """This server takes no notice of the condition on the source: a copy is looked at again."""
-        bucket.put("image", b"data")
-        store = make()
-
-        def replace(**_: Any) -> None:
-            bucket.put("image", b"atad")
-
-        store._client.get().s3.meta.events.register("before-send.s3.CopyObject", replace)
-        with pytest.raises(errors.IntegrityError, match="changed"):
-            store.copy(f"{store.url_prefix}/image", "copy")
-        assert bucket.keys() == ["image"]
-
-    def test_a_copy_that_cannot_be_looked_at_is_taken_back(
-        self, make: Make, bucket: Bucket
-    ) -> None:
-        """Whether the source stayed the same was not to be found out: nothing is stored."""
-        bucket.put("image", b"data")
-        store = make(max_attempts=1)
-        store.add("first", b"")
-
-        def fail(response_dict: dict[str, Any], **_: Any) -> None:
-            if copied:
-                copied.clear()
-                response_dict.update(status_code=503, body=b"")
-
-        copied = list[int]()
-        events = store._client.get().s3.meta.events
-        events.register("before-send.s3.CopyObject", lambda **_: copied.append(1))
-        events.register("before-parse.s3.HeadObject", fail)
-        with pytest.raises(errors.Unavailable):
-            store.copy(f"{store.url_prefix}/image", "copy")
-        assert sorted(bucket.keys()) == ["first", "image"]
-
     def test_a_copy_makes_the_bucket_too(self, make: Make, bucket: Bucket) -> None:
         """A first copy into a bucket that does not exist is like a first add."""
         store = make()

@@ -163,7 +163,7 @@ class TestClaims:
         with pytest.raises(errors.Unavailable, match="lost its claim") as caught:
             store.add("image", DATA[0])
         assert added
-        assert not caught.value.indeterminate
+        assert caught.value.indeterminate  # a reader may have had it
         assert bucket.keys() == []
         assert bucket.uploads() == []
 

@@ -100,7 +100,8 @@ def s3(directory: Path, bucket: Bucket, *, parts: bool) -> Iterator[Backend]:
                 for key in images
             ], rest
 
-        yield Backend(plan, listing, [gateway.process], [proxy], gateway.heal, waits=True)
+        servers = [gateway.process]
+        yield Backend(plan, listing, servers, [proxy], gateway.heal, waits=True, repeats=True)
 
 
 def _is_valid(bucket: Bucket, key: str) -> bool:
@@ -269,7 +270,15 @@ def swift(
         plan = dataclasses.replace(plan, places=[_place(plan)])
 
         servers = [server.proxy, server.object, server.container]
-        yield Backend(plan, lambda: _objects(container), servers, [proxy], server.heal, waits=True)
+        yield Backend(
+            plan,
+            lambda: _objects(container),
+            servers,
+            [proxy],
+            server.heal,
+            waits=True,
+            repeats=True,
+        )
 
 
 def _volumes(server: Cinder, pool: Any) -> tuple[list[Found], list[str]]:

@@ -4,7 +4,8 @@ An id is absent or has one image. An add that succeeds makes the one of the othe
 succeeds makes the other of the one, each at some moment between its beginning and its end; a read
 tells how it was at such a moment. A history is good if there are such moments for all of it
 (linearisability). An operation of which nobody knows what came of it may have had its effect, at
-any time since it began, or none.
+any time since it began, or none. Where a request is repeated after its answer was lost, an add may
+have its effect again while it lasts: its image was deleted in between.
 
 What is said here to be wrong is wrong; what is not found may be.
 """
@@ -44,15 +45,18 @@ class Violation:
         return "\n".join([*lines, *(f"    {each}" for each in self.history)])
 
 
-def check(operations: Iterable[Operation]) -> list[Violation]:
-    """Return what is wrong with a history; of each id at most the first thing of a kind."""
+def check(operations: Iterable[Operation], *, repeats: bool = False) -> list[Violation]:
+    """Return what is wrong with a history; of each id at most the first thing of a kind.
+
+    `repeats` is for stores that put an image again if they do not know whether they did.
+    """
     whole = list(_resolved(list(operations)))
     added = frozenset(each.digest for each in whole if each.kind == "add")
     return [
         violation
         for image_id, history in sorted(by_id(whole).items())
         if image_id
-        for violation in _check_id(image_id, history, added)
+        for violation in _check_id(image_id, history, added, repeats=repeats)
     ]
 
 
@@ -85,7 +89,7 @@ def _resolved(operations: list[Operation]) -> Iterator[Operation]:
 
 
 def _check_id(
-    image_id: str, history: Sequence[Operation], added: frozenset[str]
+    image_id: str, history: Sequence[Operation], added: frozenset[str], *, repeats: bool
 ) -> Iterator[Violation]:
     for each in history:
         if each.error.startswith("outside"):
@@ -99,7 +103,7 @@ def _check_id(
         ):
             yield Violation(rule, image_id, each, _around(history, each))
             return  # no state of affairs explains it
-    yield from _Judge(image_id, history).verdict()
+    yield from _Judge(image_id, history, repeats=repeats).verdict()
 
 
 def _misread(read: Operation, history: Sequence[Operation], added: frozenset[str]) -> str:
@@ -144,8 +148,10 @@ class _Judge:
     linearizability checking via P-compositionality").
     """
 
-    def __init__(self, image_id: str, history: Sequence[Operation]) -> None:
+    def __init__(self, image_id: str, history: Sequence[Operation], *, repeats: bool) -> None:
         self._image_id = image_id
+        self._repeats = repeats
+        self._repeating: set[int] = set()  # adds that last
         self._history = [each for each in history if _counts(each, history)]
         self._whole = history
         self._read = {each.digest for each in self._history if each.kind == "read"} | {""}
@@ -165,12 +171,18 @@ class _Judge:
             operation = self._history[number]
             if order == 0:
                 pending.add(number)
+                if self._repeats and operation.kind in _ADDS:
+                    self._repeating.add(number)
                 continue
-            if operation.outcome == "unknown":
-                continue  # it may have its effect later
+            if operation.outcome == "unknown":  # it may have its effect later
+                if number in self._repeating:
+                    possible = self._advance(possible, pending, None)
+                    self._repeating.discard(number)
+                continue
             before = possible
             possible = self._advance(possible, pending, number)
             pending.discard(number)
+            self._repeating.discard(number)
             if not possible:
                 rule = _rule(operation, [state for state, _ in before])
                 around = _around(self._whole, operation)
@@ -178,28 +190,30 @@ class _Judge:
                 return
 
     def _advance(
-        self, possible: Iterable[Affairs], pending: set[int], number: int
+        self, possible: Iterable[Affairs], pending: set[int], number: int | None
     ) -> list[Affairs]:
-        """Return how things may be once an operation has ended."""
+        """Return how things may be once an operation has ended; None: at this time."""
         looked, found = _Best(self._history), _Best(self._history)
         ahead = [self._with_observers(affairs, pending) for affairs in possible]
         while ahead:
             behind, ahead = ahead, []
             for state, done in filter(looked.take, behind):
-                if number in done:
+                if number is None or number in done:
                     found.take((state, done - {number}))
-                    continue
+                    if number is not None and number not in self._repeating:
+                        continue
+                others = [*sorted(done & self._repeating), *sorted(pending - done)]
                 ahead += [
                     self._with_observers((after, done | {other}), pending)
-                    for other in self._different(pending - done)
+                    for other in self._different(others)
                     for after in self._effects(other, state)
                 ]
         return list(found)
 
     def _different(self, numbers: Iterable[int]) -> Iterable[int]:
-        """Leave out operations in doubt of which another one can do the same."""
+        """Leave out operations in doubt of which one before can do the same."""
         found: dict[object, int] = {}
-        for number in sorted(numbers):
+        for number in numbers:
             each = self._history[number]
             same: object = number
             if each.outcome == "unknown" and each.kind == "delete":

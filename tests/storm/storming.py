@@ -43,7 +43,8 @@ class Backend:
     `listing` returns its images and the names of all else that it has. `clean` is for how many
     seconds clean-up is tried again: some backends find out late that a client is dead. `clients`,
     `patience` and `pace` are those of the weather. Where a store `waits`, a client may do so for
-    minutes, for what a dead one holds: it is killed in the end.
+    minutes, for what a dead one holds: it is killed in the end. One that `repeats` puts an image
+    again if an answer was lost, also where the image was deleted in between.
     """
 
     plan: Plan
@@ -56,6 +57,7 @@ class Backend:
     pace: float = 3.0
     clean: float = 20.0
     waits: bool = False
+    repeats: bool = False
 
 
 @dataclass
@@ -118,8 +120,8 @@ def storm(backend: Backend, seconds: float, *, seed: int, clients: int | None = 
     if late and not backend.waits:
         report.violations.append(Violation(f"{len(late)} clients did not end", "", None))
     backend.heal()
-    with report.timed("clean-up"):
-        report.violations += _left(backend, plan)
+    with report.timed("clean-up"), plan.make() as store:
+        report.violations += _left(backend, store)
     report.operations = read(directory)
     with report.timed("judge"):
         report.violations += _judged(backend, report.operations)
@@ -139,23 +141,28 @@ def _weather(backend: Backend, crowd: Clients, chance: random.Random) -> Weather
     )
 
 
-def _left(backend: Backend, plan: Plan) -> list[Violation]:
-    """Clean up; what is left then that is no image is a violation."""
+def _left(backend: Backend, store: Any) -> list[Violation]:
+    """Clean up; what is left then that is no image is a violation.
+
+    Not what came up since a clean-up began: the time of a claim may end at any moment.
+    """
     deadline = time.monotonic() + backend.clean
-    with plan.make() as store:
-        while True:
-            said = ""
-            try:
-                store.remove_leftovers(older_than=0)
-            except errors.StoreError as exc:
-                said = f" ({exc})"
-            _, rest = backend.listing()
-            if not rest:
-                return []
-            if time.monotonic() > deadline:
-                text = f"clean-up leaves {', '.join(rest[:8])}{said}"
-                return [Violation(text, "", None)]
-            time.sleep(0.5)
+    before: list[str] = []
+    while True:
+        is_last, said = time.monotonic() > deadline, ""
+        try:
+            store.remove_leftovers(older_than=0)
+        except errors.StoreError as exc:
+            said = f" ({exc})"
+        _, rest = backend.listing()
+        stuck = [each for each in rest if each in before]
+        if not rest or (is_last and not stuck):
+            return []
+        if is_last:
+            text = f"clean-up leaves {', '.join(stuck[:8])}{said}"
+            return [Violation(text, "", None)]
+        before = rest
+        time.sleep(0.5)
 
 
 def _judged(backend: Backend, operations: list[Operation]) -> list[Violation]:
@@ -178,7 +185,7 @@ def _judged(backend: Backend, operations: list[Operation]) -> list[Violation]:
         if image is not None
     ]
     ends += [final(image_id, now, None) for image_id in sorted(used - found.keys())]
-    return violations + check([*operations, *ends])
+    return violations + check([*operations, *ends], repeats=backend.repeats)
 
 
 def _emptied(backend: Backend, plan: Plan) -> list[Violation]:
@@ -194,11 +201,12 @@ def _emptied(backend: Backend, plan: Plan) -> list[Violation]:
                 _deleted(store, url, seconds=backend.clean)
             except errors.ImgStoreError as exc:
                 violations.append(Violation(f"what is left cannot be used: {exc}", "", None))
-        with contextlib.suppress(errors.StoreError):
-            store.remove_leftovers(older_than=0)
-    images, rest = backend.listing()
-    if not violations and (images or rest):
-        text = f"deleting all leaves {len(images)} images, {', '.join(rest[:8])}"
+        if violations:
+            return violations
+        violations += _left(backend, store)
+    images, _ = backend.listing()
+    if images:
+        text = f"deleting all leaves {', '.join(image.image_id for image in images[:8])}"
         violations.append(Violation(text, "", None))
     return violations
 

@@ -222,6 +222,54 @@ def test_bad_histories(history: list[Operation], rule: str) -> None:
     assert rule in str(violations[0])
 
 
+REPEATED = {
+    "put again after a deletion": [add(0, 9), delete(1, 2), delete(3, 4), seen(10, 11)],
+    "and there in the end": [add(0, 9), delete(1, 2), final(ID, 20, "a")],
+    "in doubt": [lost("add", 0, 9, digest="a"), delete(1, 2), delete(3, 4), final(ID, 20, None)],
+    "in doubt, and deleted later": [
+        lost("add", 0, 9, digest="a"),
+        delete(1, 2),
+        delete(8, 11),
+        add(10, 12, "b"),
+        final(ID, 20, "b"),
+    ],
+    "killed": [add(0), delete(1, 2), delete(3, 4)],
+    "another image in between": [
+        add(0, 9),
+        delete(1, 2),
+        add(3, 4, "b"),
+        seen(5, 6, "b"),
+        delete(7, 8),
+        seen(10, 11, "a"),
+    ],
+}
+NOT_REPEATED = {
+    "after its end": ([add(0, 3), delete(1, 2), delete(4, 5), delete(6, 7)], "there was no image"),
+    "in doubt, after its end": (
+        [lost("add", 0, 3, digest="a"), delete(1, 2), delete(4, 5), delete(6, 7)],
+        "there was no image",
+    ),
+    "over another image": (
+        [add(0, 9), delete(1, 2), add(3, 4, "b"), seen(10, 11, "a")],
+        "another image",
+    ),
+    "beside another image": ([add(0, 3), delete(1, 2), add(4, 5, "b"), seen(6, 7)], "another"),
+}
+
+
+@pytest.mark.parametrize("history", REPEATED.values(), ids=REPEATED)
+def test_adds_that_repeat_a_request(history: list[Operation]) -> None:
+    """Where its answer was lost, it brings back what was deleted in between."""
+    assert check(history, repeats=True) == []
+    assert len(check(history)) == 1
+
+
+@pytest.mark.parametrize(("history", "rule"), NOT_REPEATED.values(), ids=NOT_REPEATED)
+def test_repeated_adds_end(history: list[Operation], rule: str) -> None:
+    (violation,) = check(history, repeats=True)
+    assert rule in violation.rule
+
+
 def _simulated(chance: random.Random, count: int, loss: float) -> list[Operation]:
     """Return what clients saw of an id that had one state after the other, as it should."""
     state, at, found = "", 0.0, []
@@ -253,7 +301,7 @@ def _simulated(chance: random.Random, count: int, loss: float) -> list[Operation
 def test_what_happened_is_never_wrong(seed: int) -> None:
     """Whatever overlaps, and whatever is lost."""
     history = _simulated(random.Random(seed), 60, loss=0.15)
-    assert check(history) == []
+    assert check(history) == check(history, repeats=True) == []
 
 
 def test_most_changes_of_what_happened_are_found() -> None:

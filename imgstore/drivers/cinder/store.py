@@ -16,6 +16,7 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.cinder import leftovers, secrecy, steps
 from imgstore.drivers.cinder.adding import GIB, Adding
 from imgstore.drivers.cinder.attaching import Attachments
@@ -292,8 +293,8 @@ class CinderStore(Store):
 
 def _size_of(volume: Volume) -> int:
     """Return what the volume says of the image, else all that it holds: Cinder's own images."""
-    said = volume.metadata.get(SIZE, "")
-    return int(said) if said.isdecimal() else volume.size * GIB
+    said = whole_number(volume.metadata.get(SIZE))
+    return volume.size * GIB if said is None else said
 
 
 def _said(exc: Exception) -> str:

@@ -19,6 +19,7 @@ from imgstore.drivers.s3.client import (
     head,
     is_conflict,
     status_of,
+    told,
 )
 from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.proving import Proving, checksums, content_md5
@@ -119,7 +120,7 @@ class Adding:
 
         Returns when the object is there and ours: the answer, or nothing if that was lost.
         ``is_exclusive`` says that the request replaces nothing. ``refused`` is called first where
-        it was refused because of its conditions.
+        it was refused because of its conditions, and not carried out before.
         """
         self._is_committing = True
         failure: Exception | None = None
@@ -131,7 +132,7 @@ class Adding:
                 failure = exc
         self._is_committing = attempts.unknown and failure is not None
         if failure is not None:
-            if is_conflict(failure):
+            if is_conflict(failure) and not self._is_committing:
                 refused()
             self._settle(failure, is_exclusive=is_exclusive)
         self._is_committing = False
@@ -188,10 +189,11 @@ class Adding:
             raise exc
         raise error from exc
 
-    def _check_stored(self, size: int) -> None:
-        """See the object with our own eyes: whose it is, and how large."""
+    def _check_stored(self, size: int) -> Mapping[str, Any]:
+        """See the object with our own eyes, and return it: whose it is, and how large."""
         try:
             found = self._find()
+            stored = 0 if found is None else told(found, "ContentLength")
         except Exception as exc:
             self._raise_unknown(exc)
         # Whoever read meanwhile may have had ours, so nobody can say that nothing was stored.
@@ -205,9 +207,10 @@ class Adding:
             raise AlreadyExists(
                 "another add of this id replaced the image at that moment", indeterminate=True
             )
-        if found["ContentLength"] != size:
+        if stored != size:
             self.discard()
-            raise IntegrityError(f"the server stored {found['ContentLength']} of {size} bytes")
+            raise IntegrityError(f"the server stored {stored} of {size} bytes", indeterminate=True)
+        return found
 
     @contextmanager
     def _undone_if_interrupted(self) -> Iterator[None]:
@@ -272,6 +275,7 @@ class Adding:
             raise Unavailable(
                 "this add lost its claim while it committed, and was undone",
                 remedy="add the image again",
+                indeterminate=True,  # a reader may have had it
             )
 
     # In one request.
@@ -327,20 +331,25 @@ class Adding:
                     refused=lambda: self.check_source(source, etag),
                 )
             )
-            try:
-                self.check_source(source, etag)
-            except Exception:
-                self.discard()
-                raise
-            self._check_stored(size)
+            found = self._check_stored(size)
+            if found.get("ETag") != etag:  # as of other bytes, or of encrypted ones
+                self._check_copied(source, etag)
+
+    def _check_copied(self, source: Mapping[str, str], etag: str) -> None:
+        """Take back a copy that may be of another image, which a server made all the same."""
+        try:
+            self.check_source(source, etag)
+        except Exception as exc:
+            self.discard()
+            self._raise_unknown(exc)  # a reader may have had it
 
     def check_source(self, source: Mapping[str, str], etag: str) -> None:
         """Raise IntegrityError unless ``source`` is the same object still.
 
-        Ceph 16 takes no notice of CopySourceIfMatch.
+        Ceph 16 takes no notice of CopySourceIfMatch where parts are copied.
         """
         found = head(self._s3, source)
-        if found is None or found["ETag"] != etag:
+        if found is None or found.get("ETag") != etag:
             raise IntegrityError("the image changed while it was copied")
 
     # In parts.
@@ -359,7 +368,7 @@ class Adding:
             # The SDK's for each part; all have to be of the kind that is announced here.
             request["ChecksumAlgorithm"] = "CRC32"
         answer = self._in_bucket(lambda: self._s3.create_multipart_upload(**request))
-        self._upload_id = answer["UploadId"]
+        self._upload_id = told(answer, "UploadId")
         self._live.add(self._upload_id)
         return self
 
@@ -390,7 +399,7 @@ class Adding:
                 CopySourceRange=f"bytes={offset}-{offset + length - 1}",
             )
         self._sizes[number] = length
-        return _part(number, answer["CopyPartResult"])
+        return _part(number, told(answer, "CopyPartResult"))
 
     def finish(self, parts: list[dict[str, Any]]) -> None:
         """Make the parts an object; raises AlreadyExists."""
@@ -455,4 +464,4 @@ def create_bucket(s3: Any, settings: Settings) -> None:
 
 
 def _part(number: int, answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {"PartNumber": number, "ETag": answer["ETag"], **checksums(answer)}
+    return {"PartNumber": number, "ETag": told(answer, "ETag"), **checksums(answer)}

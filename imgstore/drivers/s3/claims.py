@@ -11,7 +11,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.s3.client import Client, head, is_conflict, server_time, status_of
+from imgstore.drivers.s3.client import Client, head, is_conflict, server_time, status_of, told
 from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
@@ -136,4 +136,4 @@ def is_expired(found: Mapping[str, Any]) -> bool:
         lease = float(found["Metadata"].get(_LEASE, 0))
     if not math.isfinite(lease):
         lease = 0.0
-    return bool((server_time(found) - found["LastModified"]).total_seconds() > lease)
+    return bool((server_time(found) - told(found, "LastModified")).total_seconds() > lease)

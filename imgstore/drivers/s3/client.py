@@ -96,6 +96,8 @@ class Client:
             ),
         )
         events = self.s3.meta.events
+        if not settings.endpoint.is_amazon:
+            events.register("before-call.s3.CopyObject", _name_condition_for_ceph)
         events.register_first("before-sign.s3", self._on_signing)
         events.register("before-send.s3", self._on_sending)
         # First: the SDK's own handler raises when it gives up.
@@ -189,6 +191,18 @@ class Client:
         return bool(http.status_code >= 500 and code not in _NOT_CARRIED_OUT)
 
 
+def _name_condition_for_ceph(params: dict[str, Any], **_: Any) -> None:
+    """State the condition on a copy's source by the name that Ceph's gateway reads, too.
+
+    It leaves out "source" from the names of these headers: RGWCopyObj_ObjStore_S3::get_params in
+    https://github.com/ceph/ceph/blob/v16.2.15/src/rgw/rgw_rest_s3.cc
+    """
+    headers = params["headers"]
+    etag = headers.get("x-amz-copy-source-if-match")
+    if etag:
+        headers["x-amz-copy-if-match"] = etag
+
+
 class Attempts:
     """What became of requests; ``in_doubt``: one may have been carried out unseen."""
 
@@ -267,6 +281,17 @@ def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     found["Metadata"] = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
     return found
+
+
+def told(answer: Mapping[str, Any], name: str) -> Any:
+    """Return what an answer has to tell; raises StoreError where it does not."""
+    try:
+        return answer[name]
+    except KeyError:
+        raise StoreError(
+            f"the server's answer has no {name}",
+            remedy="look for a server, or something before it, that is not quite one of S3",
+        ) from None
 
 
 def server_time(answer: Mapping[str, Any]) -> datetime:

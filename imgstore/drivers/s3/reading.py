@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from imgstore.drivers.s3.client import Client
+from imgstore.drivers.s3.client import Client, told
 from imgstore.ranges import Got, whole_size
 
 
@@ -33,7 +33,7 @@ class Reading:
             answer: dict[str, Any] = self._client.s3.get_object(**request)
         body = answer["Body"]
         try:
-            size = int(answer["ContentLength"])
+            size = int(told(answer, "ContentLength"))
             if "Range" in request and size:
                 size = whole_size(answer.get("ContentRange", ""), offset, size)
         except BaseException:

@@ -15,7 +15,15 @@ from imgstore._process import PerProcess
 from imgstore.context import RequestContext
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
-from imgstore.drivers.s3.client import INSTALL, SDK_LOGGERS, Client, classify, error_code, head
+from imgstore.drivers.s3.client import (
+    INSTALL,
+    SDK_LOGGERS,
+    Client,
+    classify,
+    error_code,
+    head,
+    told,
+)
 from imgstore.drivers.s3.deleting import delete, is_seen
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.probe import honours_conditions, is_there
@@ -142,7 +150,7 @@ class S3Store(Store):
         return open_ranges(request, offset, length, if_version, workers=workers)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return int(self._found(location)["ContentLength"])
+        return int(told(self._found(location), "ContentLength"))
 
     def _found(self, location: Location) -> dict[str, Any]:
         found = head(self._client.get().s3, _object(location))
@@ -207,7 +215,7 @@ class S3Store(Store):
             return None
         source = _object(location)
         found = origin._found(location)
-        size, etag = int(found["ContentLength"]), found["ETag"]
+        size, etag = int(told(found, "ContentLength")), told(found, "ETag")
         if origin is not self and not self._sees(source, size, etag):
             return None
         adding = self._adding(image_id)
@@ -231,7 +239,7 @@ class S3Store(Store):
             if not isinstance(classify(exc), PermissionDenied):
                 raise
             return False
-        return found is not None and (found["ContentLength"], found["ETag"]) == (size, etag)
+        return found is not None and (found.get("ContentLength"), found.get("ETag")) == (size, etag)
 
     def _shares_service(self, other: S3Store) -> bool:
         mine, others = self._settings.endpoint, other._settings.endpoint

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.claims import Claim
-from imgstore.drivers.swift.client import Caller, Sized, classify, status_of
+from imgstore.drivers.swift.client import Caller, classify, status_of
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.removing import delete_seen, remove
+from imgstore.drivers.swift.sending import HEAD, EndedError, Sending
 from imgstore.drivers.swift.settings import MARK, TOKEN, Settings
 from imgstore.errors import (
     AlreadyExists,
@@ -24,7 +25,6 @@ from imgstore.errors import (
     NotFound,
     Unavailable,
 )
-from imgstore.hashing import MIB
 from imgstore.segments import Segment, upload_in_segments
 from imgstore.streams import Body
 from imgstore.transfer import Part, PartedUpload, read_part
@@ -32,7 +32,6 @@ from imgstore.transfer import Part, PartedUpload, read_part
 SIZE: Final = "X-Object-Meta-Imgstore-Size"
 MANIFEST: Final = "X-Object-Manifest"
 STATIC: Final = "X-Static-Large-Object"
-_HEAD: Final = 8 * MIB  # an image of unknown size that ends within is no large object
 _FEW: Final = 4  # segments
 _CHANCES: Final = 3  # of a segment that arrives damaged
 # https://docs.openstack.org/swift/latest/api/large_objects.html
@@ -71,17 +70,19 @@ class Adding:
         self._claim = Claim(caller, settings, containers, name, self.token)
         self._is_cancelled = False
         self._is_committing = False
+        self._is_refused = False
+        self._may_be_stored = False
 
     def add(self, body: Body) -> None:
         """Store ``body``."""
         settings, size, head = self._settings, body.size, None
         if size is None:
-            first = min(_HEAD, settings.segment)
+            first = min(HEAD, settings.segment)
             head = read_part(body, first)
             size = len(head) if len(head) < first else None
         is_whole = size is not None and size < settings.large
         try:
-            if size is None or size > _HEAD or not is_whole:
+            if size is None or size > HEAD or not is_whole:
                 self.containers.make_ready(with_segments=not is_whole)
                 self._refuse_existing()
             if is_whole:
@@ -93,8 +94,10 @@ class Adding:
                 )
         except BaseException as exc:
             # Where the server may be at it still, the claim keeps others away until it expires.
+            # What was refused is refused again if it comes late.
             is_interrupted = self._is_committing and not isinstance(exc, Exception)
-            if not (is_interrupted or getattr(exc, "indeterminate", False)):
+            is_in_doubt = getattr(exc, "indeterminate", False) and not self._is_refused
+            if not (is_interrupted or is_in_doubt):
                 self._claim.give_up()
             raise
         self._claim.give_up()
@@ -149,7 +152,12 @@ class Adding:
         self._claim.take(self._refuse_existing, patience=patience)
 
     def put_data(
-        self, container: str, name: str, sending: Sending, headers: Mapping[str, str]
+        self,
+        container: str,
+        name: str,
+        sending: Sending,
+        headers: Mapping[str, str],
+        on_failure: Callable[[Exception], object] = lambda _: None,
     ) -> _Sent:
         """Send a segment, again if need be, and see that it arrived as it was sent."""
         # The server refuses what does not fit, so that nobody ever sees it. It cannot be told
@@ -162,10 +170,11 @@ class Adding:
             headers={**_DATA, **headers, **tag},
             body=sending.blocks,
             is_cancelled=lambda: self._is_cancelled,
+            on_failure=on_failure,
         )
         try:
             answer = put()
-        except _EndedError:
+        except EndedError:
             answer = put()
         etag = answer.headers.get("Etag", "").strip('"')
         if etag and etag != sending.md5.hexdigest():
@@ -182,38 +191,53 @@ class Adding:
         """Return what sends a segment; ``is_full`` says that it is most probably full."""
         return Sending(data, self._settings, before_last, is_full=is_full)
 
-    def commit(self, put: Callable[[], Any], *, may_be_stored: Callable[[], bool]) -> None:
+    def commit(
+        self,
+        put: Callable[[Callable[[Exception], object]], Any],
+        *,
+        was_complete: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Put the image's own object with ``put``; one's own success is success.
 
-        Raises AlreadyExists; Unavailable, as indeterminate, where it cannot be told.
+        ``put`` calls what it is given with the failure of each attempt; ``was_complete`` says
+        whether that one was sent to its end. Raises AlreadyExists, which is indeterminate if the
+        image may have been there before; Unavailable, as indeterminate, where it cannot be told.
         """
+
+        def note(exc: Exception) -> None:
+            self._may_be_stored |= was_complete() and self.caller.client.may_be_done(exc)
+
         self._is_committing = True
         try:
-            self.containers.inside(put)
+            self.containers.inside(lambda: put(note))
         except Exception as exc:
-            is_refused = status_of(exc) in _TAKEN
-            is_doubtful = isinstance(classify(exc) or exc, Unavailable) and may_be_stored()
-            if not is_refused and not is_doubtful:
+            self._is_refused = status_of(exc) in _TAKEN
+            if not self._is_refused and not self._may_be_stored:
                 raise
-            if not self._is_own(exc, is_refused=is_refused):
+            if not self._is_own(exc):
                 raise
 
-    def _is_own(self, exc: Exception, *, is_refused: bool) -> bool:
+    def _is_own(self, exc: Exception) -> bool:
         try:
             found = self.caller.head(*self.place)
         except Exception:
+            self._is_refused = False
             raise _in_doubt() from exc
         if found is not None and found.get(TOKEN) == self.token:
             return True
-        if found is not None and is_refused:
-            raise AlreadyExists("there is an image of this id") from exc
+        if found is not None:
+            raise AlreadyExists(
+                "there is an image of this id", indeterminate=self._may_be_stored
+            ) from exc
         if status_of(exc) == HTTPStatus.PRECONDITION_FAILED:
             raise Unavailable(
                 "another request removed an image of this id at that moment",
                 remedy="add the image again",
+                indeterminate=self._may_be_stored,
             ) from exc
-        if found is None and not is_refused:
+        if self._may_be_stored:
             # A server that did not answer may have the request still.
+            self._is_refused = False
             raise _in_doubt() from exc
         return False
 
@@ -226,9 +250,10 @@ class Adding:
         if found is None:
             raise _in_doubt()
         if found.get(TOKEN) != self.token:
-            raise AlreadyExists("another add of this id won")
-        size = int(found.get("Content-Length", total))
-        if size != total and self.is_static:
+            # A reader may have had this one before.
+            raise AlreadyExists("another add of this id won", indeterminate=True)
+        size = whole_number(found.get("Content-Length"))
+        if size not in {None, total} and self.is_static:
             raise ConfigError(
                 f"the cluster made {size} bytes of segments with {total} bytes: it has no static "
                 "large objects",
@@ -248,97 +273,6 @@ def _in_doubt() -> Unavailable:
     )
 
 
-class _EndedError(Exception):
-    """A segment of unknown size ended before the size that all but the last have."""
-
-
-class Sending:
-    """The bytes of a segment on their way, and their MD5.
-
-    ``before_last`` is called before the last byte goes out, with the seconds that it may take: an
-    object is committed when it is complete.
-    """
-
-    def __init__(
-        self,
-        data: Segment,
-        settings: Settings,
-        before_last: Callable[[float], None] | None,
-        *,
-        is_full: bool,
-    ) -> None:
-        self._data = data
-        self._attempts = 0
-        self._before_last = before_last
-        self._patience = settings.read_timeout
-        # Chunked transfers cost a tenth more. All segments but the last are full; that one is sent
-        # a second time, if it is in memory by then.
-        may_repeat = is_full and settings.segment <= settings.memory
-        self._expected = settings.segment if may_repeat else None
-        self.is_small = data.size is not None and data.size <= min(_HEAD, settings.memory)
-        self.was_complete = False
-        self._whole: Any = None
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self.size = 0
-
-    def whole_md5(self) -> str:
-        """Return the MD5 of a small segment, which is waited for."""
-        self._data.wait_whole()
-        for block in self._data if self._whole is None else ():
-            self.md5.update(block)
-        self._whole = self.md5
-        return self.md5.hexdigest()
-
-    def blocks(self) -> object:
-        """Return what to send, once more."""
-        self._attempts += 1
-        # Not again while it is read: a source that stalls would break this attempt, too.
-        if self._attempts > 1 and not self._data.wait_whole():
-            raise Unavailable(
-                "the connection broke, and what was sent is not in memory any more",
-                remedy="raise swift_store_upload_memory, or use smaller segments",
-            )
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self.size = 0
-        size = self._data.length
-        if self.is_small:
-            self._complete(self._patience)
-            self.md5, self.size = self._whole, size or 0
-            return Sized(self._data, self.size)
-        # The server waits for the last bytes meanwhile, for a minute by default.
-        if size is None and self._expected is not None:
-            return Sized(self._filling(self._expected), self._expected)
-        ending = self._ending(self._hashed(), self._patience / 2)
-        return ending if size is None else Sized(ending, size)
-
-    def _filling(self, expected: int) -> Iterator[bytes]:
-        yield from self._hashed()
-        if self.size < expected:
-            raise _EndedError
-
-    def _hashed(self) -> Iterator[bytes]:
-        for block in self._data:
-            self.md5.update(block)
-            self.size += len(block)
-            yield block
-
-    def _ending(self, blocks: Iterator[bytes], patience: float) -> Iterator[bytes]:
-        held = next(blocks, b"")
-        for block in blocks:
-            yield held
-            held = block
-        self._complete(patience)
-        yield held
-
-    def _complete(self, patience: float) -> None:
-        if self._before_last is not None:
-            try:
-                self._before_last(patience)
-            except Exception as exc:  # not to be taken for a failure of the request
-                raise classify(exc) or exc from exc
-        self.was_complete = True
-
-
 class _Whole:
     """An image that is one object, as an upload of one segment."""
 
@@ -351,8 +285,8 @@ class _Whole:
         sending = adding.sending(data, lambda patience: adding.claim(patience=patience))
         headers = {**_EXCLUSIVE, **adding.metadata(None)}
         adding.commit(
-            lambda: adding.put_data(*adding.place, sending, headers),
-            may_be_stored=lambda: sending.was_complete,
+            lambda note: adding.put_data(*adding.place, sending, headers, note),
+            was_complete=lambda: sending.was_complete,
         )
 
     def finish(self, parts: list[None]) -> None:
@@ -419,8 +353,9 @@ class _Large:
             raise
         self._is_committing = True
         adding.commit(
-            lambda: adding.caller.put(*adding.place, headers=sent, body=lambda: body, query=query),
-            may_be_stored=lambda: True,
+            lambda note: adding.caller.put(
+                *adding.place, headers=sent, body=lambda: body, query=query, on_failure=note
+            )
         )
         adding.check_manifest(total)
 
@@ -474,4 +409,4 @@ def _limit(caller: Caller) -> int:
             "the cluster has no static large objects",
             remedy="set swift_store_large_object_type to dlo",
         )
-    return max(2, int(about["slo"].get("max_manifest_segments", _ENTRIES)))
+    return max(2, whole_number(about["slo"].get("max_manifest_segments")) or _ENTRIES)

@@ -89,6 +89,7 @@ class Client:
         self._http = _lazy.load("swiftclient.client", install=INSTALL)
         self._failure: Any = _lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
         self._requests = _lazy.load("requests", install=INSTALL)
+        self._urllib3 = _lazy.load("urllib3.exceptions", install=INSTALL)
         self._keystone = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
         if isinstance(settings.verify, str):
             check_ca_file("swift_store_cacert", settings.verify)
@@ -152,13 +153,21 @@ class Client:
         return connection
 
     def repeated(
-        self, call: Callable[[], T], *, is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        call: Callable[[], T],
+        *,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        on_failure: Callable[[Exception], object] = lambda _: None,
     ) -> T:
-        """Call until it succeeds, or fails for good or for the last time."""
+        """Call until it succeeds, or fails for good or for the last time.
+
+        ``on_failure`` is called with each failure, also with those after which it is called again.
+        """
         for attempt in range(1, self.settings.attempts + 1):
             try:
                 return call()
             except Exception as exc:
+                on_failure(exc)
                 is_last = attempt == self.settings.attempts or is_cancelled()
                 if is_last or not self.may_pass(exc):
                     raise
@@ -171,6 +180,19 @@ class Client:
         text = " ".join(_TAG.sub(" ", answer.text()).split())[:200]
         error: Exception = self._failure(text, http_status=answer.status)
         return error
+
+    def may_be_done(self, exc: Exception) -> bool:
+        """Return whether a request that failed may have been carried out all the same."""
+        if isinstance(exc, self._failure):
+            # A majority of replicas may be missing, or a load balancer have given up.
+            return status_of(exc) >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if not isinstance(exc, self._requests.RequestException):
+            return False
+        inner = getattr(exc.args[0] if exc.args else None, "reason", None)
+        is_unsent = isinstance(exc, self._requests.ConnectTimeout) or isinstance(
+            inner, self._urllib3.NewConnectionError
+        )
+        return not (is_unsent or isinstance(classify(exc), PermissionDenied))
 
     def may_pass(self, exc: Exception) -> bool:
         """Return whether the same request may succeed later."""
@@ -228,10 +250,12 @@ class Caller:
         body: Callable[[], object] | None = None,
         query: str = "",
         is_cancelled: Callable[[], bool] = lambda: False,
+        on_failure: Callable[[Exception], object] = lambda _: None,
     ) -> Answer:
         """Send a request until it succeeds or fails for good, and return the answer to it.
 
-        ``body`` is called for each attempt, and raises where there cannot be another.
+        ``body`` is called for each attempt, and raises where there cannot be another;
+        ``on_failure`` with what each attempt that failed raised.
         """
         refused: _Pass | None = None
 
@@ -253,7 +277,7 @@ class Caller:
                     raise self.identity.refused()
                 refused = shown
 
-        return self.client.repeated(send, is_cancelled=is_cancelled)
+        return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
 
     def _pass(self, refused: _Pass | None) -> _Pass:
         """Return tokens, other ones than those that were refused as far as there are others."""

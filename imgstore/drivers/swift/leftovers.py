@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.adding import MANIFEST, STATIC
 from imgstore.drivers.swift.claims import lease_of, modified
 from imgstore.drivers.swift.client import Caller, status_of
@@ -47,7 +48,7 @@ class _Group:
 
     def take(self, entry: dict[str, Any]) -> None:
         self.names.append(entry["name"])
-        self.size += int(entry.get("bytes") or 0)
+        self.size += whole_number(entry.get("bytes")) or 0
         self.modified = max(self.modified, modified(entry))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.adding import MANIFEST, SIZE
 from imgstore.drivers.swift.client import Answer, Caller, status_of
 from imgstore.drivers.swift.deleting import split
@@ -14,7 +14,6 @@ from imgstore.errors import IntegrityError, NotFound, Unavailable
 from imgstore.hashing import MIB
 from imgstore.ranges import Arriving, Got, whole_size
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _TIME: Final = "time "
 _OF_NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
 
@@ -62,7 +61,7 @@ class Reading:
     def _got(self, answer: Answer, offset: int, length: int | None) -> Got:
         headers, version = answer.headers, version_of(answer.headers)
         is_ranged = bool(offset) or length is not None
-        declared = _number(headers.get("Content-Length"))
+        declared = whole_number(headers.get("Content-Length"))
         total = declared
         if is_ranged and declared and (answer.status == HTTPStatus.PARTIAL_CONTENT):
             total = whole_size(headers.get("Content-Range", ""), offset, declared)
@@ -76,7 +75,7 @@ class Reading:
         body: Arriving = answer
         if is_ranged and answer.status != HTTPStatus.PARTIAL_CONTENT:
             body, total = _Window(answer, offset, length), None
-        elif is_ranged and total != _number(headers.get(SIZE)):
+        elif is_ranged and total != whole_number(headers.get(SIZE)):
             listed, total = total, self._dynamic_size()
             if total != listed:  # beyond the first page of segments there are no ranges
                 version = None
@@ -122,18 +121,14 @@ def size_of(caller: Caller, container: str, name: str) -> int:
     headers = caller.head(container, name)
     if headers is None:
         raise NotFound("there is no such image")
-    size = _number(headers.get("Content-Length"))
+    size = whole_number(headers.get("Content-Length"))
     if not size and MANIFEST in headers:  # Swift says so of what has more than a page of segments
         found = caller.entries(*split(headers[MANIFEST]))
-        size = sum(int(each["bytes"]) for each in found)
+        size = sum(whole_number(each.get("bytes")) or 0 for each in found)
     if size is None:
         raise IntegrityError("Swift does not tell the image's size")
     check_size(headers, size)
     return size
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
 def version_of(headers: Mapping[str, str]) -> str | None:
@@ -147,7 +142,7 @@ def version_of(headers: Mapping[str, str]) -> str | None:
 
 def check_size(headers: Mapping[str, str], size: int) -> None:
     """Raise Unavailable for a dynamic large object whose segments are not all listed yet."""
-    stored = _number(headers.get(SIZE))
+    stored = whole_number(headers.get(SIZE))
     if stored is not None and stored != size:
         raise Unavailable(
             f"Swift finds segments of {size} bytes for an image of {stored}",

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.client import Caller, all_of, classify, status_of
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import Unavailable
@@ -64,7 +65,7 @@ def remove(caller: Caller, container: str, names: Iterable[str]) -> None:
     """Delete objects; raises the first failure after it has tried all."""
     rest = list(names)
     if len(rest) > _FEW and _BULK in (about := caller.about()):
-        most = int(about[_BULK].get("max_deletes_per_request", _DEFAULT))
+        most = whole_number(about[_BULK].get("max_deletes_per_request")) or _DEFAULT
         size = max(1, min(most, max(_WORTHWHILE, -(-len(rest) // _AT_ONCE))))
         pieces = [rest[start : start + size] for start in range(0, len(rest), size)]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="imgstore-delete") as pool:
@@ -88,8 +89,10 @@ def _in_bulk(caller: Caller, container: str, names: Sequence[str]) -> Sequence[s
     except Exception:  # it broke off, or is none
         return names
     errors = report.get("Errors") or ()
-    counts = [report.get(f"Number {what}", 0) for what in ("Deleted", "Not Found")]
-    if sum(map(int, counts)) + len(errors) != len(names):  # Swift gave up in between
+    said = (report.get(f"Number {what}") for what in ("Deleted", "Not Found"))
+    if sum(whole_number(count) or 0 for count in said) + len(errors) != len(
+        names
+    ):  # Swift gave up in between
         return names
     failed = {unquote(str(path)) for path, *_ in errors}
     if failed:

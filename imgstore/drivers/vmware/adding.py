@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from imgstore._interrupts import uninterrupted
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.drafts import claim, claims
 from imgstore.drivers.vmware.faults import may_pass, means, name_of
@@ -176,8 +177,9 @@ class Adding:
 
     def _check(self, draft: Place) -> None:
         self._identity = self._files.identity(draft)
-        said = self._identity[0] or ""
-        found = int(said) if said.isdecimal() else self._files.size(draft)
+        found = whole_number(self._identity[0])
+        if found is None:
+            found = self._files.size(draft)
         if found != self._size:
             raise IntegrityError(f"the server has {found} of the {self._size} bytes that were sent")
 

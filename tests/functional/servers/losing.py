@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _BLOCK = 64 * 1024
+_ANSWERS = {"entries": 200, "forbidden": 403, "throttled": 429}
 
 
 @dataclass
@@ -43,8 +44,9 @@ class Losing:
     ) -> None:
         """Lose the `answer` to requests, or the `request` itself, whose target contains `part`.
 
-        With `entries` the request is answered by a listing without any. `done` is called when the
-        server has answered, before the loss shows.
+        With `entries` the request is answered by a listing without any, with `forbidden` by 403 and
+        with `throttled` by 429. `done` is called when the server has answered, before the loss
+        shows.
         """
         self._losses.append(_Loss(method, part, times, what, done))
 
@@ -72,8 +74,11 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in self._body() or ():
                 pass
             return
-        if loss is not None and loss.what == "entries":
-            self.send_response_only(200)
+        if loss is not None and loss.what in _ANSWERS:
+            for _ in self._body() or ():
+                pass
+            loss.done()
+            self.send_response_only(_ANSWERS[loss.what])
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"[]")
