@@ -195,21 +195,21 @@ def main() -> None:
     plan = Plan.load(Path(sys.argv[1]))
     plan.make().close()  # imports the SDK
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for clients
-    children = []
+    children = set[int]()
     for line in sys.stdin:
+        # Only now, when the storm has a descriptor of each: until then nobody gets their numbers.
+        while children and (ended := os.waitpid(-1, os.WNOHANG)[0]):
+            children.discard(ended)
         number, seed = map(int, line.split())
         if not (child := os.fork()):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             Client(plan, number, seed).run()
             return  # as processes end that are done
-        children.append(child)
+        children.add(child)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
     for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
 
 
 if __name__ == "__main__":

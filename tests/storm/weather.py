@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from servers.process import Process, state, until
+from servers.process import Process, until
 from servers.proxy import Proxy
 
 _TESTS = Path(__file__).resolve().parents[1]
@@ -23,7 +24,11 @@ _DELAYS = (0.0, 0.0, 0.005, 0.03)  # seconds each way
 
 
 class Clients:
-    """The clients of a storm: started, stopped, killed, ended."""
+    """The clients of a storm: started, stopped, killed, ended.
+
+    Each is known by a descriptor (pidfd_open(2)): a number is another process's soon after its own
+    has ended.
+    """
 
     def __init__(self, plan: Path, log: Path) -> None:
         paths = [str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -38,7 +43,7 @@ class Clients:
                 env=environment,
             )
         self._count = 0
-        self._pids: list[int] = []
+        self._descriptors: list[int] = []
 
     def start(self, seed: int) -> None:
         """Start one more."""
@@ -50,40 +55,45 @@ class Clients:
         line = self._nursery.stdout.readline()
         if not line:
             raise RuntimeError("the process that starts clients has ended; see its log")
-        self._pids.append(int(line))
+        self._descriptors.append(os.pidfd_open(int(line)))
 
     @property
     def alive(self) -> list[int]:
-        """Those that live; ones that are stopped too."""
-        self._pids = [pid for pid in self._pids if state(pid)]
-        return self._pids
+        """Descriptors of those that live; ones that are stopped too."""
+        poll = select.poll()
+        for descriptor in self._descriptors:
+            poll.register(descriptor, select.POLLIN)
+        ended = {descriptor for descriptor, _ in poll.poll(0)}
+        return [descriptor for descriptor in self._descriptors if descriptor not in ended]
 
     @staticmethod
-    def signal(pid: int, number: signal.Signals) -> None:
+    def signal(descriptor: int, number: signal.Signals) -> None:
         """Send a signal to one that may be gone."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            signal.pidfd_send_signal(descriptor, number)
 
     def end(self, chance: random.Random, *, seconds: float) -> list[int]:
         """Kill half of them, let the others come to their end; return those that did not."""
-        for pid in self.alive:
-            self.signal(pid, signal.SIGCONT)
-            self.signal(pid, signal.SIGKILL if chance.random() < 0.5 else signal.SIGTERM)
+        for client in self.alive:
+            self.signal(client, signal.SIGCONT)
+            self.signal(client, signal.SIGKILL if chance.random() < 0.5 else signal.SIGTERM)
         deadline = time.monotonic() + seconds
         while self.alive and time.monotonic() < deadline:
             time.sleep(0.05)
-        return list(self.alive)
+        return self.alive
 
     def close(self) -> None:
         """Kill what is left, and what starts them."""
-        for pid in self.alive:
-            self.signal(pid, signal.SIGKILL)
+        for client in self.alive:
+            self.signal(client, signal.SIGKILL)
         assert self._nursery.stdin is not None
         self._nursery.stdin.close()
         self._nursery.wait(30)
         assert self._nursery.stdout is not None
         self._nursery.stdout.close()
         until(lambda: not self.alive, seconds=30, what="all clients are dead")
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
 
 class Weather:
@@ -152,9 +162,9 @@ class Weather:
 
     def _stop(self) -> None:
         if alive := self._clients.alive:
-            pid = self._chance.choice(alive)
-            self._clients.signal(pid, signal.SIGSTOP)
-            self._later(lambda: self._clients.signal(pid, signal.SIGCONT))
+            client = self._chance.choice(alive)
+            self._clients.signal(client, signal.SIGSTOP)
+            self._later(lambda: self._clients.signal(client, signal.SIGCONT))
 
     def _freeze(self) -> None:
         server = self._chance.choice(self._servers)
