@@ -372,7 +372,11 @@ class Store(Driver):
                 if not isinstance(self._translate(exc, "get"), errors.InvalidRange):
                     raise
                 size = self._size(at, context=context)
-                if offset != size:
+                if offset < size:
+                    raise errors.IntegrityError(
+                        "a range within the image is refused", retryable=True
+                    ) from exc
+                if offset > size:
                     raise
         else:
             size = self._size(at, context=context)

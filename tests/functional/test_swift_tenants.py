@@ -607,16 +607,19 @@ class TestTrusts:
         store = make(replace(keystone.service, url=keystone.short_url))
         token = keystone.token(user, url=keystone.short_url)
 
+        def shown() -> set[str]:
+            return {each.headers.get("x-auth-token", "") for each in swift.requests.read("PUT")}
+
         def slow() -> Iterator[bytes]:
-            for start in range(0, LARGE, 16 * MIB):
+            for number, start in enumerate(range(0, LARGE, 16 * MIB)):
                 yield data[start : start + 16 * MIB]
-                shown = [each.headers.get("x-auth-token") for each in swift.requests.read("PUT")]
-                for each in (token, shown[-1] or ""):
+                until(lambda: len(shown()) > number, seconds=60, what="a new token is shown")  # noqa: B023
+                for each in (token, *shown()):
                     expired(swift.account_url(user), each)
 
         swift.requests.forget()
         at = store.add("image", slow(), size=len(data), context=RequestContext(token)).location
-        assert len({each.headers.get("x-auth-token") for each in swift.requests.read("PUT")}) > 2
+        assert len(shown()) > 2
         assert not difference(content(store, at, RequestContext(keystone.token(user))), data)
         assert keystone.trusts() == []
 

@@ -40,7 +40,7 @@ class Reading:
             headers["Range"] = f"bytes={offset}-{last}"
         if version is not None and not version.startswith(_TIME):
             headers["If-Match"] = version
-        answer = self._asked(headers, is_cancelled)
+        answer = self._asked(headers, is_cancelled, is_pinned=version is not None)
         try:
             got = self._got(answer, offset, length)
             if version is not None and got.version != version:
@@ -50,11 +50,16 @@ class Reading:
             raise
         return got
 
-    def _asked(self, headers: Mapping[str, str], is_cancelled: Callable[[], bool]) -> Answer:
+    def _asked(
+        self, headers: Mapping[str, str], is_cancelled: Callable[[], bool], *, is_pinned: bool
+    ) -> Answer:
         try:
             return self._caller.ask("GET", *self._place, headers=headers, is_cancelled=is_cancelled)
         except Exception as exc:
-            if status_of(exc) != HTTPStatus.CONFLICT:
+            status = status_of(exc)
+            # The first answer told the size, so all that is asked for afterwards is within it.
+            is_shorter = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and is_pinned
+            if status != HTTPStatus.CONFLICT and not is_shorter:
                 raise
             raise IntegrityError("a segment of the image is missing, or was changed") from exc
 
