@@ -325,57 +325,6 @@ class TestTrash:
         assert removed.name == "trash image"
         assert pool.objects() == []
 
-    def test_a_deletion_that_died_while_it_gave_an_image_its_name_back(
-        self, pool: RbdPool, store: RbdStore
-    ) -> None:
-        """It is finished by clean-up, or by the next one."""
-        for way in ("clean up", "delete"):
-            pool.make("image", b"data")
-            image_id = names.id_of(pool.context, "image") or ""
-            with pool.image("image") as image:
-                image.metadata_set("imgstore.unfinished", f"delete {image_id} 1600000000 x")
-            # Its entry stays when the name is there again.
-            names.to_trash(pool.context, image_id, "image")
-            began = struct.pack("<II", 1_600_000_000, 0)
-            at = 11 + len("image")
-            change(
-                pool,
-                image_id,
-                lambda entry: entry[:at] + began * 2 + b"\1",  # noqa: B023
-            )
-            value = b"".join(
-                struct.pack("<I", len(each)) + each.encode() for each in ("image", image_id)
-            )
-            request = pool.context.create_write_op()
-            request.execute("rbd", "dir_add_image", value)
-            pool.context.operate_write_op(request, "rbd_directory")
-            pool.context.release_write_op(request)
-            pool.context.write_full(
-                "rbd_id.image", struct.pack("<I", len(image_id)) + image_id.encode()
-            )
-            if way == "delete":
-                store.delete("rbd://image")
-            else:
-                (removed,) = store.remove_leftovers(older_than=0)
-                assert removed.name == "trash image"
-            assert (pool.objects(), pool.images(), pool.trash()) == ([], [], [])
-
-    def test_what_is_given_its_name_back(self, pool: RbdPool) -> None:
-        context = pool.context
-        pool.make("image", b"data")
-        image_id = trash(pool, "image")
-        assert names.restore(context, image_id, "image")
-        assert (pool.images(), pool.trash()) == (["image"], [])
-        assert pool.content("image") == b"data"
-        trash(pool, "image")
-        pool.make("image", b"new")
-        with pytest.raises(errors.AlreadyExists):
-            names.restore(context, image_id, "image")
-        assert pool.content("image") == b"new"
-        pool.verbs.trash_restore(context, image_id, "back")
-        assert not names.restore(context, image_id, "third")
-        assert pool.images() == ["back", "image"]
-
     @pytest.mark.parametrize("way", ["clean up", "add"])
     def test_a_clean_up_that_died_before_an_add_that_stood_still_went_on(
         self, pool: RbdPool, store: RbdStore, way: str

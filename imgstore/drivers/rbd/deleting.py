@@ -31,8 +31,8 @@ def delete(
     """Delete an image and its snapshot; with ``delay``, leave it in the trash for so many seconds.
 
     Moving it there is what deletes it. It stays there if other snapshots, or clones of format 2,
-    need it. Raises InUse, with nothing changed, where clones of format 1 exist or somebody has it
-    open; librbd's ImageNotFound.
+    need it, or somebody opened it meanwhile. Raises InUse, with nothing changed, where clones of
+    format 1 exist or somebody has it open; librbd's ImageNotFound.
     """
     # Open until it is in the trash, so that another deletion of it knows of this one.
     with OpenImage(connection, pool, name) as image:
@@ -55,7 +55,7 @@ def delete(
                     mirroring.resume(image)
             raise
     if not delay:
-        _purge_doomed(connection, pool, name, doomed, mirroring)
+        _purge_doomed(connection, pool, name, doomed)
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,14 @@ def _is_migrating(rbd: Any, image: Any) -> bool:
     return True
 
 
-def _purge_doomed(
-    connection: Connection, pool: Any, name: str, doomed: _Doomed, mirroring: Mirroring
-) -> None:
-    """Remove an image from the trash; raises InUse if somebody opened it before it got there."""
+def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed) -> None:
+    """Remove an image from the trash, as far as that can be done now: it is deleted already.
+
+    Somebody may have opened it at the last moment. It is never given its name back, which may have
+    been another image's meanwhile.
+    """
     try:
         purge(connection, pool, doomed.id, snapshots=doomed.snapshots)
-    except connection.rbd.ImageBusy as exc:
-        if _restore(connection, pool, name, doomed, mirroring):
-            raise InUse(_OPEN, remedy="end that use first", retryable=True) from exc
     except connection.rbd.ImageNotFound:
         return  # a clean-up came first
     except Exception as exc:
@@ -181,26 +180,3 @@ def _give_back(pool: Any, image: Any, doomed: _Doomed) -> None:
                 image.protect_snap(protected)
     with quietly("removing the mark of an image that was not deleted"):
         names.remove_metadata(pool, doomed.id, MARK, doomed.mark)
-
-
-def _restore(
-    connection: Connection, pool: Any, name: str, doomed: _Doomed, mirroring: Mirroring
-) -> bool:
-    """Give an image its name and its protected snapshot back: somebody opened it meanwhile.
-
-    False if it stays in the trash, which is what deleting is.
-    """
-    try:
-        is_back = names.restore(pool, doomed.id, name)
-    except Exception as exc:
-        LOG.warning("image %s is in use and stays in the trash: %s", name, describe(exc))
-        return False
-    if not is_back:
-        return False
-    with (
-        quietly("undoing a deletion"),
-        OpenImage(connection, pool, image_id=doomed.id) as image,
-    ):
-        _give_back(pool, image, doomed)
-        mirroring.resume(image)
-    return True

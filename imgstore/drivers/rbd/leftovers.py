@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _SECOND: Final = timedelta(seconds=1)
 _MOVED: Final = 600.0  # seconds from the mark of a deletion to the trash, at most
-_RESTORES: Final = timedelta(seconds=30)  # from the deletion of what turns out to be in use
+_MOVES: Final = timedelta(seconds=30)  # until what is being moved to the trash is there
 # Others are of rbd-mirror and of live migrations.
 _OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
@@ -130,7 +130,7 @@ def _if_readable(name: str, look: Callable[[], T]) -> T | None:
 
 def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int | None:
     """Return the size of an image in the trash that this library put there and nothing needs."""
-    if entry.is_restored or (entry.is_moving and _age(entry) < _RESTORES):
+    if entry.is_restored or (entry.is_moving and _age(entry) < _MOVES):
         return None
     if _lives(pool, entry):
         return 0

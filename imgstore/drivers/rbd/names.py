@@ -12,7 +12,7 @@ import errno
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -34,8 +34,7 @@ _DIFFERS: Final = 4095
 BY_USER: Final = 0
 BY_REMOVAL: Final = 3
 BY_USER_OF_PARENT: Final = 4
-# States of what is in the trash (cls::rbd::TrashImageState). librbd removes and restores nothing
-# that is being moved, so that is the state of what this library restores.
+# States of what is in the trash (cls::rbd::TrashImageState).
 _NORMAL: Final = 0
 _MOVING: Final = 1
 _REMOVING: Final = 2
@@ -55,7 +54,7 @@ class Trashed:
 
     @property
     def is_moving(self) -> bool:
-        """Return whether a deletion takes it out of the trash again, or died while it did."""
+        """Return whether an operator moves it there, or died while that was done."""
         return self.state == _MOVING
 
     @property
@@ -144,7 +143,7 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
     entry = _string(image_id) + value
     is_added = _execute(pool, _TRASH, "trash_add", entry, ignored=(errno.EEXIST,))
     if not is_added and listed_name(pool, image_id) == name:
-        # Another process died here, or while it restored the image.
+        # Another process died here.
         with _write(pool, _TRASH) as request:
             pool.set_omap(request, (f"id_{image_id}",), (value,))
     try:
@@ -163,42 +162,6 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
         raise NotFound("the image was deleted meanwhile")
 
 
-def restore(pool: Any, image_id: str, name: str) -> bool:
-    """Move an image from the trash back to its name; False if it stays, or somebody removes it.
-
-    Raises AlreadyExists if the name is taken.
-    """
-    if not _set_state(pool, image_id, _NORMAL, _MOVING):
-        return False
-    try:
-        with _unless(errno.EEXIST), _write(pool, _id_object(name)) as request:
-            request.new(_EXCLUSIVE)
-            request.write_full(_string(image_id))
-        if id_of(pool, name) != image_id:
-            raise AlreadyExists("there is an image of this id")
-        failed = (errno.EEXIST, errno.EBADF)
-        _directory(pool, "dir_add_image", name, image_id, ignored=failed)
-        if listed_id(pool, name) != image_id:
-            raise AlreadyExists("there is an image of this id")
-    except BaseException:
-        unlink(pool, image_id, name)
-        settle(pool, image_id)
-        raise
-    with _unless(errno.ENOENT, errno.ESTALE) as done:
-        with _write(pool, _TRASH) as request:
-            request.execute("rbd", "trash_state_set", _states(image_id, _MOVING, _MOVING))
-            request.execute("rbd", "trash_remove", _string(image_id))
-        done.append(image_id)
-    if not done:
-        unlink(pool, image_id, name)  # another deletion did not wait for this
-        return False
-    if listed_name(pool, image_id) is None and exists(pool, image_id):
-        with suppress(NotFound):
-            to_trash(pool, image_id, name)  # a clean-up took the name meanwhile
-        return False
-    return True
-
-
 def claim(pool: Any, entry: Trashed) -> bool:
     """Let nobody restore an image any more; False if it is being restored, or not there."""
     return _set_state(pool, entry.id, entry.state, _REMOVING)
@@ -207,11 +170,6 @@ def claim(pool: Any, entry: Trashed) -> bool:
 def let_go(pool: Any, image_id: str) -> None:
     """Undo ``claim``."""
     _set_state(pool, image_id, _REMOVING, _NORMAL)
-
-
-def settle(pool: Any, image_id: str) -> bool:
-    """Let an image stay in the trash that was being restored; False if it is not there any more."""
-    return _set_state(pool, image_id, _MOVING, _NORMAL)
 
 
 def _set_state(pool: Any, image_id: str, before: int, after: int) -> bool:
