@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator
 from typing import TypeVar
@@ -31,7 +32,7 @@ class Watcher:
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._limit = float(session.config.getini("timeout"))
+        self._limit = float(session.config.getini("timeout") or math.inf)
         self._hung = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -82,7 +82,9 @@ class Result:
             return []
         lines = self.step.log.read_text(errors="replace").splitlines()
         # A failed test is named when it fails, and again in the summary.
-        named = {line.split()[1]: line for line in lines if _FAILED.match(line)}
+        named: dict[str, str] = {}
+        for line in filter(_FAILED.match, lines):
+            named.setdefault(line.split()[1].lstrip("./"), line)
         said = _where_it_hung(lines)
         if not named and not said:
             said = [line for line in lines if line.strip()][-5:]
