@@ -158,7 +158,7 @@ def test_a_failed_run_names_the_failed_tests_last(tools, tmp_path, capsys, monke
         "FAILED tests/functional/test_swift.py::test_it[one] - errors.Unavailable: swift: add\n"
         "ERROR tests/functional/test_swift.py::test_that - servers.missing.Missing\n"
         "ERROR    some.logger:client.py:1 a line of a log\n"
-        "FAILED ../../../tests/functional/test_swift.py::test_it[one] - errors.Unavailable: swift:…\n"
+        "FAILED ../../../tests/functional/test_swift.py::test_it[one] - errors.Una…\n"
         "===== 1 failed, 41 passed, 1 error in 3.21s =====\n"
     )
     lint.log.write_text("E501 Line too long\nFound 1 error.\n")
