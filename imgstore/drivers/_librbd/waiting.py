@@ -85,8 +85,10 @@ class Patience:
         made = self._begin(call)
         try:
             self._await(made, limits)
-        except KeyboardInterrupt:
-            self._await(made, limits)  # what undoes the call must not meet it
+        except Exception:
+            raise
+        except BaseException:  # an interrupt: what undoes the call must not meet it
+            self._await(made, limits)
             raise
         if made.error is not None:
             raise made.error
@@ -107,7 +109,11 @@ class Patience:
         if self.is_over:
             self._begin(functools.partial(self._make_last, call))
         elif call is not None:
-            self(call, limits=_FEW)
+            try:
+                self(call, limits=_FEW)
+            finally:
+                if self.is_over:
+                    self.end()
 
     def _await(self, made: _Call, limits: float) -> None:
         if not self.wait(made.has_ended, limits=limits):

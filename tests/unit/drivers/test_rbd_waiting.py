@@ -113,6 +113,18 @@ def test_a_few_requests_take_no_more_than_a_few_limits(make: Any) -> None:
     assert client.ended.wait(PATIENT)
 
 
+def test_a_close_that_is_given_up_ends_the_connection_later(make: Any) -> None:
+    """Once librbd returns from it; nothing else is left to be done."""
+    client, connection, patience = make()
+    answer = threading.Event()
+    with pytest.raises(RequestFailed):
+        patience.end(lambda: answer.wait(PATIENT))
+    connection.shutdown()
+    assert not client.ended.is_set()
+    answer.set()
+    assert client.ended.wait(PATIENT)
+
+
 def test_an_image_that_opens_too_late_is_closed(make: Any) -> None:
     """By the thread that opened it, before the connection ends."""
     client, connection, patience = make()
