@@ -32,11 +32,11 @@ class Family:
 
 
 FAMILIES = (
-    Family("files", frozenset({"filesystems", "nginx"}), 240),
-    Family("ceph", frozenset({"ceph", "radosgw"}), 600),
+    Family("files", frozenset({"filesystems", "nginx"}), 300),
+    Family("ceph", frozenset({"ceph", "radosgw"}), 900),
     Family("swift", frozenset({"keystone", "swift"}), 600, waits=True),
     Family("cinder", frozenset({"keystone", "cinder"}), 900, waits=True),
-    Family("vsphere", frozenset({"vsphere"}), 240),
+    Family("vsphere", frozenset({"vsphere"}), 150),
     Family("control", frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere"}), 120),
 )
 

@@ -74,7 +74,7 @@ class Run:
 
     def _unit(self, version: str) -> Step:
         paths = [f"--ignore={TESTS / name}" for name in ("functional", "real", "typing")]
-        return self._tests(f"unit tests {version}", version, [str(TESTS), *paths], 120)
+        return self._tests(f"unit tests {version}", version, [str(TESTS), *paths], 130)
 
     def _functional(self) -> list[Step]:
         pattern = "test_servers*.py" if self.lab_only else "test_*.py"

@@ -341,9 +341,22 @@ class Cinder:
             return database.execute(question, (word,)).fetchall()
 
     def quota(self, **limits: int) -> None:
-        """Limit the user's project: `volumes`, `gigabytes`; -1 is no limit."""
+        """Limit the user's project: `volumes`, `gigabytes`; -1 is no limit.
+
+        Volumes count until they are gone, and Cinder sets no limit below what there is.
+        """
         path = f"os-quota-sets/{self.user.project_id}"
-        self.call("PUT", path, {"quota_set": limits})
+
+        def is_set() -> bool:
+            try:
+                self.call("PUT", path, {"quota_set": limits})
+            except ServerFailed as exc:
+                if "existing resources" not in str(exc):
+                    raise
+                return False
+            return True
+
+        until(is_set, seconds=60, what="a quota is set")
 
     def _is_up(self) -> bool:
         try:
