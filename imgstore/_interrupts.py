@@ -117,7 +117,7 @@ def uninterrupted(call: Callable[[], None]) -> None:
             ended.release()
 
     try:
-        _in_a_thread(run)
+        in_a_thread(run)
         ended.acquire()
     except BaseException:
         try:
@@ -130,7 +130,12 @@ def uninterrupted(call: Callable[[], None]) -> None:
         raise raised[0]
 
 
-def _in_a_thread(run: Callable[[], None]) -> None:
+def in_a_thread(run: Callable[[], None]) -> None:
+    """Run it in a thread of its own, or here where none starts; an interrupt leaves nothing half.
+
+    It may come before the thread has begun, or after.
+    """
+
     def start() -> None:
         try:
             threading.Thread(target=run, name="imgstore-uninterrupted", daemon=True).start()

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from imgstore._interrupts import in_a_thread
 from imgstore.drivers._librbd.cluster import Connection, RequestFailed, quietly
 
 LOG = logging.getLogger(__name__)
@@ -32,29 +33,37 @@ class _Call:
     """One call, with its outcome once it has ended."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
-        self.call: Callable[[], Any] | None = call
+        self._to_make = [call]  # whoever takes it says whether it is made
         # A lock changes in one step; a future that an interrupt left half changed does not.
-        self._ended = threading.Lock()
-        self._ended.acquire()
+        self._waiting = threading.Lock()
+        self._waiting.acquire()
+        self._has_ended = False
         self.result: Any = None
         self.error: BaseException | None = None
 
     def make(self) -> None:
-        """Call, and let nothing of it live on in this thread."""
-        call, self.call = self.call, None
+        """Call, unless it was cancelled, and let nothing of it live on in this thread."""
         try:
-            self.result = call() if call else None
+            self.result = self._to_make.pop()()
         except BaseException as exc:  # handed to the thread that waits
             self.error = exc
-        del call
-        self._ended.release()
+        self._has_ended = True
+        self._waiting.release()
+
+    def cancel(self) -> bool:
+        """Let it not be made; return whether it is not."""
+        try:
+            self._to_make.pop()
+        except IndexError:
+            return False
+        return True
 
     def has_ended(self, seconds: float | None) -> bool:
-        """Wait for the end for so long; return whether it came."""
-        if not self._ended.acquire(timeout=-1 if seconds is None else seconds):
-            return False
-        self._ended.release()
-        return True
+        """Wait for the end for so long; return whether it came. For one thread."""
+        # An interrupt may come when the lock has been taken, so it is not asked again then.
+        if not self._has_ended:
+            self._waiting.acquire(timeout=-1 if seconds is None else seconds)
+        return self._has_ended
 
 
 class Patience:
@@ -74,6 +83,7 @@ class Patience:
         self._connection = connection
         self._pool = pool
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._calls: deque[_Call] = deque()
 
     def __call__(self, call: Callable[[], T], *, limits: float = math.inf) -> T:
@@ -82,13 +92,15 @@ class Patience:
             return call()
         if self.is_over:
             raise RequestFailed(-errno.ETIMEDOUT)
-        made = self._begin(call)
+        made = _Call(call)
         try:
+            self._begin(made)
             self._await(made, limits)
         except Exception:
             raise
         except BaseException:  # an interrupt: what undoes the call must not meet it
-            self._await(made, limits)
+            if not made.cancel():
+                self._await(made, limits)
             raise
         if made.error is not None:
             raise made.error
@@ -107,7 +119,7 @@ class Patience:
     def end(self, call: Callable[[], object] | None = None) -> None:
         """Make a last call, as any other one; after one that was given up it is not awaited."""
         if self.is_over:
-            self._begin(functools.partial(self._make_last, call))
+            self._begin(_Call(functools.partial(self._make_last, call)))
         elif call is not None:
             try:
                 self(call, limits=_FEW)
@@ -143,27 +155,19 @@ class Patience:
         finally:
             self._connection.release()
 
-    def _begin(self, call: Callable[[], Any]) -> _Call:
-        made = _Call(call)
-        with self._lock:
-            self._calls.append(made)
-            is_first = len(self._calls) == 1
-        if is_first:
-            try:
-                threading.Thread(target=self._work, name="imgstore-librbd", daemon=True).start()
-            except RuntimeError:  # none starts any more at exit, or none is left
-                self._work()
-        return made
+    def _begin(self, made: _Call) -> None:
+        self._calls.append(made)
+        in_a_thread(self._work)
 
     def _work(self) -> None:
-        while True:
-            self._calls[0].make()
-            if self.is_over:
-                self._calls[0].result = None  # an image that nobody waits for closes here
-            with self._lock:
-                self._calls.popleft()
-                if not self._calls:
-                    return
+        """Make all calls that there are, after those of the threads before."""
+        with self._turn:
+            while self._calls:
+                made = self._calls.popleft()
+                made.make()
+                if self.is_over:
+                    made.result = None  # an image that nobody waits for closes here
+                del made
 
 
 class Patient:

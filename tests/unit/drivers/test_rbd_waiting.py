@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import threading
 from typing import Any
 
@@ -111,6 +112,23 @@ def test_a_few_requests_take_no_more_than_a_few_limits(make: Any) -> None:
     connection.shutdown()
     answer.set()
     assert client.ended.wait(PATIENT)
+
+
+def test_an_interrupt_that_comes_with_the_end(make: Any) -> None:
+    """Whoever waits again after it, as a caller does that was interrupted, does not wait long."""
+    _, _, patience = make(limit=PATIENT)
+
+    def work() -> None:
+        while True:
+            patience(lambda: None)
+
+    for attempt in range(30):
+        timer = threading.Timer(attempt * 0.001, signal.raise_signal, (signal.SIGINT,))
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # the interrupt may come at once
+            timer.start()
+            work()
+        timer.join()
+        assert patience(lambda: 7) == 7
 
 
 def test_a_close_that_is_given_up_ends_the_connection_later(make: Any) -> None:
