@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 import threading
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from imgstore import errors
-from imgstore.drivers._librbd.cluster import Connection, RequestFailed, classify
+from imgstore.drivers._librbd.cluster import Connection, RequestFailed, classify, hold
 from imgstore.drivers._librbd.waiting import Patience, Patient
 
 LIMIT = 0.05
@@ -43,18 +45,19 @@ class Client:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give a function that makes a client, its connection, and patience with it."""
-    monkeypatch.setattr("imgstore._lazy.load", lambda *_, **__: Sdk)
-    monkeypatch.setattr("imgstore.drivers._librbd.cluster.let_go", lambda _: None)
+    monkeypatch.setitem(sys.modules, "rbd", Sdk("rbd"))
 
     def make(limit: float = LIMIT, **how: Any) -> tuple[Client, Connection, Patience]:
-        client = Client(limit, **how)
+        client = hold(Client(limit, **how))
         connection = Connection(client, None)  # type: ignore[arg-type]
         return client, connection, Patience(connection, client, "rbd_header.1")
 
     return make
 
 
-class Sdk:
+class Sdk(ModuleType):
+    """Ceph's module, as far as a connection needs it."""
+
     RBD = object
 
 
