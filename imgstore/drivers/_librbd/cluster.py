@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from imgstore import _lazy
 from imgstore.drivers._librbd.access import LAYERING, Access
+from imgstore.drivers._librbd.requests import Requests
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -35,8 +36,6 @@ LOG = logging.getLogger(__name__)
 INSTALL: Final = "the distribution's packages python3-rados and python3-rbd, for its own Python"
 SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
 _LINGER: Final = 0.5  # the same, where nobody waits for it
-_EXIT: Final = 10.0  # seconds that an exit waits for requests that are under way
-_RETURN: Final = 0.05  # seconds for librbd's threads to return from Python
 _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
 # A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
 # answered may hold locks that it does not know of, and cannot break: they are its own.
@@ -70,42 +69,6 @@ def is_thread_of_librbd() -> bool:
     The garbage collector may run in it. What waits for librbd's threads there waits for itself.
     """
     return isinstance(threading.current_thread(), threading._DummyThread)
-
-
-class Requests:
-    """How many asynchronous requests, and verbs, of a connection are under way."""
-
-    def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._count = 0
-        self._ended = False
-
-    def begin(self, *, is_nested: bool = False) -> None:
-        """Count one, or raise Unavailable: the interpreter exits.
-
-        What is nested in one that is counted may begin even so: it undoes that one.
-        """
-        with self._change:
-            if self._ended and not is_nested:
-                raise Unavailable("the interpreter exits")
-            self._count += 1
-
-    def done(self) -> None:
-        """Count one less."""
-        with self._change:
-            self._count -= 1
-            self._change.notify_all()
-
-    def end(self) -> None:
-        """Let no more begin, and wait for those under way.
-
-        librbd's threads must not call back into an interpreter that is gone, nor a daemon thread
-        be inside librbd while the process ends.
-        """
-        with self._change:
-            self._ended = True
-            self._change.wait_for(lambda: self._count <= 0, _EXIT)
-        time.sleep(_RETURN)
 
 
 class Connection:
