@@ -170,7 +170,10 @@ class Driver(ABC):
 
     @property
     def url_prefix(self) -> str | None:
-        """Return what every URL that this store writes begins with, or None if there is none."""
+        """Return what URLs that this store writes begin with, or None if there is no such text.
+
+        Of several places it is the preferred one's.
+        """
         return None
 
     @classmethod

@@ -72,7 +72,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store is; ``url_prefix`` is what every URL that it writes begins with."""
+    """What a store is; ``url_prefix`` is what URLs of its preferred place begin with."""
 
     name: str
     driver: str

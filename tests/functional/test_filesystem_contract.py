@@ -101,7 +101,7 @@ class TestThin(Directories, StoreContract):
 
 
 class TestThreeDirectories(Directories, StoreContract):
-    """Images lie in any of three directories."""
+    """Images in the preferred one of three directories; an id is once in all."""
 
     @pytest.fixture
     def roots(self, tmp_path: Path) -> Sequence[Path]:
@@ -109,7 +109,7 @@ class TestThreeDirectories(Directories, StoreContract):
 
     @pytest.fixture
     def store(self, roots: Sequence[Path]) -> Iterator[Store]:
-        dirs = [str(root) for root in roots]
+        dirs = [f"{root}:{weight}" for root, weight in zip(roots, (2, 1, 1), strict=True)]
         with FilesystemStore("file", datadirs=dirs, fsync=False) as store:
             yield store
 

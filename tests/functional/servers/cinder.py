@@ -335,6 +335,13 @@ class Cinder:
         """
         until(lambda: not self.discard(), seconds=90, what="all volumes are gone")
 
+    def _forget_usage(self) -> None:
+        """Let Cinder's books say what is true of a project without volumes."""
+        with contextlib.closing(sqlite3.connect(self._database, timeout=30)) as database, database:
+            for table in ("reservations", "quota_usages"):
+                owner = (self.user.project_id,)
+                database.execute(f"DELETE FROM {table} WHERE project_id = ?", owner)
+
     def _rows(self, question: str, word: str) -> list[tuple[Any, ...]]:
         place = f"file:{self._database}?mode=ro"
         with contextlib.closing(sqlite3.connect(place, uri=True, timeout=30)) as database:
@@ -343,7 +350,8 @@ class Cinder:
     def quota(self, **limits: int) -> None:
         """Limit the user's project: `volumes`, `gigabytes`; -1 is no limit.
 
-        Volumes count until they are gone, and Cinder sets no limit below what there is.
+        Volumes count until they are gone, and Cinder sets no limit below what there is. A service
+        that was killed keeps what it had reserved for a day, unless it is taken back here.
         """
         path = f"os-quota-sets/{self.user.project_id}"
 
@@ -353,6 +361,8 @@ class Cinder:
             except ServerFailed as exc:
                 if "existing resources" not in str(exc):
                     raise
+                if not self.volumes():
+                    self._forget_usage()
                 return False
             return True
 
