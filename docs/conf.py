@@ -12,7 +12,7 @@ from oslo_config import cfg, types
 from sphinx.application import Sphinx
 
 from imgstore.config import list_opts
-from imgstore.loading import installed_drivers
+from imgstore.config.loading import installed_drivers
 
 project = "imgstore"
 author = "the imgstore authors"

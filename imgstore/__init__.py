@@ -2,10 +2,11 @@
 
 from imgstore import errors
 from imgstore.context import RequestContext
+from imgstore.data.reader import ImageReader
 from imgstore.location import Location
 from imgstore.manager import StoreManager
-from imgstore.store import Capability, Store, StoredImage
-from imgstore.streams import ImageReader
+from imgstore.model import Capability, StoredImage
+from imgstore.store import Store
 
 __all__ = [
     "Capability",

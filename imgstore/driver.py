@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from oslo_config import cfg
 
 from imgstore import errors
-from imgstore.arguments import check_texts
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import check_texts
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
-from imgstore.redaction import Redaction
-from imgstore.streams import Body, Opened
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -13,7 +13,12 @@ from typing import NoReturn, TypeVar
 
 from oslo_config import cfg
 
-from imgstore import config
+from imgstore.config.building import Configuration
+from imgstore.config.files import read_files
+from imgstore.config.loading import load_driver
+from imgstore.config.options import RESERVED_PREFIX
+from imgstore.data.reader import ImageReader
+from imgstore.data.sources import Progress, Sink, Source
 from imgstore.errors import (
     ConfigError,
     DriverUnavailable,
@@ -24,20 +29,10 @@ from imgstore.errors import (
     UnknownScheme,
     UnknownStore,
 )
-from imgstore.loading import load_driver
 from imgstore.location import Location
-from imgstore.model import StoreInfo
-from imgstore.store import (
-    Capability,
-    ClosedError,
-    Context,
-    Leftover,
-    Ownership,
-    Store,
-    StoredImage,
-)
-from imgstore.streams import ImageReader, Progress, Sink, Source
-from imgstore.upkeep import problems
+from imgstore.model import Capability, Leftover, Ownership, StoredImage, StoreInfo
+from imgstore.store import ClosedError, Context, Store
+from imgstore.verbs.upkeep import problems
 
 LOG = logging.getLogger(__name__)
 
@@ -110,7 +105,7 @@ class StoreManager(Mapping[str, Store]):
         A directory stands for its sorted ``*.conf``. The command line and default files are not
         read; oslo.config's environment variables count. For the rest see ``from_conf``.
         """
-        return cls.from_conf(config.read_files(paths), reserved=reserved, strict=strict)
+        return cls.from_conf(read_files(paths), reserved=reserved, strict=strict)
 
     @classmethod
     def from_conf(
@@ -130,7 +125,7 @@ class StoreManager(Mapping[str, Store]):
         drivers. With ``strict=False`` a store that cannot be built is put into ``failures``
         instead and the others work.
         """
-        done = config.Configuration(conf, reserved=reserved, load=load_driver)
+        done = Configuration(conf, reserved=reserved, load=load_driver)
         with ExitStack() as unfinished:
             unfinished.callback(done.close)
             if done.whole or (strict and done.failures):
@@ -170,7 +165,7 @@ class StoreManager(Mapping[str, Store]):
             description=store.description,
             capabilities=store.capabilities,
             default=name == self._default,
-            reserved=name.startswith(config.RESERVED_PREFIX),
+            reserved=name.startswith(RESERVED_PREFIX),
             url_prefix=store.url_prefix,
         )
 

@@ -10,9 +10,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from imgstore import errors
-from imgstore._janitor import Janitor
-from imgstore._process import PerProcess
-from imgstore.arguments import (
+from imgstore.boundary.arguments import (
     age_limit,
     check_image_id,
     check_range,
@@ -21,14 +19,18 @@ from imgstore.arguments import (
     is_below,
     is_safe_image_id,
 )
+from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
+from imgstore.data.hashing import Digests
+from imgstore.data.reader import ImageReader, Opened
+from imgstore.data.sources import Progress, Sink, Source
+from imgstore.data.streams import Body
 from imgstore.driver import Driver
-from imgstore.hashing import Digests
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
-from imgstore.streams import Body, ImageReader, Opened, Progress, Sink, Source
-from imgstore.translation import ClosedError, describe, error_class, raise_for
-from imgstore.upkeep import old_leftovers, problems, remove_leftovers
+from imgstore.process.janitor import Janitor
+from imgstore.process.per_process import PerProcess
+from imgstore.verbs.upkeep import old_leftovers, problems, remove_leftovers
 
 __all__ = [
     "Added",

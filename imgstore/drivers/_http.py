@@ -15,6 +15,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
+from imgstore.data.reader import Opened
+from imgstore.data.units import MIB
 from imgstore.drivers._http_url import PORTS, Url
 from imgstore.errors import (
     IntegrityError,
@@ -26,9 +28,7 @@ from imgstore.errors import (
     Unavailable,
     Unsupported,
 )
-from imgstore.hashing import MIB
 from imgstore.location import Location
-from imgstore.streams import Opened
 
 if TYPE_CHECKING:
     import requests

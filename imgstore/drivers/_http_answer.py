@@ -16,10 +16,10 @@ import time
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
-from imgstore import _lazy
+from imgstore.data.units import MIB
 from imgstore.drivers._http_url import INSTALL
 from imgstore.errors import IntegrityError
-from imgstore.hashing import MIB
+from imgstore.process import lazy
 
 _LINE: Final = 65536  # bytes of a header, as http.client has it
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -128,8 +128,8 @@ class Answer(http.client.HTTPResponse):
 
     def _begin(self) -> bool:
         """Read the head; return whether it is sound, for urllib3 logs all of what is not."""
-        parsing = _lazy.load("urllib3.util.response", install=INSTALL)
-        errors = _lazy.load("urllib3.exceptions", install=INSTALL)
+        parsing = lazy.load("urllib3.util.response", install=INSTALL)
+        errors = lazy.load("urllib3.exceptions", install=INSTALL)
         try:
             super().begin()
             parsing.assert_header_parsing(self.headers)

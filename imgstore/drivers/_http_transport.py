@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
-from imgstore import _lazy
 from imgstore.drivers._http_answer import Answer
 from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
 from imgstore.errors import (
@@ -34,6 +33,7 @@ from imgstore.errors import (
     TimedOut,
     Unavailable,
 )
+from imgstore.process import lazy
 
 if TYPE_CHECKING:
     import requests
@@ -82,7 +82,7 @@ class Transport:
         read_timeout: float,
     ) -> None:
         """Load requests; nothing is connected yet."""
-        self._requests = _lazy.load("requests", install=INSTALL)
+        self._requests = lazy.load("requests", install=INSTALL)
         self._guard = guard
         self._verify = verify
         self._proxies = dict(proxies)
@@ -246,7 +246,7 @@ class _Adapter(_AdapterBase):
     def init_poolmanager(self, connections: int, maxsize: int, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, *args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = dict(self.pools)
-        managers = _lazy.load("urllib3.poolmanager", install=INSTALL)
+        managers = lazy.load("urllib3.poolmanager", install=INSTALL)
         for scheme, proxy in self.proxies.items():
             secret = proxy.authorization
             made = managers.proxy_from_url(
@@ -278,9 +278,9 @@ class _Adapter(_AdapterBase):
 
 def _adapter(guard: AddressGuard, read_timeout: float, proxies: Mapping[str, Url]) -> HTTPAdapter:
     """Return an adapter of requests whose connections ask ``guard``."""
-    adapters = _lazy.load("requests.adapters", install=INSTALL)
-    connections = _lazy.load("urllib3.connection", install=INSTALL)
-    pools = _lazy.load("urllib3.connectionpool", install=INSTALL)
+    adapters = lazy.load("requests.adapters", install=INSTALL)
+    connections = lazy.load("urllib3.connection", install=INSTALL)
+    pools = lazy.load("urllib3.connectionpool", install=INSTALL)
     answer = type("Answer", (Answer,), {"read_timeout": read_timeout})
     own = {"guard": guard, "read_timeout": read_timeout, "response_class": answer}
     made = {}
@@ -300,8 +300,8 @@ def classify(
     exc: Exception, *, ca_option: str = "https_ca_certificates_file"
 ) -> ImgStoreError | None:
     """Map what requests and urllib3 raise to one of our errors; None for everything else."""
-    urllib3 = _lazy.load("urllib3.exceptions", install=INSTALL)
-    requests = _lazy.load("requests", install=INSTALL)
+    urllib3 = lazy.load("urllib3.exceptions", install=INSTALL)
+    requests = lazy.load("requests", install=INSTALL)
     if not isinstance(exc, requests.RequestException | urllib3.HTTPError):
         return None
     return explain(exc, ca_option=ca_option)
@@ -309,8 +309,8 @@ def classify(
 
 def explain(exc: Exception, *, ca_option: str) -> ImgStoreError:
     """Map what went wrong with a connection to one of our errors."""
-    urllib3 = _lazy.load("urllib3.exceptions", install=INSTALL)
-    requests = _lazy.load("requests", install=INSTALL)
+    urllib3 = lazy.load("urllib3.exceptions", install=INSTALL)
+    requests = lazy.load("requests", install=INSTALL)
     causes = list(_causes(exc))
 
     def cause(*kinds: Any) -> BaseException | None:

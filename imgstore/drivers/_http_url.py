@@ -18,9 +18,9 @@ from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import quote, unquote
 
-from imgstore import _lazy
 from imgstore.errors import InvalidArgument, InvalidLocation, PermissionDenied
 from imgstore.location import Location
+from imgstore.process import lazy
 from imgstore.secret import Secret
 
 INSTALL: Final = "imgstore[http]"
@@ -119,7 +119,7 @@ def ascii_host(host: str) -> str:
     """
     name = host.lower()
     if not host.isascii() and len(host) < 255:  # of which every character becomes one or more
-        idna = _lazy.load("idna", install=INSTALL)
+        idna = lazy.load("idna", install=INSTALL)
         try:
             name = idna.encode(host, uts46=True).decode("ascii")
         except idna.IDNAError:

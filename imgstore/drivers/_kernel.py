@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Final
 
-from imgstore._interrupts import Descriptors
+from imgstore.process.interrupts import Descriptors
 
 _SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h
 _libc: Final = ctypes.CDLL(None, use_errno=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore import _lazy
+from imgstore.boundary.redaction import Redaction
 from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
-from imgstore.redaction import Redaction
+from imgstore.process import lazy
 
 # 498 is the rate limit of Swift.
 _OLD_PATH: Final = re.compile(r"/v2\.0$")
@@ -60,7 +60,7 @@ def check_sendable(*values: str) -> None:
 
 def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> ImgStoreError:
     """Return what an error of keystoneauth1 means; ``remedy`` is for an address that is wrong."""
-    exceptions = _lazy.load("keystoneauth1.exceptions", install=install)
+    exceptions = lazy.load("keystoneauth1.exceptions", install=install)
     status = int(getattr(exc, "http_status", 0) or 0)
     if isinstance(exc, exceptions.ConnectionError):
         found = (classify_transport(cause, ca_option=ca_option) for cause in _causes(exc))

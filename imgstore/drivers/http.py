@@ -12,17 +12,18 @@ from typing import Any, ClassVar, Final
 
 from oslo_config import cfg
 
-from imgstore import _lazy
-from imgstore._process import PerProcess
+from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
 from imgstore.drivers._http import Client
 from imgstore.drivers._http_transport import Transport, classify
 from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
 from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location
-from imgstore.store import Capability, Ownership, Store
-from imgstore.streams import Opened
-from imgstore.translation import describe
+from imgstore.model import Capability, Ownership
+from imgstore.process import lazy
+from imgstore.process.per_process import PerProcess
+from imgstore.store import Store
 
 # Of clouds: link-local addresses, where most are, that of AWS over IPv6, and that of Alibaba Cloud.
 _METADATA_SERVICES: Final = (
@@ -110,7 +111,7 @@ class HttpStore(Store):
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
         super().__init__(name, **common)
-        _lazy.require("requests", "urllib3", install=INSTALL)
+        lazy.require("requests", "urllib3", install=INSTALL)
         if ca_certificates_file is not None:
             _check_readable(ca_certificates_file)
         for option, seconds in (

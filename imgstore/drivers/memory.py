@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 from imgstore.errors import AlreadyExists, IntegrityError, InvalidRange, NotFound
-from imgstore.hashing import MIB
 from imgstore.location import Location
-from imgstore.store import Added, Capability, Ownership, Store
-from imgstore.streams import Body, Opened
+from imgstore.model import Added, Capability, Ownership
+from imgstore.store import Store
 
 
 class MemoryStore(Store):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgstore import Capability, Location, RequestContext, Store, errors
-from imgstore.streams import Source
+from imgstore.data.sources import Source
 from imgstore.testing.doubles import Collected, Untouched, Watched
 from imgstore.testing.harness import (
     MIB,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from imgstore import Capability, ImageReader, Store, StoredImage, errors
-from imgstore.streams import Source
+from imgstore.data.sources import Source
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import (
     WAIT,

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from imgstore import Capability, Store, errors
+from imgstore.data.sources import Source
 from imgstore.drivers.memory import MemoryStore
-from imgstore.streams import Source
 from imgstore.testing.doubles import (
     Calling,
     Collected,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgstore import Capability, Location, RequestContext, Store, errors
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 from imgstore.testing.harness import (
     Harness,
     Place,

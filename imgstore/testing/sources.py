@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final
 import pytest
 
 from imgstore import Capability, Store, errors
+from imgstore.data.sources import Source
 from imgstore.drivers.memory import MemoryStore
-from imgstore.streams import Source
 from imgstore.testing.doubles import Calling, Watched
 from imgstore.testing.harness import (
     KIB,

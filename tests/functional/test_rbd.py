@@ -19,7 +19,7 @@ from servers.pools import RbdPool, make_pool, modules
 
 from imgstore import Location, StoredImage, StoreManager, errors
 from imgstore.drivers.rbd import RbdStore
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 from imgstore.testing.harness import content, new_id, pattern
 
 pytestmark = pytest.mark.servers("ceph")
@@ -560,7 +560,7 @@ class TestLeftovers:
     ADD = """
 import sys
 from imgstore.drivers.rbd import RbdStore
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 pool, user, conf, name = sys.argv[1:]
 
 class Source:

@@ -24,7 +24,7 @@ from servers.swift_stores import VersionOne, fails, login, old_url, place, serve
 
 from imgstore import Location, StoreManager, errors
 from imgstore.drivers.swift import SwiftStore
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 from imgstore.testing.harness import content, new_id
 
 pytestmark = pytest.mark.servers("swift", "keystone")

@@ -21,7 +21,7 @@ from servers.swift import MIB, Swift
 
 from imgstore import Location, RequestContext, StoredImage, StoreManager, errors
 from imgstore.drivers.swift import SwiftStore
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 from imgstore.testing.doubles import Failing, Paused
 from imgstore.testing.harness import difference, new_id, pattern
 

@@ -27,11 +27,12 @@ from imgstore import (
     StoreManager,
     errors,
 )
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Limited, ReadOnly
+from imgstore.model import Added, Leftover, Ownership
 from imgstore.secret import Secret
-from imgstore.store import Added, Leftover, Ownership
-from imgstore.streams import Body, Opened
 from imgstore.testing import StoreContract
 
 

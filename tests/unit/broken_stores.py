@@ -13,10 +13,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from imgstore import Capability, Location
+from imgstore.data.reader import Opened
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import AlreadyExists
-from imgstore.store import Added, Leftover, Ownership
-from imgstore.streams import Opened
+from imgstore.model import Added, Leftover, Ownership
 from imgstore.testing import StoreContract
 
 MIB = 1024 * 1024

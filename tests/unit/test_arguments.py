@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imgstore import Location
-from imgstore.arguments import age_limit, check_image_id, is_below
+from imgstore.boundary.arguments import age_limit, check_image_id, is_below
 from imgstore.errors import InvalidArgument
 
 

@@ -15,7 +15,9 @@ import pytest
 from oslo_config import cfg
 
 from imgstore import Store, StoreManager
-from imgstore.config import Configuration, list_opts, read_files, register_opts
+from imgstore.config import list_opts, register_opts
+from imgstore.config.building import Configuration
+from imgstore.config.files import read_files
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import ConfigError, DriverUnavailable, InvalidArgument

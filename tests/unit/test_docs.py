@@ -17,8 +17,8 @@ from wsgiref.validate import validator
 import pytest
 
 from imgstore import StoreManager, errors
+from imgstore.config.loading import installed_drivers
 from imgstore.drivers.filesystem import FilesystemStore
-from imgstore.loading import installed_drivers
 
 pytestmark = pytest.mark.tree
 

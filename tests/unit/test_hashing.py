@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgstore.data.hashing import Digests, _Worker, new_hasher
+from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
-from imgstore.hashing import MIB, Digests, _Worker, new_hasher
 
 NAMES = ("md5", "sha256", "blake2b")
 

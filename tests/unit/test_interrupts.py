@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from imgstore._interrupts import uninterrupted
+from imgstore.process.interrupts import uninterrupted
 
 
 def test_calls_and_raises() -> None:
@@ -84,7 +84,7 @@ def test_other_threads_call_themselves() -> None:
 def test_at_exit() -> None:
     """Where no thread starts any more, it is called all the same."""
     program = (
-        "import atexit; from imgstore._interrupts import uninterrupted; "
+        "import atexit; from imgstore.process.interrupts import uninterrupted; "
         "atexit.register(lambda: uninterrupted(lambda: print('called')))"
     )
     done = subprocess.run(

@@ -10,12 +10,12 @@ from datetime import timedelta
 import pytest
 
 from imgstore import Capability, Location, errors
+from imgstore.data.streams import Body
 from imgstore.driver import Driver
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Layer, Limited, ReadOnly
-from imgstore.store import Added
-from imgstore.streams import Body
+from imgstore.model import Added
 
 WAIT = 30
 MIB = 1024 * 1024

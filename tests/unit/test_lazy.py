@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imgstore import _lazy
 from imgstore.errors import DriverUnavailable
+from imgstore.process import lazy
 
 
 def test_what_is_there_is_not_imported():
     """Asking whether a module is there imports nothing."""
     sys.modules.pop("wave", None)
-    _lazy.require("wave", "json", install="nothing")
+    lazy.require("wave", "json", install="nothing")
     assert "wave" not in sys.modules
 
 
@@ -23,17 +23,17 @@ def test_what_is_there_is_not_imported():
 def test_what_is_missing_says_what_to_install(module):
     """A missing module, or a missing parent, is DriverUnavailable with the remedy."""
     with pytest.raises(DriverUnavailable) as caught:
-        _lazy.require("json", module, install="imgstore[http]")
+        lazy.require("json", module, install="imgstore[http]")
     assert module in str(caught.value)
     assert str(caught.value).endswith("install imgstore[http]")
     with pytest.raises(DriverUnavailable, match="install imgstore") as caught:
-        _lazy.load(module, install="imgstore[http]")
+        lazy.load(module, install="imgstore[http]")
     assert isinstance(caught.value.__cause__, ImportError)
 
 
 def test_load_imports():
     """A module that is there is returned, dotted ones too."""
-    assert _lazy.load("json.decoder", install="nothing") is sys.modules["json.decoder"]
+    assert lazy.load("json.decoder", install="nothing") is sys.modules["json.decoder"]
 
 
 def test_a_broken_module_keeps_its_reason(tmp_path, monkeypatch):
@@ -41,7 +41,7 @@ def test_a_broken_module_keeps_its_reason(tmp_path, monkeypatch):
     (tmp_path / "broken_sdk.py").write_text("from json import no_such_name")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DriverUnavailable, match="no_such_name"):
-        _lazy.load("broken_sdk", install="imgstore[http]")
+        lazy.load("broken_sdk", install="imgstore[http]")
 
 
 def test_threads_that_import_eventlet_can_be_joined(tmp_path: Path) -> None:
@@ -54,9 +54,9 @@ def test_threads_that_import_eventlet_can_be_joined(tmp_path: Path) -> None:
     )
     program = (
         "import sys, threading\n"
-        "from imgstore import _lazy\n"
+        "from imgstore.process import lazy\n"
         "sys.path.append(sys.argv[1])\n"
-        "load = lambda: _lazy.load_apart('copying', install='it')\n"
+        "load = lambda: lazy.load_apart('copying', install='it')\n"
         "thread = threading.Thread(target=load)\n"
         "thread.start()\n"
         "thread.join(20)\n"
@@ -70,4 +70,4 @@ def test_threads_that_import_eventlet_can_be_joined(tmp_path: Path) -> None:
 
 def test_what_an_import_apart_raises() -> None:
     with pytest.raises(DriverUnavailable, match="install it"):
-        _lazy.load_apart("imgstore_absent", install="it")
+        lazy.load_apart("imgstore_absent", install="it")

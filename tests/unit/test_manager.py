@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from imgstore import Capability, Location, RequestContext, Store, StoreManager, errors
+from imgstore.config.loading import installed_drivers, load_driver
+from imgstore.data.reader import Opened
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import ReadOnly
-from imgstore.loading import installed_drivers, load_driver
 from imgstore.manager import StoreInfo
-from imgstore.store import Added, Leftover, Ownership
-from imgstore.streams import Opened
+from imgstore.model import Added, Leftover, Ownership
 
 
 class RoomStore(MemoryStore):
@@ -525,7 +525,7 @@ class TestDrivers:
         (tmp_path / "a.conf").write_text("[DEFAULT]\nenabled_backends = a:memory\n")
         code = f"""
 from imgstore import StoreManager, errors
-from imgstore.loading import installed_drivers, load_driver
+from imgstore.config.loading import installed_drivers, load_driver
 StoreManager.from_file({str(tmp_path / "a.conf")!r}).close()
 print(*[name for name in ("broken_module", "imgstore.drivers.http") if name in sys.modules])
 for name in ("broken", "odd", "lost"):
@@ -548,7 +548,7 @@ print(*sorted(driver.driver for driver in installed_drivers()))
         install(tmp_path, "one", "twin = imgstore.drivers.memory:MemoryStore\nfile = other:Store")
         install(tmp_path, "two", "twin = imgstore.drivers.memory:MemoryStore")
         code = """
-from imgstore.loading import load_driver
+from imgstore.config.loading import load_driver
 print(load_driver("twin").__name__)
 try:
     load_driver("file")

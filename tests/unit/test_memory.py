@@ -6,7 +6,7 @@ import pytest
 
 from imgstore import Location, errors
 from imgstore.drivers.memory import MemoryStore
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 
 def test_two_stores_share_nothing():

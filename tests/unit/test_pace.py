@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from imgstore.pace import Pace
-from imgstore.streams import Body
+from imgstore.data.pace import Pace
+from imgstore.data.streams import Body
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgstore.drivers._placement import Candidate, Weighted, parse_weighted, pick, unique
 from imgstore.errors import InvalidArgument, StorageFull
-from imgstore.placement import Candidate, Weighted, parse_weighted, pick, unique
 
 
 def candidates(*rows):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imgstore._process import PerProcess
+from imgstore.process.per_process import PerProcess
 
 WAIT = 30
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from imgstore.data.ranges import RANGE, Got, open_ranges, open_whole, whole_size
+from imgstore.data.reader import Opened
 from imgstore.errors import IntegrityError, NotFound, Unavailable, Unsupported
-from imgstore.ranges import RANGE, Got, open_ranges, open_whole, whole_size
-from imgstore.streams import Opened
 
 SIZE = 3 * RANGE + 12_345
 DATA = random.Random(1).randbytes(SIZE)

@@ -13,8 +13,9 @@ from contextlib import suppress
 import pytest
 
 from imgstore import Capability, ImageReader, Location, errors
-from imgstore.store import Ownership, Store
-from imgstore.streams import Opened
+from imgstore.data.reader import Opened
+from imgstore.model import Ownership
+from imgstore.store import Store
 
 DATA = bytes(range(256)) * 4
 AT = Location.parse("script://image")

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 
 from imgstore import Location, Store, errors
+from imgstore.boundary.redaction import Redaction
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import ReadOnly
-from imgstore.redaction import Redaction
+from imgstore.model import Capability, Ownership
 from imgstore.secret import Secret
-from imgstore.store import Capability, Ownership
 
 KEY: Final = 'pa/ss+wo&rd "9"=<x>\\é'
 
@@ -428,7 +428,7 @@ def test_what_callers_bring_stays_with_the_driver(caplog):
     gc.collect()  # stores of other tests mask what they know, too
     redaction = Redaction(["secret-of-the-store"]).watch("imgstore.drivers.http", "test.sdk")
     redaction.note("a-word-of-a-caller")
-    others = ("imgstore.transfer", "imgstore.drivers.filesystem")
+    others = ("imgstore.data.parts", "imgstore.drivers.filesystem")
     for name in ("imgstore.drivers.http", "test.sdk", *others):
         logging.getLogger(name).warning("a-word-of-a-caller secret-of-the-store")
     assert caplog.messages == ["*** ***", "*** ***", *["a-word-of-a-caller ***"] * 2]

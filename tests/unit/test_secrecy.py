@@ -12,13 +12,13 @@ import pytest
 from oslo_config import cfg
 
 from imgstore import RequestContext, Store, errors
+from imgstore.config.loading import built, installed_drivers
 from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.http import HttpStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.vmware import VmwareStore
-from imgstore.loading import built, installed_drivers
 from imgstore.secret import Secret
 
 VALUE: Final = "value-of/the&option"
@@ -132,7 +132,7 @@ def test_lines_of_the_drivers_own_are_masked(
     package = driver.__module__.rpartition(".")[0]
     names = [name for name in logging.root.manager.loggerDict if name.startswith(package)]
     assert names
-    for name in (*names, "imgstore.transfer", *driver.sdk_loggers):
+    for name in (*names, "imgstore.data.parts", *driver.sdk_loggers):
         with caplog.at_level(logging.DEBUG, logger=name):
             logging.getLogger(name).warning("it said %s", f"project:{VALUE} token-of-the-session")
             shown = caplog.records.pop().getMessage()  # masked by stores of other tests, too

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from imgstore.data.parts import read_part
+from imgstore.data.segments import AbandonedError, Segment, upload_in_segments
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 from imgstore.errors import SizeMismatch, StoreError, Unavailable
-from imgstore.hashing import MIB
-from imgstore.segments import AbandonedError, Segment, upload_in_segments
-from imgstore.streams import Body
-from imgstore.transfer import read_part
 
 
 class Upload:

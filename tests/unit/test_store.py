@@ -11,9 +11,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from imgstore import Capability, Location, RequestContext, errors
+from imgstore.data.reader import Opened
 from imgstore.drivers.memory import MemoryStore
-from imgstore.store import Added, Leftover, Ownership, Store, StoredImage
-from imgstore.streams import Opened
+from imgstore.model import Added, Leftover, Ownership, StoredImage
+from imgstore.store import Store
 
 AT = Location.parse("fake://key:hunter2@host/image")
 EVERYTHING = ~Capability(0)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import IntegrityError, InvalidArgument, SizeMismatch, TooLarge
-from imgstore.streams import Body
 
 MIB = 1024 * 1024
 DATA = random.Random(1).randbytes(3 * MIB + 5)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from imgstore.data.parts import Part, upload_in_parts
+from imgstore.data.ranges import read_in_parts
+from imgstore.data.streams import Body
 from imgstore.errors import IntegrityError, SizeMismatch, StoreError, Unavailable
-from imgstore.streams import Body
-from imgstore.transfer import Part, read_in_parts, upload_in_parts
 
 MIB = 1 << 20
 

@@ -14,10 +14,10 @@ import pytest
 
 import imgstore
 from imgstore import Store, StoreManager, errors
-from imgstore._process import PerProcess
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Layer, Limited, ReadOnly
+from imgstore.process.per_process import PerProcess
 
 WAIT = 30
 
@@ -122,7 +122,7 @@ def test_a_client_that_answers_late_is_closed_once():
 HANGING = """
 import threading
 from imgstore import StoreManager
-from imgstore._process import PerProcess
+from imgstore.process.per_process import PerProcess
 from imgstore.drivers.memory import MemoryStore
 
 class Hanging(MemoryStore):

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final
 
-from imgstore import _lazy
+from imgstore.boundary.translation import describe, error_class
 from imgstore.drivers._librbd.access import LAYERING, Access
 from imgstore.drivers._librbd.requests import Requests
 from imgstore.errors import (
@@ -29,7 +29,7 @@ from imgstore.errors import (
     StoreError,
     Unavailable,
 )
-from imgstore.translation import describe, error_class
+from imgstore.process import lazy
 
 LOG = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Connection:
     """
 
     def __init__(self, client: Any, settings: Access) -> None:
-        self.rbd = _lazy.load("rbd", install=INSTALL)
+        self.rbd = lazy.load("rbd", install=INSTALL)
         self.verbs = self.rbd.RBD()
         self.fsid: str = client.get_fsid()
         self.users = 0
@@ -146,7 +146,7 @@ class Connection:
         return pool
 
     def _open(self, name: str, number: int, namespace: str) -> Any:
-        rados = _lazy.load("rados", install=INSTALL)
+        rados = lazy.load("rados", install=INSTALL)
         try:
             pool = self._client.open_ioctx2(number)
         except rados.ObjectNotFound as exc:
@@ -376,7 +376,7 @@ class Cluster:
 
     def _configured(self) -> Any:
         """Return a client that has read its configuration and is not connected."""
-        rados = _lazy.load("rados", install=INSTALL)
+        rados = lazy.load("rados", install=INSTALL)
         settings = self._settings
         try:
             client = rados.Rados(

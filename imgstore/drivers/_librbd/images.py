@@ -8,7 +8,6 @@ import time
 import weakref
 from typing import Any
 
-from imgstore._interrupts import uninterrupted
 from imgstore.drivers._librbd.cluster import (
     SETTLED,
     Connection,
@@ -18,6 +17,7 @@ from imgstore.drivers._librbd.cluster import (
 )
 from imgstore.drivers._librbd.waiting import Patience, Patient
 from imgstore.errors import NotFound, StoreError
+from imgstore.process.interrupts import uninterrupted
 
 
 class _Handle:

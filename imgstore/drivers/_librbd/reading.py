@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
+from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES
 from imgstore.drivers._librbd.cluster import RequestFailed
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.writing import PIECE
 from imgstore.errors import IntegrityError
-from imgstore.hashing import MIB
 
 _ZEROS: Final = bytes(PIECE)
 # A hole is delivered in blocks of this size, all of them the same one.

@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from imgstore._interrupts import in_a_thread
 from imgstore.drivers._librbd.cluster import Connection, RequestFailed, quietly
+from imgstore.process.interrupts import in_a_thread
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

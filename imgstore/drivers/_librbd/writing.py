@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from imgstore.data.units import MIB
 from imgstore.drivers._librbd.cluster import RequestFailed
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.hashing import MIB
 
 # Bytes of one request. Larger ones are slower here, because their memory is not used again.
 PIECE: Final = 2 * MIB

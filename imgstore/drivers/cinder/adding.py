@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from imgstore._interrupts import uninterrupted
+from imgstore.boundary.translation import describe
+from imgstore.data.streams import Body
+from imgstore.data.units import GIB, MIB
 from imgstore.drivers.cinder.attaching import Attached, Attachments
 from imgstore.drivers.cinder.client import (
     ALIVE,
@@ -34,13 +36,10 @@ from imgstore.errors import (
     TimedOut,
     Unavailable,
 )
-from imgstore.hashing import MIB
-from imgstore.streams import Body
-from imgstore.translation import describe
+from imgstore.process.interrupts import uninterrupted
 
 LOG = logging.getLogger(__name__)
 
-GIB: Final = 1 << 30
 # Characters of a name that Cinder takes.
 _NAME: Final = 255
 _ZEROS: Final = bytes(MIB)

@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from imgstore._interrupts import uninterrupted
+from imgstore.boundary.translation import ClosedError, describe
 from imgstore.drivers.cinder.client import Api, Volume, is_of, is_refusal, status_of
 from imgstore.drivers.cinder.connectors import Connectors, StillConnected
 from imgstore.drivers.cinder.devices import Device
 from imgstore.drivers.cinder.locks import Fate, Life, Locks, Record
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import InUse, Unavailable
-from imgstore.translation import ClosedError, describe
+from imgstore.process.interrupts import uninterrupted
 
 LOG = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Final, TypeGuard
 
-from imgstore import _lazy
-from imgstore.arguments import check_ca_file, is_web_url
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import check_ca_file, is_web_url
 from imgstore.context import RequestContext
 from imgstore.drivers import _keystone
 from imgstore.drivers._http_transport import classify as classify_transport
@@ -27,7 +27,7 @@ from imgstore.errors import (
     Throttled,
     Unavailable,
 )
-from imgstore.redaction import Redaction
+from imgstore.process import lazy
 from imgstore.secret import Secret
 
 INSTALL: Final = "imgstore[cinder]"
@@ -214,8 +214,8 @@ class Clients:
         if isinstance(settings.verify, str):
             check_ca_file(_CA, settings.verify)
         self._settings = settings
-        self._client = _lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
-        self._version = _lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
+        self._client = lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
+        self._version = lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
         # A redirect would take the password, or the token, to another host.
         self._session: Any = _session_class()(verify=settings.verify, redirect=False)
         self._session.timeout = _PATIENCE
@@ -239,7 +239,7 @@ class Clients:
     def _of_service(self) -> Api:
         credentials, catalog = self._settings.credentials, self._settings.catalog
         assert credentials is not None  # noqa: S101  # its caller looked
-        identity = _lazy.load_apart("keystoneauth1.identity.v3", install=INSTALL)
+        identity = lazy.load_apart("keystoneauth1.identity.v3", install=INSTALL)
         kind = identity.ApplicationCredential if credentials.is_application else identity.Password
         named = {key: _plain(value) for key, value in credentials.options.items()}
         return self._api(
@@ -259,7 +259,7 @@ class Clients:
             )
         _keystone.check_sendable(_plain(context.token))
         endpoint = _endpoint(self._settings, context)
-        fixed = _lazy.load_apart("keystoneauth1.token_endpoint", install=INSTALL)
+        fixed = lazy.load_apart("keystoneauth1.token_endpoint", install=INSTALL)
         token = context.auth_token
         assert token is not None  # noqa: S101  # as looked at above
         return self._api(fixed.Token(endpoint, token.reveal()), context.project_id)
@@ -288,7 +288,7 @@ def _session_class() -> Any:
     How to connect to a volume stands in an answer, with keys and passwords of the storage
     (OSSN-0085). urllib3 logs the requests.
     """
-    base: Any = _lazy.load_apart("keystoneauth1.session", install=INSTALL).Session
+    base: Any = lazy.load_apart("keystoneauth1.session", install=INSTALL).Session
 
     class Session(base):  # type: ignore[misc]
         def request(self, *args: Any, **named: Any) -> Any:
@@ -380,7 +380,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if is_of(exc, "cinderclient"):
         return _answered(exc)
     if is_of(exc, "keystoneauth1"):
-        exceptions = _lazy.load_apart("keystoneauth1.exceptions", install=INSTALL)
+        exceptions = lazy.load_apart("keystoneauth1.exceptions", install=INSTALL)
         if isinstance(exc, exceptions.CatalogException):
             return ConfigError(
                 "the service catalog has no such endpoint of Cinder",

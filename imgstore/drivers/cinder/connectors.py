@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from imgstore import _lazy
+from imgstore.data.units import GIB
 from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.client import INSTALL, Volume, is_of
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
@@ -20,11 +20,11 @@ from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import ConfigError, Unavailable, Unsupported
+from imgstore.process import lazy
 
 LOG = logging.getLogger(__name__)
 
 _SECONDS: Final = 600.0  # that another process may take to connect or disconnect the same volume
-_GIB: Final = 1 << 30
 # PowerFlex shows a volume before it has its size: 20 s in all.
 _SIZE_ATTEMPTS: Final = 6
 _SIZE_PAUSE: Final = 0.32
@@ -282,7 +282,7 @@ def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any
 
 def _await_size(device: FileDevice, volume: Volume) -> None:
     for attempt in range(_SIZE_ATTEMPTS):
-        if device.size() >= volume.size * _GIB:
+        if device.size() >= volume.size * GIB:
             return
         time.sleep(_SIZE_PAUSE * 2**attempt)
     raise Unavailable(f"the device has not the volume's {volume.size} GiB")
@@ -310,11 +310,11 @@ def _brick(locks: Locks) -> Any:
 @functools.cache
 def _prepared() -> tuple[Any, Any]:
     """Return os-brick's connectors, which as root do without a helper, and its configuration."""
-    brick = _lazy.load_apart("os_brick.initiator.connector", install=INSTALL)
-    own = _lazy.load_apart("os_brick.privileged", install=INSTALL)
-    conf = _lazy.load_apart("oslo_config.cfg", install=INSTALL).CONF
+    brick = lazy.load_apart("os_brick.initiator.connector", install=INSTALL)
+    own = lazy.load_apart("os_brick.privileged", install=INSTALL)
+    conf = lazy.load_apart("oslo_config.cfg", install=INSTALL).CONF
     try:
-        _lazy.load_apart("os_brick", install=INSTALL).setup(conf)
+        lazy.load_apart("os_brick", install=INSTALL).setup(conf)
     except Exception as exc:  # its options are the service's business
         LOG.debug("os_brick.setup: %s", type(exc).__name__)
     if rights.is_capable():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final, Protocol
 
+from imgstore.data.units import MIB
 from imgstore.drivers._kernel import start_writeback
 from imgstore.drivers._librbd.access import Access
 from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
@@ -18,7 +19,6 @@ from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
 from imgstore.errors import IntegrityError, StoreError
-from imgstore.hashing import MIB
 
 _WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image
 _PIECE: Final = 2 * MIB  # bytes of one write to a device or a file

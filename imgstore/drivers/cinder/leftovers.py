@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
-from imgstore.drivers.cinder.adding import GIB
+from imgstore.data.units import GIB
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import IMAGE, Api, Volume
 from imgstore.drivers.cinder.locks import Fate
 from imgstore.drivers.cinder.removing import discard, present
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import NotFound
-from imgstore.store import Leftover
+from imgstore.model import Leftover
 
 _SECONDS: Final = 10.0  # for Cinder to end what it does with a volume
 

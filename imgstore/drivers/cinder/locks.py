@@ -21,9 +21,9 @@ from typing import Final
 
 from oslo_config import cfg
 
-from imgstore import _lazy
 from imgstore.drivers.cinder.client import INSTALL
 from imgstore.errors import ConfigError, TimedOut
+from imgstore.process import lazy
 
 LOG = logging.getLogger(__name__)
 
@@ -310,5 +310,5 @@ def _machine() -> str:
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:
     """Return what a configuration says under ``[oslo_concurrency] lock_path``."""
-    found = _lazy.load_apart("oslo_concurrency.lockutils", install=INSTALL).get_lock_path(conf)
+    found = lazy.load_apart("oslo_concurrency.lockutils", install=INSTALL).get_lock_path(conf)
     return str(found) if found else None

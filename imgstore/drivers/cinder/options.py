@@ -6,7 +6,7 @@ from typing import Final
 
 from oslo_config import cfg
 
-from imgstore.arguments import FileOpt
+from imgstore.boundary.settings import FileOpt
 
 OPTIONS: Final[dict[str, cfg.Opt]] = {
     "catalog_info": cfg.StrOpt(

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import Api, Volume, is_refusal, status_of
 from imgstore.drivers.cinder.locks import Fate
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import InUse, NotFound, TimedOut
-from imgstore.translation import describe
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from imgstore import _lazy
 from imgstore.drivers.cinder import steps
 from imgstore.drivers.cinder.client import INSTALL
+from imgstore.process import lazy
 
 # capabilities(7): CAP_SYS_ADMIN mounts, CAP_DAC_OVERRIDE opens what belongs to root.
 NEEDED: Final = (21, 1)
@@ -100,4 +100,4 @@ def unmount(point: str, share: str) -> None:
 
 
 def _helper() -> Any:
-    return _lazy.load_apart("imgstore.drivers.cinder.privileged", install=INSTALL)
+    return lazy.load_apart("imgstore.drivers.cinder.privileged", install=INSTALL)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from imgstore.arguments import all_checked, is_web_url, typed
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import all_checked, is_web_url, typed
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.errors import ConfigError
-from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 _INTERFACES: Final = frozenset({"public", "internal", "admin"})

@@ -11,14 +11,16 @@ from typing import Any, Final
 
 from oslo_config import cfg
 
-from imgstore import _lazy
-from imgstore._process import PerProcess
+from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
+from imgstore.data.units import GIB
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers._librbd.cluster import classify as classify_rbd
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.cinder import leftovers, secrecy, steps
-from imgstore.drivers.cinder.adding import GIB, Adding
+from imgstore.drivers.cinder.adding import Adding
 from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import (
     INSTALL,
@@ -47,9 +49,10 @@ from imgstore.errors import (
     Unsupported,
 )
 from imgstore.location import Location
-from imgstore.store import Added, Capability, Leftover, Ownership, Store
-from imgstore.streams import Body, Opened
-from imgstore.translation import describe
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process import lazy
+from imgstore.process.per_process import PerProcess
+from imgstore.store import Store
 
 _MANDATORY: Final = (
     "cinder_store_auth_address",
@@ -114,7 +117,7 @@ class CinderStore(Store):
         """
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
-        _lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
+        lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
         settings = read(given, lock_path=lock_path)
         self._settings = dataclasses.replace(settings, redaction=self._redaction)
         self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from imgstore._interrupts import Descriptors
-from imgstore._process import PerProcess
 from imgstore.errors import TimedOut
+from imgstore.process.interrupts import Descriptors
+from imgstore.process.per_process import PerProcess
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -20,11 +20,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore._interrupts import Descriptors
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.paths import DRAFT_PREFIX
 from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unsupported
+from imgstore.process.interrupts import Descriptors
 
 # Used where a directory itself cannot be locked, or not for other hosts (NFS wants a file that is
 # open for writing).

@@ -7,12 +7,13 @@ import functools
 import os
 from typing import Final
 
+from imgstore.data.extents import GRAIN, next_extent, stretches_of_data
+from imgstore.data.reader import SourceFile
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 from imgstore.drivers._kernel import start_writeback
 from imgstore.drivers.filesystem import kernel
 from imgstore.drivers.filesystem.calls import OpenFile
-from imgstore.extents import GRAIN, next_extent, stretches_of_data
-from imgstore.hashing import MIB
-from imgstore.streams import Body, SourceFile
 
 # Dirty pages are handed to the disk in steps of this size while digests are computed.
 _WRITEBACK: Final = 32 * MIB

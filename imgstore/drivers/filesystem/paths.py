@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore._interrupts import Descriptors
 from imgstore.errors import InvalidLocation, NotFound
 from imgstore.location import Location
+from imgstore.process.interrupts import Descriptors
 
 # Names of unfinished images begin with this; none of them is ever read, sized or deleted.
 DRAFT_PREFIX: Final = ".imgstore-"

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from imgstore.drivers._placement import parse_weighted, unique
 from imgstore.drivers.filesystem.paths import path_of
 from imgstore.errors import ConfigError, InvalidArgument
 from imgstore.location import Location
-from imgstore.placement import parse_weighted, unique
 
 DEFAULT_DATADIR: Final = "/var/lib/glance/images"
 _DEPTH: Final = 32  # so that no recursion over location metadata runs out of stack

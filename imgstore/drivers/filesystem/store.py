@@ -12,10 +12,14 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from imgstore._interrupts import Descriptors
-from imgstore.arguments import all_checked
+from imgstore.boundary.settings import all_checked
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
+from imgstore.data.sources import READ_LIMIT
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 from imgstore.drivers._kernel import is_mount_point
+from imgstore.drivers._placement import Candidate, pick
 from imgstore.drivers.filesystem import drafts, settings
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.drafts import DeadDraft, Draft
@@ -40,12 +44,10 @@ from imgstore.errors import (
     TimedOut,
     Unavailable,
 )
-from imgstore.hashing import MIB
 from imgstore.location import Location
-from imgstore.placement import Candidate, pick
-from imgstore.sources import READ_LIMIT
-from imgstore.store import Added, Capability, Leftover, Ownership, Store
-from imgstore.streams import Body, Opened
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process.interrupts import Descriptors
+from imgstore.store import Store
 
 LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from imgstore._interrupts import uninterrupted
+from imgstore.boundary.translation import describe
+from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import Cluster, Connection, classify, quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
@@ -19,8 +20,7 @@ from imgstore.drivers.rbd.images import MARK, State, is_watched, look_at, mark_o
 from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, Settings
 from imgstore.drivers.rbd.writing import FIRST_OBJECTS, Writer
 from imgstore.errors import AlreadyExists, ConfigError, NotFound, TimedOut, Unavailable
-from imgstore.streams import Body
-from imgstore.translation import describe
+from imgstore.process.interrupts import uninterrupted
 
 LOG = logging.getLogger(__name__)
 

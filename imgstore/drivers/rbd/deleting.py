@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.cluster import Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.waiting import Patience
@@ -16,7 +17,6 @@ from imgstore.drivers.rbd.images import MARK, has_clones, is_locked, is_watched,
 from imgstore.drivers.rbd.mirroring import Mirroring
 from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
 from imgstore.errors import InUse
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 

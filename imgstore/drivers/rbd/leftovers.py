@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.cluster import Connection, classify
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
@@ -27,7 +28,6 @@ from imgstore.drivers.rbd.images import (
 from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, is_private
 from imgstore.errors import NotFound, Unavailable
 from imgstore.model import Leftover
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from imgstore import _lazy
 from imgstore.drivers._librbd.cluster import INSTALL
 from imgstore.errors import AlreadyExists, NotFound
+from imgstore.process import lazy
 
 _DIRECTORY: Final = "rbd_directory"
 _TRASH: Final = "rbd_trash"
@@ -270,7 +270,7 @@ def _asked(pool: Any, method: str, question: str) -> str | None:
 @contextmanager
 def _write(pool: Any, key: str) -> Iterator[Any]:
     """Send what the block puts into a request; nothing if it raises."""
-    rados = _lazy.load("rados", install=INSTALL)
+    rados = lazy.load("rados", install=INSTALL)
     with rados.WriteOpCtx() as request:
         yield request
         pool.operate_write_op(request, key)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imgstore.arguments import all_checked, typed
+from imgstore.boundary.settings import all_checked, typed
+from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES, LAYERING, Access
 from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.errors import ConfigError
-from imgstore.hashing import MIB
 
 # The name that Nova and Cinder clone from.
 SNAPSHOT: Final = "snap"

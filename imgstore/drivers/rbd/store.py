@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, unquote
 
-from imgstore import _lazy
-from imgstore._process import PerProcess
-from imgstore.arguments import is_below
+from imgstore.boundary.arguments import is_below
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import INSTALL, Cluster, Connection, classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
@@ -32,8 +32,10 @@ from imgstore.errors import (
     PermissionDenied,
 )
 from imgstore.location import Location
-from imgstore.store import Added, Capability, Leftover, Ownership, Store
-from imgstore.streams import Body, Opened
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process import lazy
+from imgstore.process.per_process import PerProcess
+from imgstore.store import Store
 
 
 class RbdStore(Store):
@@ -72,7 +74,7 @@ class RbdStore(Store):
         """Check the options; ``common`` are the keywords of Store."""
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
-        _lazy.require("rados", "rbd", install=INSTALL)
+        lazy.require("rados", "rbd", install=INSTALL)
         self._settings = read(given)
         self._clusters = PerProcess(functools.partial(Cluster, self._settings), Cluster.close)
 
@@ -223,7 +225,7 @@ class RbdStore(Store):
         with cluster.connection() as connection:
             if not write:
                 pool = own_pool(connection, self._settings, write=False)
-                with suppress(_lazy.load("rados", install=INSTALL).ObjectNotFound):
+                with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
                     pool.stat("rbd_directory")  # which an empty pool has not
                 return ()
             name = PROBE + secrets.token_hex(8)

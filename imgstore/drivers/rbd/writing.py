@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
+from imgstore.data.extents import stretches_of_data
+from imgstore.data.streams import Body
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.writing import Window
-from imgstore.extents import stretches_of_data
-from imgstore.streams import Body
 
 # What an image of unknown size begins with, in objects; it takes no space.
 FIRST_OBJECTS: Final = 128

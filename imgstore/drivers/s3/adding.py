@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, NoReturn, TypeVar
 
+from imgstore.data.parts import Part
 from imgstore.drivers.s3.claims import Claim
 from imgstore.drivers.s3.client import (
     Client,
@@ -32,7 +33,6 @@ from imgstore.errors import (
     StoreError,
     Unavailable,
 )
-from imgstore.transfer import Part
 
 LOG = logging.getLogger(__name__)
 

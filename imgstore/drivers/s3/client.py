@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore import _lazy
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import (
     ConfigError,
@@ -27,6 +26,7 @@ from imgstore.errors import (
     Unavailable,
     Unsupported,
 )
+from imgstore.process import lazy
 from imgstore.secret import Secret
 
 INSTALL: Final = "imgstore[s3]"
@@ -56,9 +56,9 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         """Find the credentials and build the client; nothing is connected yet."""
-        boto3 = _lazy.load("boto3", install=INSTALL)
-        config = _lazy.load("botocore.config", install=INSTALL)
-        self._botocore = _lazy.load("botocore.exceptions", install=INSTALL)
+        boto3 = lazy.load("boto3", install=INSTALL)
+        config = lazy.load("botocore.config", install=INSTALL)
+        self._botocore = lazy.load("botocore.exceptions", install=INSTALL)
         self._watching = threading.local()
         self._is_conditional: bool | None = None
         self._has_md5_tags: bool | None = None
@@ -302,8 +302,8 @@ def server_time(answer: Mapping[str, Any]) -> datetime:
 
 def classify(exc: Exception) -> ImgStoreError | None:
     """Map what boto3, botocore and urllib3 raise to one of our errors; None for all else."""
-    botocore = _lazy.load("botocore.exceptions", install=INSTALL)
-    parsers = _lazy.load("botocore.parsers", install=INSTALL)
+    botocore = lazy.load("botocore.exceptions", install=INSTALL)
+    parsers = lazy.load("botocore.parsers", install=INSTALL)
     if isinstance(exc, parsers.ResponseParserError):
         return Unavailable("the endpoint's answer is not one of S3")
     if isinstance(exc, botocore.ClientError):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.arguments import is_safe_image_id
+from imgstore.boundary.arguments import is_safe_image_id
 from imgstore.drivers.s3 import claims
 from imgstore.drivers.s3.client import Client, head, server_time, status_of
 from imgstore.drivers.s3.deleting import delete

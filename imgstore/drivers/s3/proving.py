@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from imgstore.data.parts import Part
 from imgstore.drivers.s3.client import Client
 from imgstore.drivers.s3.probe import BYTES, MD5, probe_at
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import IntegrityError
-from imgstore.transfer import Part
 
 LOG = logging.getLogger(__name__)
 

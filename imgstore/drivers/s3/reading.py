@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from imgstore.data.ranges import Got, whole_size
 from imgstore.drivers.s3.client import Client, told
-from imgstore.ranges import Got, whole_size
 
 
 class Reading:

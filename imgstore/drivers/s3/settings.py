@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from imgstore.arguments import all_checked, is_safe_image_id, typed
+from imgstore.boundary.arguments import is_safe_image_id
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import all_checked, typed
+from imgstore.data.units import MIB
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.errors import ConfigError
-from imgstore.hashing import MIB
-from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 # What the names of objects beside the images begin with, after the key prefix.

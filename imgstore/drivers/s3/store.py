@@ -10,9 +10,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any, Final
 
-from imgstore import _lazy
-from imgstore._process import PerProcess
 from imgstore.context import RequestContext
+from imgstore.data.parts import upload_in_parts
+from imgstore.data.ranges import open_ranges
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.client import (
@@ -36,13 +39,12 @@ from imgstore.errors import (
     PermissionDenied,
     Unavailable,
 )
-from imgstore.hashing import MIB
 from imgstore.location import Location, same_service
-from imgstore.ranges import open_ranges
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process import lazy
+from imgstore.process.per_process import PerProcess
 from imgstore.secret import Secret
-from imgstore.store import Added, Capability, Leftover, Ownership, Store
-from imgstore.streams import Body, Opened
-from imgstore.transfer import upload_in_parts
+from imgstore.store import Store
 
 LOG = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ class S3Store(Store):
         """Check the options; ``common`` are the keywords of Store."""
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
-        _lazy.require("boto3", "botocore", install=INSTALL)
+        lazy.require("boto3", "botocore", install=INSTALL)
         self._settings = dataclasses.replace(read(given), redaction=self._redaction)
         self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.

@@ -11,6 +11,9 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from imgstore.data.parts import Part, PartedUpload, read_part
+from imgstore.data.segments import Segment, upload_in_segments
+from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller, classify, status_of
@@ -25,9 +28,6 @@ from imgstore.errors import (
     NotFound,
     Unavailable,
 )
-from imgstore.segments import Segment, upload_in_segments
-from imgstore.streams import Body
-from imgstore.transfer import Part, PartedUpload, read_part
 
 SIZE: Final = "X-Object-Meta-Imgstore-Size"
 MANIFEST: Final = "X-Object-Manifest"

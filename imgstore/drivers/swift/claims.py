@@ -15,11 +15,11 @@ from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Final
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers.swift.client import Caller, date_of, status_of
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
-from imgstore import _lazy
-from imgstore.arguments import check_ca_file
+from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers import _keystone
 from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.drivers.swift.identity import INSTALL, NO_KEYSTONE, Access, Identity
@@ -34,6 +33,7 @@ from imgstore.errors import (
     Unavailable,
     Unsupported,
 )
+from imgstore.process import lazy
 
 T = TypeVar("T")
 
@@ -86,11 +86,11 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._http = _lazy.load("swiftclient.client", install=INSTALL)
-        self._failure: Any = _lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
-        self._requests = _lazy.load("requests", install=INSTALL)
-        self._urllib3 = _lazy.load("urllib3.exceptions", install=INSTALL)
-        self._keystone = _lazy.load("keystoneauth1.exceptions", install=INSTALL)
+        self._http = lazy.load("swiftclient.client", install=INSTALL)
+        self._failure: Any = lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
+        self._requests = lazy.load("requests", install=INSTALL)
+        self._urllib3 = lazy.load("urllib3.exceptions", install=INSTALL)
+        self._keystone = lazy.load("keystoneauth1.exceptions", install=INSTALL)
         if isinstance(settings.verify, str):
             check_ca_file("swift_store_cacert", settings.verify)
         self._patience = (settings.connect_timeout, settings.read_timeout)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers.swift.client import Caller, status_of
 from imgstore.drivers.swift.removing import delete_seen
 from imgstore.drivers.swift.settings import SEGMENTS, Settings
 from imgstore.errors import ConfigError
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 

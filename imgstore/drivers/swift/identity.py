@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Protocol
 
-from imgstore import _lazy
 from imgstore.drivers import _keystone
 from imgstore.drivers._keystone import check_sendable, no_keystone
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied, Unavailable
+from imgstore.process import lazy
 
 INSTALL: Final = "imgstore[swift]"
 # A trust outlives what it is made for only where its process dies.
@@ -146,8 +146,8 @@ class Keystone:
     def __init__(self, settings: Settings, account: Account) -> None:
         self._settings = settings
         self._account = account
-        sessions = _lazy.load("keystoneauth1.session", install=INSTALL)
-        self._v3 = _lazy.load("keystoneauth1.identity.v3", install=INSTALL)
+        sessions = lazy.load("keystoneauth1.session", install=INSTALL)
+        self._v3 = lazy.load("keystoneauth1.identity.v3", install=INSTALL)
         # A redirect would take the password to another host.
         self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
         self._session.timeout = (settings.connect_timeout, settings.read_timeout)

@@ -6,7 +6,7 @@ from typing import Final
 
 from oslo_config import cfg
 
-from imgstore.arguments import FileOpt
+from imgstore.boundary.settings import FileOpt
 
 MB: Final = 1_024_000  # what this store calls a megabyte, as glance_store does
 ENDPOINT_TYPES: Final = ("publicURL", "adminURL", "internalURL")

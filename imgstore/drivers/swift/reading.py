@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
+from imgstore.data.ranges import Arriving, Got, whole_size
+from imgstore.data.units import MIB
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.adding import MANIFEST, SIZE
 from imgstore.drivers.swift.client import Answer, Caller, status_of
 from imgstore.drivers.swift.deleting import split
 from imgstore.errors import IntegrityError, NotFound, Unavailable
-from imgstore.hashing import MIB
-from imgstore.ranges import Arriving, Got, whole_size
 
 _TIME: Final = "time "
 _OF_NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"

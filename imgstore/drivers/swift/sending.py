@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from imgstore.data.segments import Segment
+from imgstore.data.units import MIB
 from imgstore.drivers.swift.client import Sized, classify
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import Unavailable
-from imgstore.hashing import MIB
-from imgstore.segments import Segment
 
 HEAD: Final = 8 * MIB  # an image of unknown size that ends within is no large object
 

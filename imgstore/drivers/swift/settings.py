@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from imgstore.arguments import all_checked, typed
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import all_checked, typed
+from imgstore.data.units import MIB
 from imgstore.drivers.swift.accounts import (
     CREDENTIALS,
     Account,
@@ -19,8 +21,6 @@ from imgstore.drivers.swift.accounts import (
 )
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
-from imgstore.hashing import MIB
-from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with

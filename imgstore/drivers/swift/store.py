@@ -13,10 +13,11 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore import _lazy
-from imgstore._process import PerProcess
-from imgstore.arguments import is_below
+from imgstore.boundary.arguments import is_below
 from imgstore.context import RequestContext
+from imgstore.data.ranges import RANGE, open_ranges
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers
 from imgstore.drivers.swift.accounts import Account, account_in, account_named
@@ -44,10 +45,11 @@ from imgstore.errors import (
     PermissionDenied,
 )
 from imgstore.location import Location, same_service
-from imgstore.ranges import RANGE, open_ranges
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process import lazy
+from imgstore.process.per_process import PerProcess
 from imgstore.secret import Secret
-from imgstore.store import Added, Capability, Leftover, Ownership, Store
-from imgstore.streams import Body, Opened
+from imgstore.store import Store
 
 _FOREIGN: Final = 32  # accounts that locations name, whose tokens are kept
 
@@ -115,7 +117,7 @@ class SwiftStore(Store):
         """Check the options; ``common`` are the keywords of Store."""
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
-        _lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
+        lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
         self._settings = dataclasses.replace(read(given), redaction=self._redaction)
         for account in self._settings.accounts.values():
             self._redaction.keep(account.user, account.key, *(account.credential or ()))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
 from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.client import Caller, Client, classify
@@ -19,7 +20,6 @@ from imgstore.drivers.swift.identity import (
 )
 from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied
 from imgstore.location import same_service
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 

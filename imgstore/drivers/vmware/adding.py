@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from imgstore._interrupts import uninterrupted
+from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers._placement import pick
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.drafts import claim, claims
 from imgstore.drivers.vmware.faults import may_pass, means, name_of
@@ -23,8 +24,7 @@ from imgstore.errors import (
     StorageFull,
     Unavailable,
 )
-from imgstore.placement import pick
-from imgstore.streams import Body
+from imgstore.process.interrupts import uninterrupted
 
 LOG = logging.getLogger(__name__)
 

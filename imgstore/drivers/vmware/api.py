@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
-from imgstore import _lazy
 from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of, is_answer
 from imgstore.drivers.vmware.sessions import (
     IDLE,
@@ -27,6 +26,7 @@ from imgstore.drivers.vmware.sessions import (
 )
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import ImgStoreError, NotFound, StoreError, TimedOut
+from imgstore.process import lazy
 
 T = TypeVar("T")
 
@@ -44,10 +44,10 @@ class Api:
         """``versions`` fetches the document of the API's versions."""
         self._settings = settings
         self._patience = patience
-        self._soap = _lazy.load("pyVmomi.SoapAdapter", install=INSTALL)
-        self._support = _lazy.load("pyVmomi.VmomiSupport", install=INSTALL)
-        self.vim: Any = _lazy.load("pyVmomi", install=INSTALL).vim
-        self.vmodl: Any = _lazy.load("pyVmomi", install=INSTALL).vmodl
+        self._soap = lazy.load("pyVmomi.SoapAdapter", install=INSTALL)
+        self._support = lazy.load("pyVmomi.VmomiSupport", install=INSTALL)
+        self.vim: Any = lazy.load("pyVmomi", install=INSTALL).vim
+        self.vmodl: Any = lazy.load("pyVmomi", install=INSTALL).vmodl
         fault = self.vim.fault.NotAuthenticated, self.vmodl.fault.ManagedObjectNotFound
         self._over: tuple[type[Exception], ...] = fault  # of a session or an object
         self._versions = versions
@@ -152,7 +152,7 @@ class Api:
         if isinstance(verify, str):
             return ssl.create_default_context(cafile=verify)
         # Files and calls trust the same authorities.
-        bundle = _lazy.load("requests.certs", install=INSTALL).where()
+        bundle = lazy.load("requests.certs", install=INSTALL).where()
         context = ssl.create_default_context(cafile=bundle)
         if not verify:
             context.check_hostname = False

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+from imgstore.drivers._placement import Candidate
 from imgstore.drivers.vmware.faults import Patience, error_of, may_pass, means, name_of
 from imgstore.drivers.vmware.files import Files, Identity
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import InUse, NotFound, Unavailable
-from imgstore.placement import Candidate
 
 LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from xml.parsers.expat import ExpatError, errors
 
-from imgstore import _lazy
+from imgstore.boundary.translation import describe
 from imgstore.drivers._http import status_error
 from imgstore.drivers._http_transport import classify as classify_transport
 from imgstore.drivers._http_transport import explain
@@ -25,7 +25,7 @@ from imgstore.errors import (
     Unavailable,
     Unsupported,
 )
-from imgstore.translation import describe
+from imgstore.process import lazy
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ _UNSURE: Final = frozenset(
 
 def classify(exc: Exception) -> ImgStoreError | None:
     """Map what pyVmomi, requests and connections raise to one of our errors."""
-    vmodl = _lazy.load("pyVmomi", install=INSTALL).vmodl
+    vmodl = lazy.load("pyVmomi", install=INSTALL).vmodl
     if isinstance(exc, vmodl.MethodFault | vmodl.RuntimeFault):
         return _meaning(exc)
     if _is_cut(exc):

@@ -8,7 +8,10 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from imgstore.arguments import check_ca_file
+from imgstore.boundary.settings import check_ca_file
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 from imgstore.drivers._http import Client, redirected, settle, status_error
 from imgstore.drivers._http_transport import Transport
 from imgstore.drivers._http_url import AddressGuard, Url
@@ -18,9 +21,7 @@ from imgstore.drivers.vmware.places import Place
 from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import NotFound, PermissionDenied, StorageFull, StoreError, Unavailable
-from imgstore.hashing import MIB
 from imgstore.location import Location
-from imgstore.streams import Body, Opened
 
 if TYPE_CHECKING:
     import requests

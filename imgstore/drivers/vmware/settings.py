@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any, Final
 
-from imgstore.arguments import all_checked, typed
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import all_checked, typed
+from imgstore.drivers._placement import parse_weighted, unique
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore
 from imgstore.errors import ConfigError, InvalidArgument
-from imgstore.placement import parse_weighted, unique
-from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 MARK: Final = ".imgstore-"  # what names of unfinished data begin with

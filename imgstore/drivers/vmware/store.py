@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from imgstore import _lazy
-from imgstore._process import PerProcess
 from imgstore.context import RequestContext
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
 from imgstore.drivers.vmware.adding import Adding
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.drafts import Draft, draft_of
@@ -21,9 +21,11 @@ from imgstore.drivers.vmware.places import SCHEME, Place
 from imgstore.drivers.vmware.settings import MARK, Settings, read
 from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation, NotFound
 from imgstore.location import Location, same_service
+from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process import lazy
+from imgstore.process.per_process import PerProcess
 from imgstore.secret import Secret
-from imgstore.store import Added, Capability, Leftover, Ownership, Store
-from imgstore.streams import Body, Opened
+from imgstore.store import Store
 
 
 class VmwareStore(Store):
@@ -63,7 +65,7 @@ class VmwareStore(Store):
         """Check the options; ``common`` are the keywords of Store."""
         given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
         super().__init__(name, **common)
-        _lazy.require("pyVmomi", "requests", "urllib3", install=INSTALL)
+        lazy.require("pyVmomi", "requests", "urllib3", install=INSTALL)
         self._settings: Settings = dataclasses.replace(read(given), redaction=self._redaction)
         self._datastores = PerProcess(
             functools.partial(Datastores, self._settings), Datastores.close

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from imgstore import Location, RequestContext, errors
+from imgstore.boundary.redaction import Redaction
 from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.cinder.adding import whole_gib
 from imgstore.drivers.cinder.client import Api, Clients, classify
@@ -17,7 +18,6 @@ from imgstore.drivers.cinder.devices import _configuration
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import Place
 from imgstore.drivers.cinder.settings import Settings, read
-from imgstore.redaction import Redaction
 from imgstore.secret import Secret
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from imgstore import errors
+from imgstore.data.reader import ImageReader
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.location import Location
-from imgstore.reader import ImageReader
 
 SIZE = 300_000
 NEW = b"b" * SIZE

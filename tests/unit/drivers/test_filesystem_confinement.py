@@ -14,7 +14,7 @@ import pytest
 
 from imgstore import Location, StoreManager, errors
 from imgstore.drivers.filesystem import FilesystemStore
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 VERBS: dict[str, Callable[[FilesystemStore, str], object]] = {
     "get": lambda store, url: store.get(url).read(),

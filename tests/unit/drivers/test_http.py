@@ -30,7 +30,7 @@ from imgstore.errors import (
     Unavailable,
     Unsupported,
 )
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 OLD = "Wed, 21 Oct 2015 07:28:00 GMT"
 MINUTE_LATER = "Wed, 21 Oct 2015 07:29:00 GMT"

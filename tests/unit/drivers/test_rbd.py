@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from imgstore import errors
+from imgstore.data.extents import GRAIN, stretches_of_data
 from imgstore.drivers.rbd import RbdStore, images
 from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.drivers.rbd.settings import Settings, read
-from imgstore.extents import GRAIN, stretches_of_data
 
 MIB = 1024 * 1024
 HAS_MODULES = all(map(importlib.util.find_spec, ("rados", "rbd")))

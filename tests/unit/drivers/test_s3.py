@@ -23,7 +23,7 @@ from imgstore.drivers.s3.settings import (
     Endpoint,
     Settings,
 )
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 MIB = 1024 * 1024
 KEYS: dict[str, Any] = {"access_key": "AKIA", "secret_key": "se/cr+et%"}

@@ -17,7 +17,7 @@ from imgstore.drivers.swift.client import classify
 from imgstore.drivers.swift.deleting import is_like_segment
 from imgstore.drivers.swift.identity import endpoint_in
 from imgstore.drivers.swift.settings import MAX_CONTAINER, Settings
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 MB = 1_024_000
 MIB = 1024 * 1024

@@ -15,7 +15,7 @@ from imgstore import Location, RequestContext, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.places import Place
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 YES, MAYBE, NO = Ownership.YES, Ownership.MAYBE, Ownership.NO
 IMAGE = "fdae39a1-bac5-4238-aba4-69bcc726e848"

@@ -13,7 +13,7 @@ from imgstore import Location, errors
 from imgstore.drivers.swift import SwiftStore, claims, leftovers
 from imgstore.drivers.swift.client import _TAG
 from imgstore.drivers.swift.places import Place
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 LOGIN: dict[str, Any] = {"auth_address": "https://keys.example.org", "user": "p:u", "key": "k"}
 

@@ -19,8 +19,8 @@ from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.identity import Keystone
 from imgstore.drivers.swift.settings import Settings
+from imgstore.model import Ownership
 from imgstore.secret import Secret
-from imgstore.store import Ownership
 
 IMAGE = "fdae39a1-bac5-4238-aba4-69bcc726e848"
 SECRETS = ("pr0ject:us3r", "k%:e/y@", "cr3dential", "s3cret")

@@ -11,7 +11,7 @@ from imgstore.drivers.vmware import VmwareStore
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.settings import Settings, read
-from imgstore.store import Ownership
+from imgstore.model import Ownership
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
 GIVEN: dict[str, Any] = {

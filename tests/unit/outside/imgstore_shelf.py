@@ -11,9 +11,10 @@ from urllib.parse import quote, unquote
 from oslo_config import cfg
 
 from imgstore import Capability, Location, RequestContext, Store
+from imgstore.data.reader import Opened
+from imgstore.data.streams import Body
 from imgstore.errors import IntegrityError
-from imgstore.store import Added, Ownership
-from imgstore.streams import Body, Opened
+from imgstore.model import Added, Ownership
 
 MIB = 1024 * 1024
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from imgstore.data.parts import DEFAULT_BUDGET
+from imgstore.data.reader import Opened
+from imgstore.data.units import MIB
 from imgstore.errors import IntegrityError, Unavailable, Unsupported
-from imgstore.hashing import MIB
-from imgstore.streams import Opened
-from imgstore.transfer import read_in_parts
 
 RANGE: Final = 8 * MIB
 _PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
 _RETRIES: Final = 3
+_RETRY_PAUSE: Final = 0.2  # seconds
 # RFC 9110 14.4; int() takes no more than 4,300 digits
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
@@ -131,6 +135,54 @@ class _Ranges:
         """Let requests under way be the last, and none be repeated."""
         self._is_closed = True
         self._body.close()
+
+
+def read_in_parts(
+    fetch: Callable[[int, int], bytes],
+    *,
+    offset: int,
+    length: int,
+    part_size: int,
+    workers: int,
+    retries: int,
+    is_retryable: Callable[[Exception], bool],
+    budget: int = DEFAULT_BUDGET,
+) -> Generator[bytes, None, None]:
+    """Yield ``length`` bytes from ``offset``, fetched in parts side by side, in order.
+
+    ``fetch(offset, n)`` returns ``n`` bytes of one pinned version, from several threads. A part
+    whose failure ``is_retryable`` is fetched again, up to ``retries`` times. At most ``workers``
+    parts are in flight or waiting, and fewer where ``budget`` bytes would be exceeded, but always
+    one. Closing the iterator cancels what has not begun and waits for what has.
+    """
+
+    def fetch_part(at: int, n: int) -> bytes:
+        for attempt in range(retries + 1):
+            try:
+                data = fetch(at, n)
+                if len(data) != n:
+                    raise IntegrityError(f"a part has {len(data)} of {n} bytes", retryable=True)
+                return data
+            except Exception as exc:
+                is_short = isinstance(exc, IntegrityError) and exc.retryable
+                if attempt == retries or not (is_short or is_retryable(exc)):
+                    raise
+                time.sleep(_RETRY_PAUSE * 2**attempt)
+        raise AssertionError("unreachable")
+
+    ahead = max(1, min(workers, budget // part_size))
+    end = offset + length
+    pool = ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="imgstore-part")
+    waiting: deque[Future[bytes]] = deque()
+    try:
+        while offset < end or waiting:
+            while offset < end and len(waiting) < ahead:
+                n = min(part_size, end - offset)
+                waiting.append(pool.submit(fetch_part, offset, n))
+                offset += n
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def whole_size(content_range: str, offset: int, declared: int) -> int:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from stevedore.named import NamedExtensionManager
 
+from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.translation import describe
 from imgstore.errors import ConfigError, DriverUnavailable
-from imgstore.redaction import Redaction
 from imgstore.store import Store
-from imgstore.translation import describe
 
 LOG = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
-from imgstore._interrupts import uninterrupted
+from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
+from imgstore.process.interrupts import uninterrupted
 
-MIB: Final = 1024 * 1024
 # Below this many bytes a thread per digest costs more than it saves.
 _INLINE_LIMIT: Final = MIB
 # What may wait for one digest; a block larger than this waits alone.

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, Generic, Protocol, TypeVar
 
-from imgstore.errors import IntegrityError
-from imgstore.hashing import MIB
-from imgstore.streams import Body
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 
 LOG = logging.getLogger(__name__)
 
 DEFAULT_BUDGET: Final = 256 * MIB
-_RETRY_PAUSE: Final = 0.2  # seconds
 
 D = TypeVar("D")
 D_contra = TypeVar("D_contra", contravariant=True)
@@ -226,51 +222,3 @@ class _WholeParts(Generic[P, R]):
         for future in done:
             del self._flying[future]
             future.result()
-
-
-def read_in_parts(
-    fetch: Callable[[int, int], bytes],
-    *,
-    offset: int,
-    length: int,
-    part_size: int,
-    workers: int,
-    retries: int,
-    is_retryable: Callable[[Exception], bool],
-    budget: int = DEFAULT_BUDGET,
-) -> Generator[bytes, None, None]:
-    """Yield ``length`` bytes from ``offset``, fetched in parts side by side, in order.
-
-    ``fetch(offset, n)`` returns ``n`` bytes of one pinned version, from several threads. A part
-    whose failure ``is_retryable`` is fetched again, up to ``retries`` times. At most ``workers``
-    parts are in flight or waiting, and fewer where ``budget`` bytes would be exceeded, but always
-    one. Closing the iterator cancels what has not begun and waits for what has.
-    """
-
-    def fetch_part(at: int, n: int) -> bytes:
-        for attempt in range(retries + 1):
-            try:
-                data = fetch(at, n)
-                if len(data) != n:
-                    raise IntegrityError(f"a part has {len(data)} of {n} bytes", retryable=True)
-                return data
-            except Exception as exc:
-                is_short = isinstance(exc, IntegrityError) and exc.retryable
-                if attempt == retries or not (is_short or is_retryable(exc)):
-                    raise
-                time.sleep(_RETRY_PAUSE * 2**attempt)
-        raise AssertionError("unreachable")
-
-    ahead = max(1, min(workers, budget // part_size))
-    end = offset + length
-    pool = ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="imgstore-part")
-    waiting: deque[Future[bytes]] = deque()
-    try:
-        while offset < end or waiting:
-            while offset < end and len(waiting) < ahead:
-                n = min(part_size, end - offset)
-                waiting.append(pool.submit(fetch_part, offset, n))
-                offset += n
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -19,11 +19,13 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 from oslo_config import cfg
 
-from imgstore.arguments import texts_in
+from imgstore import errors
+from imgstore.boundary.settings import texts_in
 from imgstore.errors import ImgStoreError
 from imgstore.location import Location
 from imgstore.secret import MASK, Secret
 
+_LIBRARY: Final = str(errors.__package__)
 _LATEST: Final = 128  # secrets got at run time that are remembered, own ones and callers' each
 _INSIDE: Final = 8  # characters from which on a secret is found inside words, too
 _CREDENTIAL: Final = 4  # characters from which on a caller's credentials are no plain words
@@ -165,11 +167,9 @@ class Redaction:
         not of that package: it may be a word of theirs.
         """
         package = module.rpartition(".")[0] or module
-        own = module if package == f"{__package__}.drivers" else package
-        for name in (f"{__package__}", own, *loggers):
-            mask = _MASKS.get(name) or _MASKS.setdefault(
-                name, _LogMask(callers=name != __package__)
-            )
+        own = module if package == f"{_LIBRARY}.drivers" else package
+        for name in (_LIBRARY, own, *loggers):
+            mask = _MASKS.get(name) or _MASKS.setdefault(name, _LogMask(callers=name != _LIBRARY))
             mask.add(self)
             for each in {name} if name in loggers else _loggers(name):
                 logging.getLogger(each).addFilter(mask)

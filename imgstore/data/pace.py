@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.hashing import MIB
+from imgstore.data.units import MIB
 
 EVERY: Final = 0.1  # seconds from one call to the next, at least
 STEP: Final = 64 * MIB  # what a kernel copies between two calls

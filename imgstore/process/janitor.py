@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from imgstore.translation import describe
+from imgstore.boundary.translation import describe
 
 LOG = logging.getLogger(__name__)
 

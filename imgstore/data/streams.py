@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn, final
 
-from imgstore._interrupts import Descriptors
+from imgstore.data.extents import Holes
+from imgstore.data.hashing import Digests
+from imgstore.data.pace import STEP, Pace
+from imgstore.data.reader import SourceFile
+from imgstore.data.sources import (
+    READ_LIMIT,
+    Input,
+    Pieces,
+    Progress,
+    RefusedSource,
+    Sink,
+    open_input,
+)
+from imgstore.data.units import MIB
 from imgstore.errors import (
     ImgStoreError,
     IntegrityError,
@@ -13,22 +26,7 @@ from imgstore.errors import (
     SizeMismatch,
     TooLarge,
 )
-from imgstore.extents import Holes
-from imgstore.hashing import MIB, Digests
-from imgstore.pace import STEP, Pace
-from imgstore.reader import ImageReader, Opened, SourceFile
-from imgstore.sources import (
-    READ_LIMIT,
-    Input,
-    Pieces,
-    Progress,
-    RefusedSource,
-    Sink,
-    Source,
-    open_input,
-)
-
-__all__ = ["Body", "ImageReader", "Opened", "Progress", "Sink", "Source", "SourceFile"]
+from imgstore.process.interrupts import Descriptors
 
 _ZEROS: Final = bytes(MIB)
 _NO_STEP: Final = 1024 * MIB

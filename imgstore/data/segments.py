@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from imgstore.hashing import MIB
-from imgstore.streams import Body
-from imgstore.transfer import DEFAULT_BUDGET, Part, PartedUpload, Parts
+from imgstore.data.parts import DEFAULT_BUDGET, Part, PartedUpload, Parts
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from imgstore.hashing import MIB
-from imgstore.reader import SourceFile
+from imgstore.data.reader import SourceFile
+from imgstore.data.units import MIB
 
 # Holes smaller than this count as data: skipping them costs more than it saves.
 GRAIN: Final = 64 * 1024

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, final
 
-from imgstore._interrupts import Descriptors
-from imgstore._janitor import Janitor
+from imgstore.boundary.translation import raise_for
 from imgstore.errors import IntegrityError
-from imgstore.translation import raise_for
+from imgstore.process.interrupts import Descriptors
+from imgstore.process.janitor import Janitor
 
 _PAUSE: Final = 0.2  # seconds before a broken read is resumed
 

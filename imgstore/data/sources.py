@@ -10,11 +10,11 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias
 
-from imgstore._interrupts import Descriptors
+from imgstore.data.pace import Progress
+from imgstore.data.reader import ImageReader, SourceFile
+from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
-from imgstore.hashing import MIB
-from imgstore.pace import Progress
-from imgstore.reader import ImageReader, SourceFile
+from imgstore.process.interrupts import Descriptors
 
 __all__ = [
     "READ_LIMIT",

@@ -1,0 +1,1 @@
+"""Between callers, SDKs and the library: what is checked, translated and masked."""

@@ -1,0 +1,7 @@
+"""Image data on its way in (``Body``) and out (``Opened``, ``ImageReader``)."""
+
+from imgstore.data.reader import ImageReader, Opened, SourceFile
+from imgstore.data.sources import Progress, Sink, Source
+from imgstore.data.streams import Body
+
+__all__ = ["Body", "ImageReader", "Opened", "Progress", "Sink", "Source", "SourceFile"]
