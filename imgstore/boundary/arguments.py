@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Final
 
 from imgstore import errors
 from imgstore.location import Location
+
+OWN: Final = "imgstore-"  # what begins names of objects that are no images, in every backend
 
 
 def check_image_id(image_id: object) -> None:
@@ -33,6 +36,20 @@ def is_safe_image_id(image_id: object) -> bool:
     if not image_id.isprintable() or any(char in image_id for char in "/?#"):
         return False
     return len(image_id.encode()) <= 255
+
+
+def check_storable(image_id: str, backend: str, *, without: str = "") -> None:
+    """Raise InvalidArgument for an id that cannot be a name in ``backend``, a store's own for one.
+
+    ``without`` are characters that it may not have.
+    """
+    found = [char for char in without if char in image_id]
+    if found or image_id.startswith(OWN):
+        avoid = "".join(f"without {char!r}, " for char in without)
+        raise errors.InvalidArgument(
+            f"the image id {image_id!a} cannot be stored in {backend}",
+            remedy=f"use a UUID, or an id {avoid}that does not begin with {OWN!r}",
+        )
 
 
 def check_range(offset: int, length: int | None) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -73,6 +74,22 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
     if value is None or (isinstance(read, float) and not math.isfinite(read)):
         raise errors.ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
     return Secret(read) if opt.secret else read
+
+
+def read_options(
+    options: Mapping[str, cfg.Opt], given: Mapping[str, Any], *, needed: Container[str] = ()
+) -> dict[str, Any]:
+    """Return the keywords of a constructor that are options, with values as their types have them.
+
+    ``given`` is what the constructor was called with: its ``locals()``, in its first statement.
+    Those ``needed`` may not be None. Raises one ConfigError for all that are wrong.
+    """
+    keywords = [keyword for keyword in given if keyword in options]
+    checks = (
+        partial(typed, options[keyword], given[keyword], needed=keyword in needed)
+        for keyword in keywords
+    )
+    return dict(zip(keywords, all_checked(*checks), strict=True))
 
 
 def texts_in(value: object) -> Iterator[str]:

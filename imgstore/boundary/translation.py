@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final, NoReturn
 
 from imgstore import errors
@@ -29,6 +31,21 @@ _ERRNO: Final[dict[int, type[errors.StoreError]]] = {
 }
 
 
+# RFC 9110, RFC 6585 (429), RFC 4918 (507); a backend that means something else says so itself.
+_STATUS: Final[dict[int, type[errors.ImgStoreError]]] = {
+    HTTPStatus.UNAUTHORIZED: errors.PermissionDenied,
+    HTTPStatus.FORBIDDEN: errors.PermissionDenied,
+    HTTPStatus.NOT_FOUND: errors.NotFound,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: errors.PermissionDenied,
+    HTTPStatus.REQUEST_TIMEOUT: errors.Unavailable,
+    HTTPStatus.GONE: errors.NotFound,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: errors.InvalidRange,
+    HTTPStatus.TOO_MANY_REQUESTS: errors.Throttled,
+    HTTPStatus.NOT_IMPLEMENTED: errors.Unsupported,
+    HTTPStatus.INSUFFICIENT_STORAGE: errors.StorageFull,
+}
+
+
 class ClosedError(ValueError):
     """A verb of a closed store or manager was called."""
 
@@ -40,6 +57,14 @@ def error_class(exc: Exception) -> type[errors.ImgStoreError]:
     if isinstance(exc, TimeoutError):
         return errors.TimedOut
     return _ERRNO.get(exc.errno or 0, errors.StoreError)
+
+
+def status_class(
+    status: int, own: Mapping[int, type[errors.ImgStoreError]] | None = None
+) -> type[errors.ImgStoreError]:
+    """Return the class for the status of an HTTP answer, ``own`` meanings of a backend first."""
+    known = (own or {}).get(status) or _STATUS.get(status)
+    return known or (errors.Unavailable if status >= 500 else errors.StoreError)
 
 
 def describe(exc: BaseException) -> str:

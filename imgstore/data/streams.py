@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NoReturn, final
 
-from imgstore.data.extents import Holes
+from imgstore.data.extents import Holes, stretches_of_data
 from imgstore.data.hashing import Digests
 from imgstore.data.pace import STEP, Pace
 from imgstore.data.reader import SourceFile
@@ -145,6 +145,32 @@ class Body:
             self._account(_ZEROS if n >= MIB else _ZEROS[:n])
             self._guard(self._arrived, self._total)
             n -= MIB
+
+    def stretches(
+        self, size: Callable[[], int], *, grain: int = 0, thin: bool = False
+    ) -> Iterator[tuple[int, int, memoryview | None]]:
+        """Yield position, length and bytes of all that the body holds, in order; None for a hole.
+
+        Blocks are of ``size()`` bytes and end on multiples of ``grain``, or else of the size, so
+        that no aligned zeros are split. With ``thin`` zeros within blocks are not yielded.
+        """
+        position = 0
+        while True:
+            hole = self.hole()
+            if hole:
+                self.skip(hole)
+                yield position, hole, None
+                position += hole
+                continue
+            piece = size()
+            block = self.read(self.before_hole(piece - position % (grain or piece)))
+            if not block:
+                return
+            view = memoryview(block)
+            whole = ((0, len(block)),)
+            for start, end in stretches_of_data(block, position) if thin else whole:
+                yield position + start, end - start, view[start:end]
+            position += len(block)
 
     @property
     def file(self) -> SourceFile | None:

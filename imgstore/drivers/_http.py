@@ -15,17 +15,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
+from imgstore.boundary.translation import status_class
 from imgstore.data.reader import Opened
 from imgstore.data.units import MIB
 from imgstore.drivers._http_url import PORTS, Url
 from imgstore.errors import (
+    ImgStoreError,
     IntegrityError,
     InvalidRange,
-    NotFound,
     PermissionDenied,
     StoreError,
-    Throttled,
-    Unavailable,
     Unsupported,
 )
 from imgstore.location import Location
@@ -310,27 +309,11 @@ def _date(text: str | None) -> datetime | None:
     )
 
 
-def status_error(status: int) -> StoreError | InvalidRange:
+def status_error(status: int) -> ImgStoreError:
     """Return the error for an HTTP status that is not a success."""
     try:
         phrase = f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         phrase = str(status)
     reason = f"the server answers {phrase}"
-    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return InvalidRange(reason)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
-        return Unavailable(reason)
-    return _STATUS.get(status, StoreError)(reason)
-
-
-_STATUS: Final[dict[int, type[StoreError]]] = {
-    HTTPStatus.UNAUTHORIZED: PermissionDenied,
-    HTTPStatus.FORBIDDEN: PermissionDenied,
-    HTTPStatus.NOT_FOUND: NotFound,
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: PermissionDenied,
-    HTTPStatus.REQUEST_TIMEOUT: Unavailable,
-    HTTPStatus.GONE: NotFound,
-    HTTPStatus.TOO_MANY_REQUESTS: Throttled,
-    HTTPStatus.NOT_IMPLEMENTED: Unsupported,
-}
+    return status_class(status)(reason)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imgstore import Location
-from imgstore.boundary.arguments import age_limit, check_image_id, is_below
+from imgstore.boundary.arguments import age_limit, check_image_id, check_storable, is_below
 from imgstore.errors import InvalidArgument
 
 
@@ -63,3 +63,27 @@ def test_an_age_is_a_length_of_time_or_refused(age):
 def test_below_means_whole_segments(url, prefix, below):
     """A prefix is a directory: half a segment is none, and credentials do not count."""
     assert is_below(Location.parse(url), Location.parse(prefix)) is below
+
+
+@pytest.mark.parametrize(
+    ("image_id", "without", "is_good"),
+    [
+        ("4b5f1d8e", "", True),
+        ("imgstore-x", "", False),
+        ("imgstore-", "", False),
+        ("imgstorex", "", True),
+        ("Imgstore-x", "", True),
+        ("a@b", "", True),
+        ("a@b", "@", False),
+        ("a+b", "@+", False),
+    ],
+)
+def test_names_of_a_stores_own(image_id, without, is_good):
+    """No image is named like what a store makes for itself, nor with what its URLs cannot have."""
+    if is_good:
+        check_storable(image_id, "Somewhere", without=without)
+        return
+    with pytest.raises(InvalidArgument, match="cannot be stored in Somewhere") as caught:
+        check_storable(image_id, "Somewhere", without=without)
+    assert "imgstore-" in caught.value.remedy
+    assert all(char in caught.value.remedy for char in without)

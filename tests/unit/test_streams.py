@@ -296,6 +296,30 @@ def test_holes_are_told_and_skipped(sparse):
     assert calls[-1] == len(data)
 
 
+@pytest.mark.parametrize("thin", [False, True])
+@pytest.mark.parametrize(("size", "grain"), [(MIB, 0), (MIB, 64 * 1024), (100_000, 64 * 1024)])
+def test_stretches(sparse, size, grain, thin):
+    """Holes and data come in order, and where it is thin no grain of zeros comes at all."""
+    zeros = 128 * 1024
+    with sparse.open("r+b") as file:
+        file.write(bytes(zeros))
+    found = bytearray(b"?" * os.path.getsize(sparse))
+    holes = []
+    with Body(sparse) as body:
+        for position, length, data in body.stretches(lambda: size, grain=grain, thin=thin):
+            if data is None:
+                holes.append((position, length))
+            else:
+                assert len(data) == length <= size
+            found[position : position + length] = bytes(length) if data is None else data
+        assert body.total == len(found)
+    assert holes == [(MIB, 2 * MIB), (3 * MIB + 64 * 1024, MIB)]
+    grain_of_zeros = b"?" * (64 * 1024) if thin else bytes(64 * 1024)
+    assert found[: 64 * 1024] == grain_of_zeros
+    assert found.replace(b"?", b"\0")[:zeros] == bytes(zeros)
+    assert found[zeros:] == sparse.read_bytes()[zeros:]
+
+
 def test_holes_start_anywhere(sparse):
     """From the middle of a hole its rest is told; an open file's start may lie in one."""
     with sparse.open("rb") as file:

@@ -7,7 +7,7 @@ import functools
 import os
 from typing import Final
 
-from imgstore.data.extents import GRAIN, next_extent, stretches_of_data
+from imgstore.data.extents import GRAIN, next_extent
 from imgstore.data.reader import SourceFile
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
@@ -98,27 +98,14 @@ class _Writer:
         self._flushed_to = 0
 
     def write(self, body: Body, block_size: int) -> None:
-        position = 0
-        while True:
-            hole = body.hole()
-            if hole:
-                body.skip(hole)
-                position += hole
-                continue
-            # Blocks end on a boundary of the grain, so that no aligned zeros are split.
-            block = body.read(body.before_hole(block_size - position % GRAIN))
-            if not block:
-                break
-            if self._thin:
-                view = memoryview(block)
-                for start, end in stretches_of_data(block, position):
-                    self._write_at(view[start:end], position + start)
-            else:
-                self._write_at(memoryview(block), position)
-            position += len(block)
-            self._flush(position)
-        if position > self._written_to:
-            self._target(os.ftruncate, position)
+        for position, length, data in body.stretches(
+            lambda: block_size, grain=GRAIN, thin=self._thin
+        ):
+            if data is not None:
+                self._write_at(data, position)
+                self._flush(position + length)
+        if body.total > self._written_to:
+            self._target(os.ftruncate, body.total)
 
     def _write_at(self, data: memoryview, position: int) -> None:
         while data:
