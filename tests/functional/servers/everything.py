@@ -27,5 +27,6 @@ class Again(Harness):
     """Another setting of a driver of which one class runs the whole contract."""
 
     library_half = EVERYTHING
-    sizes = Harness.sizes if EVERYTHING else (0, 1, MIB + 1, 5 * MIB + 3)
-    good_ids = Harness.good_ids if EVERYTHING else tuple(Harness.good_ids[at] for at in (0, 7, 8))
+    if not EVERYTHING:
+        sizes = (0, 1, MIB + 1, 5 * MIB + 3)
+        good_ids = tuple(Harness.good_ids[at] for at in (0, 7, 8))

@@ -51,7 +51,7 @@ swift_dir = {home}
 workers = 0
 {tls}
 [pipeline:main]
-pipeline = catch_errors access gatekeeper healthcheck {cache} tokens listing_formats bulk \
+pipeline = catch_errors access gatekeeper healthcheck {cache} listing_formats bulk tokens \
 authtoken keystoneauth tempauth copy container_quotas account_quotas {slo} dlo versioned_writes \
 symlink proxy-server
 [app:proxy-server]
