@@ -28,6 +28,7 @@ from imgstore.data.streams import Body
 from imgstore.driver import Driver
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
+from imgstore.process.committing import mark_in_doubt
 from imgstore.process.janitor import Janitor
 from imgstore.process.per_process import PerProcess
 from imgstore.verbs.upkeep import old_leftovers, problems, remove_leftovers
@@ -134,7 +135,7 @@ class Store(Driver):
             self._raise(exc, "add", image_id=image_id, body=body)
         except BaseException as exc:  # interrupted
             if adding is not None and adding.cache_info().currsize:
-                exc.indeterminate = True  # type: ignore[attr-defined]  # exceptions take any
+                mark_in_doubt(exc)
             raise
 
     def get(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -10,8 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
-
-LOG = logging.getLogger(__name__)
+from imgstore.process.committing import attempted, is_in_doubt
 
 DEFAULT_BUDGET: Final = 256 * MIB
 
@@ -186,12 +184,8 @@ class Parts(Generic[D, P, R]):
         self._pool.shutdown(wait=True, cancel_futures=True)
         # Interrupted while it commits, an upload may be committed.
         is_unknown = self._finishing and not isinstance(exc, Exception)
-        if is_unknown or getattr(exc, "indeterminate", False):
-            return
-        try:
-            self.upload.abort()
-        except Exception as failure:  # what is left is for leftovers() to find
-            LOG.warning("an upload that failed could not be removed: %s", type(failure).__name__)
+        if not is_unknown and not is_in_doubt(exc):
+            attempted(self.upload.abort, "the removal of an upload")
 
 
 class _WholeParts(Generic[P, R]):

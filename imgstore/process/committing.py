@@ -68,7 +68,7 @@ def settled(
 def undone(undo: Callable[[], object], what: str) -> Iterator[None]:
     """Undo on any failure inside, also an interrupt, unless its outcome is in doubt.
 
-    A failure to undo is logged as one of ``what``, such as "removing the remains of an add", for
+    A failure to undo is logged as one of ``what``, such as "the removal of a draft", for
     the first failure is the one to raise; what it left is for leftovers() to find.
     """
     try:

@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from typing import Any, Final, Protocol
 
 from imgstore.data.units import MIB
-from imgstore.drivers._kernel import start_writeback
 from imgstore.drivers._librbd.access import Access
 from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
+from imgstore.drivers._linux import start_writeback
 from imgstore.errors import IntegrityError, StoreError
 
 _WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from imgstore.drivers._kernel import is_mount_point
+from imgstore.drivers._linux import is_mount_point
 
 SECONDS: Final = 120
 # Cinder has the id in the names of files.

@@ -20,10 +20,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.drivers.filesystem import kernel
+from imgstore.drivers import _linux
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.paths import DRAFT_PREFIX
 from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unsupported
+from imgstore.process.committing import mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 
 # Used where a directory itself cannot be locked, or not for other hosts (NFS wants a file that is
@@ -168,7 +169,7 @@ class Draft:
         try:
             directory(link, late=self._late, also=self.file)
         except TimedOut as exc:
-            exc.indeterminate = True
+            mark_in_doubt(exc)
             raise
         if sync:
             directory(_sync_directory)
@@ -247,9 +248,9 @@ def _has_proc() -> bool:
 def _rename(directory: int, draft: str, name: str, held: int | None) -> None:
     """Publish where there are no hard links; ``held`` is a directory that is locked already."""
     try:
-        kernel.rename_exclusively(directory, draft, name)
+        _linux.rename_exclusively(directory, draft, name)
     except OSError as exc:
-        if exc.errno not in kernel.UNSUPPORTED:
+        if exc.errno not in _linux.UNSUPPORTED:
             raise
         with locked(directory, held=held):
             if exists(directory, name):
@@ -293,7 +294,7 @@ def locked(directory: int, *, held: int | None = None) -> Iterator[None]:
 
 def _lock_directory(directory: int, held: Descriptors) -> bool:
     """Lock a directory itself; return False where that is not possible, or not for other hosts."""
-    if not kernel.shares_directory_locks(directory):
+    if not _linux.shares_directory_locks(directory):
         return False
     held.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:

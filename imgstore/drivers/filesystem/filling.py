@@ -11,8 +11,8 @@ from imgstore.data.extents import GRAIN, next_extent
 from imgstore.data.reader import SourceFile
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
-from imgstore.drivers._kernel import start_writeback
-from imgstore.drivers.filesystem import kernel
+from imgstore.drivers import _linux
+from imgstore.drivers._linux import start_writeback
 from imgstore.drivers.filesystem.calls import OpenFile
 
 # Dirty pages are handed to the disk in steps of this size while digests are computed.
@@ -35,11 +35,11 @@ def fill(body: Body, target: OpenFile, *, thin: bool, block_size: int, sync: boo
 def _copy_in_kernel(body: Body, source: SourceFile, target: OpenFile) -> bool:
     status = os.fstat(source.fd)
     whole = source.offset == 0 and source.length == status.st_size
-    if whole and target(lambda fd: kernel.clone(source.fd, fd)):
+    if whole and target(lambda fd: _linux.clone(source.fd, fd)):
         length = target(os.fstat).st_size
         body.adopt(length, lambda offset, n: target(os.pread, n, offset))
         return True
-    if not source.length or not target(kernel.copies_ranges):
+    if not source.length or not target(_linux.copies_ranges):
         return False
     return _copy_extents(body, source, target)
 
@@ -66,7 +66,7 @@ def _copy_extent(body: Body, source: SourceFile, target: OpenFile, start: int, e
     """Return how far the copy came, -1 if the kernel cannot copy between these files."""
     while start < end:
         step = functools.partial(
-            kernel.copy_range,
+            _linux.copy_range,
             source.fd,
             offset=source.offset + start,
             to=start,

@@ -18,7 +18,7 @@ from imgstore.data.reader import Opened
 from imgstore.data.sources import READ_LIMIT
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
-from imgstore.drivers._kernel import is_mount_point
+from imgstore.drivers._linux import is_mount_point
 from imgstore.drivers._placement import Candidate, pick
 from imgstore.drivers.filesystem import drafts, settings
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
@@ -46,6 +46,7 @@ from imgstore.errors import (
 )
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.process.committing import mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 from imgstore.store import Store
 
@@ -205,7 +206,7 @@ class FilesystemStore(Store):
             if not draft.may_be_published:
                 raise
             error = self._translate(exc, "add")
-            error.indeterminate = True  # type: ignore[attr-defined]  # also of an interrupt
+            mark_in_doubt(error)  # also an interrupt
             if error is exc:
                 raise
             raise error from exc

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from imgstore import errors
-from imgstore.drivers._kernel import is_mount_point
-from imgstore.drivers.filesystem import FilesystemStore, kernel
+from imgstore.drivers import _linux
+from imgstore.drivers._linux import is_mount_point
+from imgstore.drivers.filesystem import FilesystemStore
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -281,11 +282,11 @@ def test_exclusive_rename(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(FileExistsError):
-            kernel.rename_exclusively(fd, "a", "b")
+            _linux.rename_exclusively(fd, "a", "b")
         assert (tmp_path / "b").read_bytes() == b"b"
-        kernel.rename_exclusively(fd, "a", "c")
+        _linux.rename_exclusively(fd, "a", "c")
         assert (tmp_path / "c").read_bytes() == b"a"
         with pytest.raises(FileNotFoundError):
-            kernel.rename_exclusively(fd, "a", "d")
+            _linux.rename_exclusively(fd, "a", "d")
     finally:
         os.close(fd)
