@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 from oslo_config import cfg
 
-from imgstore.config.building import Configuration
+from imgstore.config.building import build
 from imgstore.config.files import read_files
 from imgstore.config.loading import load_driver
 from imgstore.config.options import RESERVED_PREFIX
@@ -125,7 +125,7 @@ class StoreManager(Mapping[str, Store]):
         drivers. With ``strict=False`` a store that cannot be built is put into ``failures``
         instead and the others work.
         """
-        done = Configuration(conf, reserved=reserved, load=load_driver)
+        done = build(conf, reserved=reserved, load=load_driver)
         with ExitStack() as unfinished:
             unfinished.callback(done.close)
             if done.whole or (strict and done.failures):

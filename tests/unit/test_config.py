@@ -16,7 +16,7 @@ from oslo_config import cfg
 
 from imgstore import Store, StoreManager
 from imgstore.config import list_opts, register_opts
-from imgstore.config.building import Configuration
+from imgstore.config.building import Built, build
 from imgstore.config.files import read_files
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
@@ -94,8 +94,8 @@ def conf_of(tmp_path: Path, text: str) -> cfg.ConfigOpts:
     return read_files([path])
 
 
-def configured(tmp_path: Path, text: str, **reserved: str) -> Configuration:
-    return Configuration(conf_of(tmp_path, text), reserved=reserved, load=load)
+def configured(tmp_path: Path, text: str, **reserved: str) -> Built:
+    return build(conf_of(tmp_path, text), reserved=reserved, load=load)
 
 
 def vault(tmp_path: Path, text: str, *, shared: str = "") -> dict[str, Any]:
@@ -153,7 +153,7 @@ class TestValues:
         conf.register_opts(list(VaultStore.OPTIONS.values()), group="v")
         conf.set_override("vault_note", "override", group="v")
         conf.set_default("vault_slots", 5, group="v")
-        settings = Configuration(conf, reserved=None, load=load).stores["v"].settings  # type: ignore[attr-defined]
+        settings = build(conf, reserved=None, load=load).stores["v"].settings  # type: ignore[attr-defined]
         assert (settings["note"], settings["slots"], settings["host"]) == ("override", 5, "h")
 
     def test_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ class TestReserved:
         """Not even an application's own registration moves a reserved store among the images."""
         conf = conf_of(tmp_path, "")
         conf.register_opts(list(FilesystemStore.OPTIONS.values()), group=self.TASKS)
-        found = Configuration(conf, reserved={self.TASKS: "file"}, load=load)
+        found = build(conf, reserved={self.TASKS: "file"}, load=load)
         assert found.stores[self.TASKS].url_prefix == f"file:///var/lib/glance/{self.TASKS}"
 
     def test_names(self, tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ class TestFaults:
         text = "[DEFAULT]\nenabled_backends = v:vault, a:file, x:nope, b:vault\n[v]\nvault_host=h\n"
         VaultStore.made.clear()
         conf = conf_of(tmp_path, f"{text}[a]\nfilesystem_store_datadir = {data}\n")
-        found = Configuration(conf, reserved=None, load=load)
+        found = build(conf, reserved=None, load=load)
         assert set(found.failures) == {"x", "b"}
         found.close()
         with pytest.raises(ValueError, match="closed"):
@@ -452,7 +452,7 @@ class TestFaults:
         VaultStore.made.clear()
         conf = conf_of(tmp_path, "[DEFAULT]\nenabled_backends=v:vault,s:stop\n[v]\nvault_host=h\n")
         with pytest.raises(KeyboardInterrupt):
-            Configuration(conf, reserved=None, load=interrupted)
+            build(conf, reserved=None, load=interrupted)
         with pytest.raises(ValueError, match="closed"):
             VaultStore.made[0].check()
 
