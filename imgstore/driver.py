@@ -14,7 +14,7 @@ from imgstore import errors
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import check_texts
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership

@@ -22,7 +22,8 @@ from imgstore.boundary.arguments import (
 from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
 from imgstore.data.hashing import Digests
-from imgstore.data.reader import ImageReader, Opened
+from imgstore.data.opened import Opened
+from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
 from imgstore.data.streams import Body
 from imgstore.driver import Driver

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from imgstore.data.reader import SourceFile
+from imgstore.data.opened import SourceFile
 from imgstore.data.units import MIB
 
 # Holes smaller than this count as data: skipping them costs more than it saves.

@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from imgstore.data.opened import Opened
 from imgstore.data.parts import DEFAULT_BUDGET
-from imgstore.data.reader import Opened
 from imgstore.data.units import MIB
 from imgstore.errors import IntegrityError, Unavailable, Unsupported
 

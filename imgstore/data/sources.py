@@ -10,8 +10,9 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias
 
+from imgstore.data.opened import SourceFile
 from imgstore.data.pace import Progress
-from imgstore.data.reader import ImageReader, SourceFile
+from imgstore.data.reader import ImageReader
 from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
 from imgstore.process.interrupts import Descriptors

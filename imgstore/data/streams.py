@@ -7,8 +7,8 @@ from typing import Any, Final, NoReturn, final
 
 from imgstore.data.extents import Holes, stretches_of_data
 from imgstore.data.hashing import Digests
+from imgstore.data.opened import SourceFile
 from imgstore.data.pace import STEP, Pace
-from imgstore.data.reader import SourceFile
 from imgstore.data.sources import (
     READ_LIMIT,
     Input,

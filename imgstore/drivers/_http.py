@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
 from imgstore.boundary.translation import status_class
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.units import MIB
 from imgstore.drivers._http_url import PORTS, Url
 from imgstore.errors import (

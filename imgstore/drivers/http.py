@@ -14,7 +14,7 @@ from oslo_config import cfg
 
 from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.drivers._http import Client
 from imgstore.drivers._http_transport import Transport, classify
 from imgstore.drivers._http_url import INSTALL, AddressGuard, Url

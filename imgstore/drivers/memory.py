@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.errors import AlreadyExists, IntegrityError, InvalidRange, NotFound

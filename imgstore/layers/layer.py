@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgstore import errors
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.location import Location
 from imgstore.model import Added, Leftover, Ownership

@@ -10,7 +10,8 @@ from typing import Any
 
 from imgstore import errors
 from imgstore.context import RequestContext
-from imgstore.data.reader import ImageReader, Opened
+from imgstore.data.opened import Opened
+from imgstore.data.reader import ImageReader
 from imgstore.data.streams import Body
 from imgstore.layers.layer import Layer
 from imgstore.location import Location

@@ -27,7 +27,7 @@ from imgstore import (
     StoreManager,
     errors,
 )
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Limited, ReadOnly

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from imgstore import Capability, Location
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import AlreadyExists
 from imgstore.model import Added, Leftover, Ownership

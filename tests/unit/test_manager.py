@@ -16,7 +16,7 @@ import pytest
 
 from imgstore import Capability, Location, RequestContext, Store, StoreManager, errors
 from imgstore.config.loading import installed_drivers, load_driver
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import ReadOnly

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from imgstore.data.opened import Opened
 from imgstore.data.ranges import RANGE, Got, open_ranges, open_whole, whole_size
-from imgstore.data.reader import Opened
 from imgstore.errors import IntegrityError, NotFound, Unavailable, Unsupported
 
 SIZE = 3 * RANGE + 12_345

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from imgstore import Capability, ImageReader, Location, errors
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.model import Ownership
 from imgstore.store import Store
 

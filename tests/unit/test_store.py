@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from imgstore import Capability, Location, RequestContext, errors
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.drivers.memory import MemoryStore
 from imgstore.model import Added, Leftover, Ownership, StoredImage
 from imgstore.store import Store

@@ -13,7 +13,7 @@ from oslo_config import cfg
 
 from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import GIB
 from imgstore.drivers._keystone import SDK_LOGGERS

@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from imgstore.data.extents import GRAIN, next_extent
-from imgstore.data.reader import SourceFile
+from imgstore.data.opened import SourceFile
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.drivers import _linux

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from imgstore.boundary.settings import all_checked
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.sources import READ_LIMIT
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from imgstore.boundary.arguments import is_below
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import INSTALL, Cluster, Connection, classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of

@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from imgstore.context import RequestContext
+from imgstore.data.opened import Opened
 from imgstore.data.parts import upload_in_parts
 from imgstore.data.ranges import open_ranges
-from imgstore.data.reader import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.drivers.s3 import leftovers

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from imgstore.boundary.arguments import is_below
 from imgstore.context import RequestContext
+from imgstore.data.opened import Opened
 from imgstore.data.ranges import RANGE, open_ranges
-from imgstore.data.reader import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers

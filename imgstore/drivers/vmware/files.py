@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from imgstore.boundary.settings import check_ca_file
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.drivers._http import Client, redirected, settle, status_error

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from imgstore.context import RequestContext
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers.vmware.adding import Adding
 from imgstore.drivers.vmware.datastores import Datastores

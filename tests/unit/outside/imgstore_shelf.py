@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from oslo_config import cfg
 
 from imgstore import Capability, Location, RequestContext, Store
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.errors import IntegrityError
 from imgstore.model import Added, Ownership
