@@ -59,6 +59,7 @@ servers-down: ## stop them
 	@$(CONTROL) down
 
 docs: ## build the documentation into docs/_build; warnings are errors
+	@$(PYTHON) -c 'from tools.system_packages import provide; provide(["graphviz"])'
 	@$(ENVIRONMENT) docs
 	.venv/docs/bin/python -m sphinx -W --keep-going -n -q docs docs/_build
 

@@ -19,7 +19,8 @@ author = "the imgstore authors"
 copyright = "the imgstore authors, Apache-2.0"
 version = release = metadata.version("imgstore")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.graphviz"]
+graphviz_output_format = "svg"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from imgstore.data.opened import Opened
 from imgstore.data.parts import DEFAULT_BUDGET
 from imgstore.data.units import MIB
 from imgstore.errors import IntegrityError, Unavailable, Unsupported
+from imgstore.process.patience import Patience
 
 RANGE: Final = 8 * MIB
 _PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
@@ -157,19 +157,18 @@ def read_in_parts(
     """
 
     def fetch_part(at: int, n: int) -> bytes:
-        for attempt in range(retries + 1):
-            try:
-                data = fetch(at, n)
-                if len(data) != n:
-                    raise IntegrityError(f"a part has {len(data)} of {n} bytes", retryable=True)
-                return data
-            except Exception as exc:
-                is_short = isinstance(exc, IntegrityError) and exc.retryable
-                if attempt == retries or not (is_short or is_retryable(exc)):
-                    raise
-                time.sleep(_RETRY_PAUSE * 2**attempt)
-        raise AssertionError("unreachable")
+        data = fetch(at, n)
+        if len(data) != n:
+            raise IntegrityError(f"a part has {len(data)} of {n} bytes", retryable=True)
+        return data
 
+    def may_pass(exc: Exception) -> bool:
+        return is_retryable(exc) or (isinstance(exc, IntegrityError) and exc.retryable)
+
+    def fetch_again(at: int, n: int) -> bytes:
+        return patience.repeat(lambda: fetch_part(at, n), may_pass)
+
+    patience = Patience(_RETRY_PAUSE, times=retries)
     ahead = max(1, min(workers, budget // part_size))
     end = offset + length
     pool = ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="imgstore-part")
@@ -178,7 +177,7 @@ def read_in_parts(
         while offset < end or waiting:
             while offset < end and len(waiting) < ahead:
                 n = min(part_size, end - offset)
-                waiting.append(pool.submit(fetch_part, offset, n))
+                waiting.append(pool.submit(fetch_again, offset, n))
                 offset += n
             yield waiting.popleft().result()
     finally:
