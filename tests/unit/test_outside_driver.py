@@ -94,6 +94,7 @@ def test_its_options_are_in_the_sample(installed, tmp_path):
     assert "shelf_store_directory" in shown.split()
 
 
+@pytest.mark.tree  # the drivers inside pass it on every interpreter
 def test_it_passes_the_contract(installed, tmp_path):
     """The contract is used from outside the way its documentation says, and skips nothing."""
     shutil.copy(OUTSIDE / "contract_of_shelf.py", tmp_path / "test_shelf.py")

@@ -24,6 +24,7 @@ def selected(cls):
     return {name for name in dir(cls) if name.startswith("test_") and callable(getattr(cls, name))}
 
 
+@pytest.mark.tree  # a rule is broken in the same way on every interpreter
 def test_every_broken_rule_is_found(tmp_path):
     """For each rule that a store breaks, the test that is there for it fails."""
     spec = importlib.util.spec_from_file_location("broken_stores", BROKEN)
