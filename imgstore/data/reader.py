@@ -65,15 +65,15 @@ class ImageReader:
 
     def read(self, n: int | None = -1, /) -> bytes:
         """Return exactly ``n`` bytes, fewer only at the end; all that is left without ``n``."""
-        if self._bytes.closed:
-            self._bytes.check_open()
         if n is None or n < 0:
+            self._bytes.check_open()
             return b"".join(self)
         chunk, at = self._chunk, self._at
         end = at + n
-        if end < len(chunk):
+        if end < len(chunk):  # not once it was closed, which drops the chunk
             self._at = end
             return chunk[at:end]
+        self._bytes.check_open()
         pieces = [rest] if (rest := self._rest()) else []
         missing = n - len(rest)
         while missing > 0 and (chunk := self._fetch()):
