@@ -8,12 +8,12 @@ import time
 import weakref
 from typing import Any
 
-from imgstore.drivers._librbd.cluster import (
+from imgstore.drivers._librbd.connection import (
     SETTLED,
     Connection,
-    hold,
     is_thread_of_librbd,
-    let_go,
+    pin,
+    unpin,
 )
 from imgstore.drivers._librbd.waiting import Patience, Patient
 from imgstore.errors import NotFound, StoreError
@@ -46,7 +46,7 @@ class _Handle:
         if self._patience.is_over:
             close()
         elif self._is_only_read or is_thread_of_librbd():
-            self._connection.linger(self._opened, self._close if self._is_only_read else close)
+            self._connection.close_later(self._opened, self._close if self._is_only_read else close)
         else:
             time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
             close()
@@ -55,7 +55,7 @@ class _Handle:
         try:
             self.sdk.close()
         finally:
-            let_go(self.sdk)
+            unpin(self.sdk)
 
 
 class OpenImage:
@@ -84,7 +84,7 @@ class OpenImage:
             given = {"snapshot": snapshot, "read_only": read_only, "image_id": image_id}
             opening = functools.partial(connection.rbd.Image, pool, name, **given)
             image = opening() if read_only else patience(opening)
-            made.append(_Handle(hold(image), connection, patience, is_only_read=read_only))
+            made.append(_Handle(pin(image), connection, patience, is_only_read=read_only))
             patience.object_name = f"rbd_header.{image.id()}"
 
         self._pid = os.getpid()

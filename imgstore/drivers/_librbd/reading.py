@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES
-from imgstore.drivers._librbd.cluster import RequestFailed
+from imgstore.drivers._librbd.errors import RequestFailed
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.writing import PIECE
 from imgstore.errors import IntegrityError

@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from imgstore.drivers._librbd.cluster import Connection, RequestFailed, quietly
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import RequestFailed, quietly
 from imgstore.process.interrupts import in_a_thread
 
 LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from imgstore.data.units import MIB
-from imgstore.drivers._librbd.cluster import RequestFailed
+from imgstore.drivers._librbd.errors import RequestFailed
 from imgstore.drivers._librbd.images import OpenImage
 
 # Bytes of one request. Larger ones are slower here, because their memory is not used again.

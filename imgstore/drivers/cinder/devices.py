@@ -14,7 +14,9 @@ from typing import Any, Final, Protocol
 from imgstore.data.units import MIB
 from imgstore.drivers._kernel import start_writeback
 from imgstore.drivers._librbd.access import Access
-from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
+from imgstore.drivers._librbd.cluster import Cluster
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
@@ -24,6 +26,8 @@ _WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image
 _PIECE: Final = 2 * MIB  # bytes of one write to a device or a file
 _WRITEBACK: Final = 16 * MIB  # bytes after which the kernel is told to write them out
 _BLOCK: Final = MIB  # bytes of one read of them
+_TOLD_BY: Final = "the volume's connection at Cinder"
+_REMEDY: Final = f"check the monitors, the user and the key that {_TOLD_BY} names"
 _TIME_LIMIT: Final = 120  # seconds for a request to Ceph, where its configuration has none
 
 
@@ -227,7 +231,9 @@ class Clusters:
                 conf=f"/proc/{os.getpid()}/fd/{fd}",
                 connect_timeout=-1,
                 op_timeout=_TIME_LIMIT,
-                told_by="the volume's connection at Cinder",
+                source=_TOLD_BY,
+                if_unreadable=_REMEDY,
+                if_incomplete=_REMEDY,
             )
             found = self._known[key] = Cluster(access), fd
         return found[0]

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from imgstore.boundary.translation import describe
 from imgstore.data.streams import Body
-from imgstore.drivers._librbd.cluster import Cluster, Connection, classify, quietly
+from imgstore.drivers._librbd.cluster import Cluster
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.deleting import purge

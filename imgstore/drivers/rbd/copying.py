@@ -6,7 +6,7 @@ import functools
 import secrets
 from contextlib import closing
 
-from imgstore.drivers._librbd.cluster import classify, quietly
+from imgstore.drivers._librbd.errors import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.adding import Adding

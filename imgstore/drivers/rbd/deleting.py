@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers._librbd.cluster import Connection, quietly
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.waiting import Patience
 from imgstore.drivers.rbd import names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from imgstore.drivers._librbd.cluster import Connection
+from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.images import OpenImage, version_of
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.errors import NotFound

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers._librbd.cluster import Connection, classify
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import classify
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.adding import remove_private

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from imgstore.drivers._librbd.cluster import Connection, quietly
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers.rbd.images import is_watched
 from imgstore.errors import InUse
 

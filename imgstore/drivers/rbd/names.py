@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from imgstore.drivers._librbd.cluster import INSTALL
+from imgstore.drivers._librbd.errors import INSTALL
 from imgstore.errors import AlreadyExists, NotFound
 from imgstore.process import lazy
 

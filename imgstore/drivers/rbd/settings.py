@@ -52,10 +52,14 @@ def read(given: Mapping[str, Any]) -> Settings:
         lambda: _features(values["features"]),
     )
     chunk = values["chunk_size"] * MIB
+    conf = values["ceph_conf"].strip()
     return Settings(
         pool=pool,
         user=user,
-        conf=values["ceph_conf"].strip(),
+        conf=conf,
+        source=conf or "librados looks for it",
+        if_unreadable="set rbd_store_ceph_conf to the path of a sound one",
+        if_incomplete="check mon_host and keyring in rbd_store_ceph_conf, and rbd_store_user",
         order=min(chunk.bit_length() - 1, _LARGEST_ORDER),
         features=features,
         data_pool=data_pool or None,

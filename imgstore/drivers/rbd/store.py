@@ -15,7 +15,9 @@ from imgstore.boundary.arguments import is_below
 from imgstore.context import RequestContext
 from imgstore.data.reader import Opened
 from imgstore.data.streams import Body
-from imgstore.drivers._librbd.cluster import INSTALL, Cluster, Connection, classify, quietly
+from imgstore.drivers._librbd.cluster import Cluster
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import INSTALL, classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers.rbd import copying, deleting, leftovers

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from imgstore import errors
-from imgstore.drivers._librbd.cluster import Connection, RequestFailed, classify, hold
+from imgstore.drivers._librbd.connection import Connection, pin
+from imgstore.drivers._librbd.errors import RequestFailed, classify
 from imgstore.drivers._librbd.waiting import Patience, Patient
 
 LIMIT = 0.05
@@ -48,7 +49,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "rbd", Sdk("rbd"))
 
     def make(limit: float = LIMIT, **how: Any) -> tuple[Client, Connection, Patience]:
-        client = hold(Client(limit, **how))
+        client = pin(Client(limit, **how))
         connection = Connection(client, None)  # type: ignore[arg-type]
         return client, connection, Patience(connection, client, "rbd_header.1")
 
