@@ -15,7 +15,7 @@ from imgstore.drivers._librbd.connection import (
     pin,
     unpin,
 )
-from imgstore.drivers._librbd.waiting import Patience, Patient
+from imgstore.drivers._librbd.waiting import Guarded, Watchdog
 from imgstore.errors import NotFound, StoreError
 from imgstore.process.interrupts import uninterrupted
 
@@ -29,10 +29,10 @@ class _Handle:
     """
 
     def __init__(
-        self, sdk: Any, connection: Connection, patience: Patience, *, is_only_read: bool
+        self, sdk: Any, connection: Connection, watchdog: Watchdog, *, is_only_read: bool
     ) -> None:
         self.sdk = sdk
-        self._patience = patience
+        self._watchdog = watchdog
         self._opened = time.monotonic()
         self._pid = os.getpid()
         self._connection = connection
@@ -42,8 +42,8 @@ class _Handle:
         """Close after what is under way; raises what librbd raises."""
         if os.getpid() != self._pid:
             return
-        close = functools.partial(self._patience.end, self._close)
-        if self._patience.is_over:
+        close = functools.partial(self._watchdog.end, self._close)
+        if self._watchdog.is_over:
             close()
         elif self._is_only_read or is_thread_of_librbd():
             self._connection.close_later(self._opened, self._close if self._is_only_read else close)
@@ -61,7 +61,7 @@ class _Handle:
 class OpenImage:
     """An image that is open until ``close``, which does nothing in a forked child.
 
-    ``patience`` is for calls that may never return. Unless the image is only read, all methods of
+    ``watchdog`` makes calls that may never return. Unless the image is only read, all methods of
     ``sdk`` are such calls.
     """
 
@@ -78,14 +78,14 @@ class OpenImage:
         """Open by name or id; raises what librbd raises. Unless read-only, it counts as in use."""
         made: list[Any] = []
         known = f"rbd_header.{image_id}" if image_id else f"rbd_id.{name}"
-        self.patience = patience = Patience(connection, pool, known)
+        self.watchdog = watchdog = Watchdog(connection, pool, known)
 
         def open_image() -> None:
             given = {"snapshot": snapshot, "read_only": read_only, "image_id": image_id}
             opening = functools.partial(connection.rbd.Image, pool, name, **given)
-            image = opening() if read_only else patience(opening)
-            made.append(_Handle(pin(image), connection, patience, is_only_read=read_only))
-            patience.object_name = f"rbd_header.{image.id()}"
+            image = opening() if read_only else watchdog(opening)
+            made.append(_Handle(pin(image), connection, watchdog, is_only_read=read_only))
+            watchdog.object_name = f"rbd_header.{image.id()}"
 
         self._pid = os.getpid()
         self.requests = connection.requests
@@ -94,14 +94,14 @@ class OpenImage:
             # Nobody may ever get to see this object: an interrupt is raised at any moment.
             self._end = weakref.finalize(self, made[0].end)
         except BaseException:
-            if not made and patience.is_over:
-                patience.end()
+            if not made and watchdog.is_over:
+                watchdog.end()
             for each in made:
                 each.end()
             raise
         self._end.atexit = False  # the connection ends what is open then
         image = made[0].sdk
-        self.sdk: Any = image if read_only else Patient(image, patience)
+        self.sdk: Any = image if read_only else Guarded(image, watchdog)
 
     def close(self) -> None:
         """Close once, after what is under way; raises what librbd raises."""

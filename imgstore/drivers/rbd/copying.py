@@ -75,7 +75,7 @@ def _deep_copy(adding: Adding, opened: OpenImage, private: str) -> None:
         stripe_count=1,
         data_pool=settings.data_pool,
     )
-    opened.patience(copy_deeply)
+    opened.watchdog(copy_deeply)
 
 
 def _publish(adding: Adding, private: str, snapshot: str | None) -> None:

@@ -12,7 +12,7 @@ from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers._librbd.waiting import Patience
+from imgstore.drivers._librbd.waiting import Watchdog
 from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.images import MARK, has_clones, is_locked, is_watched, mark_of_deletion
 from imgstore.drivers.rbd.mirroring import Mirroring
@@ -135,14 +135,14 @@ def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequen
                 if image.is_protected_snap(snapshot):
                     image.unprotect_snap(snapshot)
                 image.remove_snap(snapshot)
-    patience = Patience(connection, pool, f"rbd_header.{image_id}")
+    watchdog = Watchdog(connection, pool, f"rbd_header.{image_id}")
     try:
         # Forced: delays were looked at before.
-        patience(functools.partial(connection.verbs.trash_remove, pool, image_id, True))
+        watchdog(functools.partial(connection.verbs.trash_remove, pool, image_id, True))
     except rbd.ImageHasSnapshots:
         return False
     finally:
-        patience.end()
+        watchdog.end()
     return True
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imgstore.boundary.settings import all_checked, typed
+from imgstore.boundary.arguments import OWN
+from imgstore.boundary.settings import all_checked
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES, LAYERING, Access
-from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.errors import ConfigError
 
 # The name that Nova and Cinder clone from.
 SNAPSHOT: Final = "snap"
-# What the names of images begin with that are not images of the store's users.
-RESERVED: Final = "imgstore-"
-ADD: Final = RESERVED + "add-"
-COPY: Final = RESERVED + "copy-"
-PROBE: Final = RESERVED + "check-"
+ADD: Final = OWN + "add-"
+COPY: Final = OWN + "copy-"
+PROBE: Final = OWN + "check-"
 
 _NEEDS: Final = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
 # librbd takes objects of up to 32 MiB (rbd_default_order's limits).
@@ -40,10 +37,8 @@ class Settings(Access):
     trash_delay: int
 
 
-def read(given: Mapping[str, Any]) -> Settings:
-    """Read the constructor's keywords; raises one ConfigError for all faults."""
-    checks = [functools.partial(typed, OPTIONS[key], value) for key, value in given.items()]
-    values = dict(zip(given, all_checked(*checks), strict=True))
+def read(values: Mapping[str, Any]) -> Settings:
+    """Read the values of options; raises one ConfigError for all faults."""
     pool, data_pool, user, namespace, features = all_checked(
         lambda: _name("rbd_store_pool", values["pool"], wanted=True),
         lambda: _name("rbd_store_data_pool", values["data_pool"]),

@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, unquote
 
-from imgstore.boundary.arguments import is_below
+from imgstore.boundary.arguments import check_storable, is_below
+from imgstore.boundary.settings import read_options
 from imgstore.context import RequestContext
 from imgstore.data.reader import Opened
 from imgstore.data.streams import Body
@@ -24,11 +25,10 @@ from imgstore.drivers.rbd import copying, deleting, leftovers
 from imgstore.drivers.rbd.adding import Adding, own_pool
 from imgstore.drivers.rbd.images import identity_of, open_at
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.settings import PROBE, RESERVED, SNAPSHOT, is_private, read
+from imgstore.drivers.rbd.settings import PROBE, SNAPSHOT, is_private, read
 from imgstore.errors import (
     ImgStoreError,
     IntegrityError,
-    InvalidArgument,
     InvalidLocation,
     NotFound,
     PermissionDenied,
@@ -74,10 +74,10 @@ class RbdStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        values = read_options(OPTIONS, locals())
         super().__init__(name, **common)
         lazy.require("rados", "rbd", install=INSTALL)
-        self._settings = read(given)
+        self._settings = read(values)
         self._clusters = PerProcess(functools.partial(Cluster, self._settings), Cluster.close)
 
     @property
@@ -151,7 +151,7 @@ class RbdStore(Store):
                 return int(image.size())
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        _check_name(image_id)
+        check_storable(image_id, "RBD")
         cluster = self._clusters.get()
         with cluster.connection() as connection:
             Adding(cluster, connection, self._settings, image_id).add(body)
@@ -174,7 +174,7 @@ class RbdStore(Store):
     ) -> Added | None:
         if not isinstance(origin, RbdStore):
             return None
-        _check_name(image_id)
+        check_storable(image_id, "RBD")
         try:
             at, seen = self._seen(location, origin)
         except Exception as exc:
@@ -279,14 +279,6 @@ def _parse(location: Location) -> _At | None:
         return None
     fsid, pool, image, snapshot = parts
     return _At(fsid, pool, image, snapshot)
-
-
-def _check_name(image_id: str) -> None:
-    if image_id.startswith(RESERVED):
-        raise InvalidArgument(
-            f"the image id {image_id!a} cannot be stored in RBD",
-            remedy="use an id that does not begin with 'imgstore-'",
-        )
 
 
 def _close(opened: OpenImage) -> None:

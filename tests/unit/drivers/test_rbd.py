@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from imgstore import errors
+from imgstore.boundary.settings import read_options
 from imgstore.data.extents import GRAIN, stretches_of_data
 from imgstore.drivers.rbd import RbdStore, images
 from imgstore.drivers.rbd.options import OPTIONS
@@ -19,7 +20,8 @@ HAS_MODULES = all(map(importlib.util.find_spec, ("rados", "rbd")))
 
 
 def settings(**given: Any) -> Settings:
-    return read({keyword: given.get(keyword, opt.default) for keyword, opt in OPTIONS.items()})
+    values = {keyword: given.get(keyword, opt.default) for keyword, opt in OPTIONS.items()}
+    return read(read_options(OPTIONS, values))
 
 
 class TestSettings:
