@@ -47,7 +47,7 @@ class Cluster:
         make = functools.partial(connect, settings, self._connections)
         self._shared = Shared(make, lambda connection: not connection.retired)
         weakref.finalize(self, _end_all, self._pid, self._connections)
-        self._turns = [threading.Lock() for _ in range(64)]
+        self._deletion_locks = [threading.Lock() for _ in range(64)]
 
     @contextmanager
     def connection(self, *, is_nested: bool = False) -> Iterator[Connection]:
@@ -68,12 +68,12 @@ class Cluster:
         finally:
             self.give_back(connection)
 
-    def turn(self, name: str) -> threading.Lock:
+    def deletion_lock(self, name: str) -> threading.Lock:
         """Return the lock under which images of this name are deleted, one after the other.
 
         Each would see the other one using the image. Some names share a lock.
         """
-        return self._turns[hash(name) % len(self._turns)]
+        return self._deletion_locks[hash(name) % len(self._deletion_locks)]
 
     def take(self) -> Connection:
         """Return the connection, to be given back. Threads that wait for one share the attempt."""

@@ -62,7 +62,7 @@ class OpenImage:
     """An image that is open until ``close``, which does nothing in a forked child.
 
     ``watchdog`` makes calls that may never return. Unless the image is only read, all methods of
-    ``sdk`` are such calls.
+    ``sdk`` are such calls. ``id`` is the image's internal one.
     """
 
     def __init__(
@@ -85,8 +85,10 @@ class OpenImage:
             opening = functools.partial(connection.rbd.Image, pool, name, **given)
             image = opening() if read_only else watchdog(opening)
             made.append(_Handle(pin(image), connection, watchdog, is_only_read=read_only))
-            watchdog.object_name = f"rbd_header.{image.id()}"
+            self.id = str(image.id())
+            watchdog.object_name = f"rbd_header.{self.id}"
 
+        self.id = ""
         self._pid = os.getpid()
         self.requests = connection.requests
         try:

@@ -109,10 +109,10 @@ def is_nameless(pool: Any, image_id: str) -> bool:
     return not exists(pool, image_id) or in_trash(pool, image_id)
 
 
-def publish(pool: Any, image_id: str, private: str, name: str) -> None:
-    """Give an image its name instead of ``private``; raises AlreadyExists if the name is taken.
+def publish(pool: Any, image_id: str, draft: str, name: str) -> None:
+    """Give an image its name instead of ``draft``; raises AlreadyExists if the name is taken.
 
-    Raises NotFound, with nothing changed, if the image has not that private name any more.
+    Raises NotFound, with nothing changed, if the image has not that draft name any more.
     """
     with _unless(errno.EEXIST), _write(pool, _id_object(name)) as request:
         request.new(_EXCLUSIVE)
@@ -120,15 +120,15 @@ def publish(pool: Any, image_id: str, private: str, name: str) -> None:
     if id_of(pool, name) != image_id:
         raise AlreadyExists("there is an image of this id")
     failed = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.EBADF)
-    _directory(pool, "dir_rename_image", private, name, image_id, ignored=failed)
+    _directory(pool, "dir_rename_image", draft, name, image_id, ignored=failed)
     if (holder := listed_id(pool, name)) != image_id:
         _forget(pool, image_id, name)
         if holder is not None:
             raise AlreadyExists("there is an image of this id")
         raise NotFound("the image was removed before it got its name")
-    _forget(pool, image_id, private)
+    _forget(pool, image_id, draft)
     entry = trashed(pool, image_id)
-    if entry is not None and entry.name == private:
+    if entry is not None and entry.name == draft:
         remove_entry(pool, image_id)  # of a clean-up that did not end
 
 
@@ -162,13 +162,13 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
         raise NotFound("the image was deleted meanwhile")
 
 
-def claim(pool: Any, entry: Trashed) -> bool:
+def begin_removal(pool: Any, entry: Trashed) -> bool:
     """Let nobody restore an image any more; False if it is being restored, or not there."""
     return _set_state(pool, entry.id, entry.state, _REMOVING)
 
 
-def let_go(pool: Any, image_id: str) -> None:
-    """Undo ``claim``."""
+def end_removal(pool: Any, image_id: str) -> None:
+    """Undo ``begin_removal``."""
     _set_state(pool, image_id, _REMOVING, _NORMAL)
 
 

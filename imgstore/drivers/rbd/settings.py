@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imgstore.boundary.arguments import OWN
 from imgstore.boundary.settings import all_checked
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES, LAYERING, Access
@@ -14,9 +13,6 @@ from imgstore.errors import ConfigError
 
 # The name that Nova and Cinder clone from.
 SNAPSHOT: Final = "snap"
-ADD: Final = OWN + "add-"
-COPY: Final = OWN + "copy-"
-PROBE: Final = OWN + "check-"
 
 _NEEDS: Final = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
 # librbd takes objects of up to 32 MiB (rbd_default_order's limits).
@@ -65,11 +61,6 @@ def read(values: Mapping[str, Any]) -> Settings:
         op_timeout=values["op_timeout"],
         trash_delay=values["trash_delay"],
     )
-
-
-def is_private(name: str) -> bool:
-    """Return whether an image of this name is an add, copy or probe, under way or left behind."""
-    return name.startswith((ADD, COPY, PROBE))
 
 
 def _name(option: str, value: str | None, *, wanted: bool = False) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from imgstore.boundary.arguments import check_storable, is_below
 from imgstore.boundary.settings import read_options
@@ -18,21 +16,14 @@ from imgstore.data.reader import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
-from imgstore.drivers._librbd.errors import INSTALL, classify, quietly
-from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
-from imgstore.drivers._librbd.reading import Ahead
-from imgstore.drivers.rbd import copying, deleting, leftovers
-from imgstore.drivers.rbd.adding import Adding, own_pool
-from imgstore.drivers.rbd.images import identity_of, open_at
+from imgstore.drivers._librbd.errors import INSTALL, classify
+from imgstore.drivers.rbd import copying, deleting, drafts, leftovers, reading
+from imgstore.drivers.rbd.adding import Adding
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.settings import PROBE, SNAPSHOT, is_private, read
-from imgstore.errors import (
-    ImgStoreError,
-    IntegrityError,
-    InvalidLocation,
-    NotFound,
-    PermissionDenied,
-)
+from imgstore.drivers.rbd.places import SCHEME, Place, own_pool
+from imgstore.drivers.rbd.settings import read
+from imgstore.drivers.rbd.states import identity_of, open_at
+from imgstore.errors import ImgStoreError, InvalidLocation, NotFound, PermissionDenied
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
 from imgstore.process import lazy
@@ -49,7 +40,7 @@ class RbdStore(Store):
 
     driver = "rbd"
     OPTIONS = OPTIONS
-    schemes = ("rbd",)
+    schemes = (SCHEME,)
     read_retries = 1  # librados goes on by itself until a time limit ends that
     capabilities = (
         Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
@@ -86,17 +77,15 @@ class RbdStore(Store):
 
         It is in the Ceph configuration, or known once the cluster was connected to.
         """
-        fsid = self._clusters.get().fsid
-        return (
-            f"rbd://{quote(fsid, safe='')}/{quote(self._settings.pool, safe='')}/" if fsid else None
-        )
+        fsid, pool = self._clusters.get().fsid, self._settings.pool
+        return f"{SCHEME}://{quote(fsid, safe='')}/{quote(pool, safe='')}/" if fsid else None
 
     def owns(self, location: Location) -> Ownership:
         """Own the pool of this cluster; other pools of it may be readable.
 
         Locations of one part, which name no cluster, may lie here.
         """
-        at = _parse(location)
+        at = Place.of(location)
         if at is None:
             return Ownership.NO
         fsid = self._clusters.get().fsid
@@ -115,33 +104,14 @@ class RbdStore(Store):
         if_version: str | None,
         context: RequestContext | None,
     ) -> Opened:
-        cluster = self._clusters.get()
-        with ExitStack() as closing:
-            connection = cluster.take()
-            closing.callback(cluster.give_back, connection)
-            try:
-                at = self._at(location, connection)
-                pool = connection.pool(at.pool)
-                opened = open_at(connection, pool, at.image, at.snapshot)
-                closing.callback(_close, opened)
-                version = version_of(opened.sdk, at.snapshot)
-                if if_version not in (None, version):
-                    raise IntegrityError("the image changed while it was read")
-                size = opened.sdk.size()
-                stop = size if length is None else min(size, offset + length)
-                ahead = Ahead(
-                    opened,
-                    offset,
-                    max(0, stop - offset),
-                    window=self._settings.window,
-                    confirm=lambda: confirm(connection, pool, at.image, at.snapshot, version),
-                )
-            except Exception as exc:
-                cluster.judge(connection, exc)
-                raise
-            return Opened(
-                _judged(cluster, connection, ahead), size, version, closing.pop_all().close
-            )
+        return reading.read(
+            self._clusters.get(),
+            self._settings,
+            functools.partial(self._at, location),
+            offset,
+            length,
+            if_version=if_version,
+        )
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         with self._clusters.get().connection() as connection:
@@ -155,18 +125,14 @@ class RbdStore(Store):
         cluster = self._clusters.get()
         with cluster.connection() as connection:
             Adding(cluster, connection, self._settings, image_id).add(body)
-            return Added(self._location(connection, image_id))
-
-    def _location(self, connection: Connection, image_id: str) -> Location:
-        parts = (connection.fsid, self._settings.pool, image_id, SNAPSHOT)
-        return Location("rbd", "/".join(quote(part, safe="") for part in parts))
+            return Added(Place(connection.fsid, self._settings.pool, image_id).location)
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         cluster, delay = self._clusters.get(), self._settings.trash_delay
         with cluster.connection() as connection:
             at = self._at(location, connection)
             pool = connection.writable_pool(at.pool)
-            with cluster.turn(at.image):
+            with cluster.deletion_lock(at.image):
                 deleting.delete(connection, pool, at.image, at.snapshot, delay=delay)
 
     def _copy(
@@ -189,9 +155,10 @@ class RbdStore(Store):
             size = copying.copy(adding, at.pool, at.image, at.snapshot, seen=seen)
             if size is None:
                 return None
-            return Added(self._location(connection, image_id), size=size)
+            place = Place(connection.fsid, self._settings.pool, image_id)
+            return Added(place.location, size=size)
 
-    def _seen(self, location: Location, origin: RbdStore) -> tuple[_At, str | None]:
+    def _seen(self, location: Location, origin: RbdStore) -> tuple[Place, str | None]:
         """Return what a location names, and what tells that image from all others.
 
         None where both stores read one configuration. Otherwise the same fsid is no proof that
@@ -230,17 +197,15 @@ class RbdStore(Store):
                 with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
                     pool.stat("rbd_directory")  # which an empty pool has not
                 return ()
-            name = PROBE + secrets.token_hex(8)
-            adding = Adding(cluster, connection, self._settings, name)
-            adding.probe()
+            Adding(cluster, connection, self._settings, drafts.of_probe()).probe()
         return ()
 
     def _close(self) -> None:
         self._clusters.close()
 
-    def _at(self, location: Location, connection: Connection) -> _At:
+    def _at(self, location: Location, connection: Connection) -> Place:
         """Return what a location names in this cluster; raises InvalidLocation for another's."""
-        at = _parse(location)
+        at = Place.of(location)
         if at is None:
             raise InvalidLocation(f"{location} has not one or four parts")
         if at.fsid not in (None, connection.fsid) and not any(
@@ -250,45 +215,6 @@ class RbdStore(Store):
                 f"{location} lies in another cluster than {connection.fsid}",
                 remedy="if it is a former one of this store, name it in store_also_owns",
             )
-        if is_private(at.image):
+        if drafts.is_draft(at.image):
             raise NotFound("the image is not complete")
-        return _At(connection.fsid, at.pool or self._settings.pool, at.image, at.snapshot)
-
-
-@dataclass(frozen=True)
-class _At:
-    """What a location names: an image, and in all but the oldest its cluster and snapshot."""
-
-    fsid: str | None
-    pool: str
-    image: str
-    snapshot: str | None
-
-
-def _parse(location: Location) -> _At | None:
-    """Read ``<fsid>/<pool>/<image>/<snapshot>``, each quoted, or ``<image>``, which is not."""
-    parts = location.rest.split("/")
-    if not all(parts):
-        return None
-    if len(parts) == 1 and parts[0].isprintable():
-        return _At(None, "", parts[0], None)
-    if len(parts) != 4:
-        return None
-    parts = [unquote(part) for part in parts]
-    if not all(map(str.isprintable, parts)):
-        return None
-    fsid, pool, image, snapshot = parts
-    return _At(fsid, pool, image, snapshot)
-
-
-def _close(opened: OpenImage) -> None:
-    with quietly("closing an image that was read"):
-        opened.close()
-
-
-def _judged(cluster: Cluster, connection: Connection, ahead: Iterator[bytes]) -> Iterator[bytes]:
-    try:
-        yield from ahead
-    except Exception as exc:
-        cluster.judge(connection, exc)
-        raise
+        return Place(connection.fsid, at.pool or self._settings.pool, at.image, at.snapshot)

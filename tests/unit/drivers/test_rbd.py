@@ -11,7 +11,7 @@ import pytest
 from imgstore import errors
 from imgstore.boundary.settings import read_options
 from imgstore.data.extents import GRAIN, stretches_of_data
-from imgstore.drivers.rbd import RbdStore, images
+from imgstore.drivers.rbd import RbdStore, states
 from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.drivers.rbd.settings import Settings, read
 
@@ -85,16 +85,16 @@ class TestMarks:
             return "10ab"
 
     def test_deletions(self) -> None:
-        mark = images.mark_of_deletion(self.Image())
-        assert images.deleted_at(mark, "10ab")
+        mark = states.mark_of_deletion(self.Image())
+        assert states.deleted_at(mark, "10ab")
         for other in (mark, "", "delete 10ab", "delete 10ab soon", "add 10ab", "copy 10ab 17"):
-            assert images.deleted_at(other, "10ac" if other == mark else "10ab") is None
+            assert states.deleted_at(other, "10ac" if other == mark else "10ab") is None
 
     def test_copies(self) -> None:
-        mark = images.mark_of_copy(self.Image(), "two words")
-        assert images.renamed_to(mark, "10ab") == "two words"
-        assert images.renamed_to(mark, "10ac") is None
-        assert images.renamed_to("add 10ab", "10ab") is None
+        mark = states.mark_of_copy(self.Image(), "two words")
+        assert states.renamed_to(mark, "10ab") == "two words"
+        assert states.renamed_to(mark, "10ac") is None
+        assert states.renamed_to("add 10ab", "10ab") is None
 
 
 @pytest.mark.parametrize("position", [0, 1, GRAIN - 1, GRAIN, 5 * GRAIN + 17])
