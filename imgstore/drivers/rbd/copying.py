@@ -9,25 +9,24 @@ from imgstore.drivers._librbd.errors import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers.rbd import drafts, names, rivals
 from imgstore.drivers.rbd.adding import Adding
+from imgstore.drivers.rbd.places import Place
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.drivers.rbd.states import MARK, identity_of, look_at, mark_of_copy, open_at
 from imgstore.errors import NotFound, PermissionDenied
 from imgstore.process.committing import undone
 
 
-def copy(
-    adding: Adding, pool: str, name: str, snapshot: str | None, *, seen: str | None
-) -> int | None:
-    """Let librbd copy an image of another pool or name; return its size, None if it cannot.
+def copy(adding: Adding, place: Place, *, seen: str | None) -> int | None:
+    """Let librbd copy an image of the same cluster; return its size, None if it cannot.
 
     It cannot where ``seen``, the identity of the image that is meant, is another one's.
 
     librbd makes snapshots before it has copied what they show. So the copy has a name of its own
     until it is complete; renaming it is exclusive.
     """
-    connection = adding.connection
+    connection, name, snapshot = adding.connection, place.image, place.snapshot
     try:
-        source_pool = connection.pool(pool)
+        source_pool = connection.pool(place.pool)
         with closing(open_at(connection, source_pool, name, snapshot)) as opened:
             source = opened.sdk
             if seen not in (None, identity_of(source, snapshot)):

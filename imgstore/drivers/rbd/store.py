@@ -85,15 +85,15 @@ class RbdStore(Store):
 
         Locations of one part, which name no cluster, may lie here.
         """
-        at = Place.of(location)
-        if at is None:
+        place = Place.of(location)
+        if place is None:
             return Ownership.NO
         fsid = self._clusters.get().fsid
-        if at.fsid is None or fsid is None:
+        if place.fsid is None or fsid is None:
             return Ownership.MAYBE
-        if at.fsid != fsid:
+        if place.fsid != fsid:
             return Ownership.NO
-        return Ownership.YES if at.pool == self._settings.pool else Ownership.MAYBE
+        return Ownership.YES if place.pool == self._settings.pool else Ownership.MAYBE
 
     def _get(
         self,
@@ -107,7 +107,7 @@ class RbdStore(Store):
         return reading.read(
             self._clusters.get(),
             self._settings,
-            functools.partial(self._at, location),
+            functools.partial(self._place, location),
             offset,
             length,
             if_version=if_version,
@@ -115,9 +115,9 @@ class RbdStore(Store):
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         with self._clusters.get().connection() as connection:
-            at = self._at(location, connection)
-            pool = connection.pool(at.pool)
-            with open_at(connection, pool, at.image, at.snapshot) as image:
+            place = self._place(location, connection)
+            pool = connection.pool(place.pool)
+            with open_at(connection, pool, place.image, place.snapshot) as image:
                 return int(image.size())
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
@@ -130,10 +130,10 @@ class RbdStore(Store):
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         cluster, delay = self._clusters.get(), self._settings.trash_delay
         with cluster.connection() as connection:
-            at = self._at(location, connection)
-            pool = connection.writable_pool(at.pool)
-            with cluster.deletion_lock(at.image):
-                deleting.delete(connection, pool, at.image, at.snapshot, delay=delay)
+            place = self._place(location, connection)
+            pool = connection.writable_pool(place.pool)
+            with cluster.deletion_lock(place.image):
+                deleting.delete(connection, pool, place.image, place.snapshot, delay=delay)
 
     def _copy(
         self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
@@ -142,21 +142,21 @@ class RbdStore(Store):
             return None
         check_storable(image_id, "RBD")
         try:
-            at, seen = self._seen(location, origin)
+            place, seen = self._seen(location, origin)
         except Exception as exc:
             if isinstance(exc, NotFound) or isinstance(classify(exc), (NotFound, PermissionDenied)):
                 return None  # reading it will tell
             raise
         cluster = self._clusters.get()
         with cluster.connection() as connection:
-            if at.fsid != connection.fsid or not self._looks_where(origin, at.pool):
+            if place.fsid != connection.fsid or not self._looks_where(origin, place.pool):
                 return None
             adding = Adding(cluster, connection, self._settings, image_id)
-            size = copying.copy(adding, at.pool, at.image, at.snapshot, seen=seen)
+            size = copying.copy(adding, place, seen=seen)
             if size is None:
                 return None
-            place = Place(connection.fsid, self._settings.pool, image_id)
-            return Added(place.location, size=size)
+            copied = Place(connection.fsid, self._settings.pool, image_id)
+            return Added(copied.location, size=size)
 
     def _seen(self, location: Location, origin: RbdStore) -> tuple[Place, str | None]:
         """Return what a location names, and what tells that image from all others.
@@ -165,12 +165,12 @@ class RbdStore(Store):
         their clusters are one: some installers give all of theirs the same.
         """
         with origin._clusters.get().connection() as connection:
-            at = origin._at(location, connection)
+            place = origin._place(location, connection)
             if self._settings.conf == origin._settings.conf:
-                return at, None
-            pool = connection.pool(at.pool)
-            with open_at(connection, pool, at.image, at.snapshot) as image:
-                return at, identity_of(image, at.snapshot)
+                return place, None
+            pool = connection.pool(place.pool)
+            with open_at(connection, pool, place.image, place.snapshot) as image:
+                return place, identity_of(image, place.snapshot)
 
     def _looks_where(self, origin: RbdStore, pool: str) -> bool:
         """Return whether both stores take the same namespace for that of a pool."""
@@ -203,18 +203,20 @@ class RbdStore(Store):
     def _close(self) -> None:
         self._clusters.close()
 
-    def _at(self, location: Location, connection: Connection) -> Place:
+    def _place(self, location: Location, connection: Connection) -> Place:
         """Return what a location names in this cluster; raises InvalidLocation for another's."""
-        at = Place.of(location)
-        if at is None:
+        place = Place.of(location)
+        if place is None:
             raise InvalidLocation(f"{location} has not one or four parts")
-        if at.fsid not in (None, connection.fsid) and not any(
+        if place.fsid not in (None, connection.fsid) and not any(
             is_below(location, prefix) for prefix in self.also_owns
         ):
             raise InvalidLocation(
                 f"{location} lies in another cluster than {connection.fsid}",
                 remedy="if it is a former one of this store, name it in store_also_owns",
             )
-        if drafts.is_draft(at.image):
+        if drafts.is_draft(place.image):
             raise NotFound("the image is not complete")
-        return Place(connection.fsid, at.pool or self._settings.pool, at.image, at.snapshot)
+        return Place(
+            connection.fsid, place.pool or self._settings.pool, place.image, place.snapshot
+        )
