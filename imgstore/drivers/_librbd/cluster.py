@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -10,7 +9,6 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from imgstore.drivers._librbd.access import Access
 from imgstore.drivers._librbd.connection import (
@@ -19,17 +17,9 @@ from imgstore.drivers._librbd.connection import (
     connect,
     is_thread_of_librbd,
 )
-from imgstore.drivers._librbd.errors import error_number
 from imgstore.process.shared import Shared
 
 LOG = logging.getLogger(__name__)
-
-# A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
-# answered may hold locks that it does not know of, and cannot break: they are its own.
-# What its user may do OSDs ask once for each connection.
-_BROKEN: Final = frozenset(
-    {errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
-)
 
 
 class Cluster:
@@ -51,22 +41,31 @@ class Cluster:
 
     @contextmanager
     def connection(self, *, is_nested: bool = False) -> Iterator[Connection]:
-        """Lend the connection to a verb, or, nested, for a part of one.
+        """Lend the connection to a verb, or, nested, for a part of one, and judge it by errors.
 
-        Raises what connecting raises.
+        An exit waits for the end of that. Raises what connecting raises.
         """
-        connection = self.take()
-        try:
+        with self.lent() as connection:
             connection.requests.begin(is_nested=is_nested)
             try:
                 yield connection
-            except Exception as exc:
-                self.judge(connection, exc)
-                raise
             finally:
                 connection.requests.done()
+
+    @contextmanager
+    def lent(self) -> Iterator[Connection]:
+        """Lend the connection for as long as a caller likes, and judge it by errors.
+
+        Threads that wait for one share the attempt. Raises what connecting raises.
+        """
+        connection = self._take()
+        try:
+            yield connection
+        except Exception as exc:
+            connection.judge(exc)
+            raise
         finally:
-            self.give_back(connection)
+            self._give_back(connection)
 
     def deletion_lock(self, name: str) -> threading.Lock:
         """Return the lock under which images of this name are deleted, one after the other.
@@ -75,8 +74,7 @@ class Cluster:
         """
         return self._deletion_locks[hash(name) % len(self._deletion_locks)]
 
-    def take(self) -> Connection:
-        """Return the connection, to be given back. Threads that wait for one share the attempt."""
+    def _take(self) -> Connection:
         while True:
             connection = self._shared.get()
             self._told_fsid = connection.fsid
@@ -84,22 +82,15 @@ class Cluster:
                 connection.users += 1
                 if not connection.retired:
                     return connection
-            self.give_back(connection)
+            self._give_back(connection)
 
-    def give_back(self, connection: Connection) -> None:
-        """Return a connection; one that is retired, or of a closed cluster, ends unused."""
+    def _give_back(self, connection: Connection) -> None:
         if os.getpid() != self._pid:
             return
         with self._lock:
             connection.users -= 1
         if not is_thread_of_librbd():
             self._end_unused(connection)
-
-    def judge(self, connection: Connection, exc: BaseException) -> None:
-        """Let nobody else use a connection whose error says that it broke, or lacks rights."""
-        if error_number(exc) in _BROKEN:
-            LOG.debug("the connection to the cluster broke")
-            connection.retired = True
 
     def close(self) -> None:
         """Disconnect, once nobody uses the connection any more."""

@@ -31,6 +31,12 @@ SETTLED: Final = 0.03  # seconds after which librbd is done with opening an imag
 _UNHURRIED: Final = 0.5  # the same, where nobody waits for it
 _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
 _LIMITS: Final = ("rados_osd_op_timeout", "rados_mon_op_timeout")
+# A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
+# answered may hold locks that it does not know of, and cannot break: they are its own.
+# What its user may do OSDs ask once for each connection.
+_BROKEN: Final = frozenset(
+    {errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
+)
 # When and how often requests that wait are looked at, as shares of their time limit.
 _LOOKS_AROUND: Final = {"objecter_timeout": 0.25, "objecter_tick_interval": 0.125}
 
@@ -59,7 +65,7 @@ def is_thread_of_librbd() -> bool:
 
 
 class Connection:
-    """A connected client. Whoever takes one from ``Cluster.connection`` gives it back.
+    """A connected client, which ``Cluster`` lends. Nobody else gets one that is ``retired``.
 
     ``requests`` counts the asynchronous ones, of all images. ``limit`` is how many seconds an OSD
     has to answer a request, 0 for ever.
@@ -155,6 +161,12 @@ class Connection:
         except ValueError:
             default = self.verbs.features_from_string(text)
         return default | LAYERING
+
+    def judge(self, exc: BaseException) -> None:
+        """Let nobody else use a connection whose error says that it broke, or lacks rights."""
+        if error_number(exc) in _BROKEN:
+            LOG.debug("the connection to the cluster broke")
+            self.retired = True
 
     def close_later(self, opened: float, close: Callable[[], None]) -> None:
         """Call ``close`` of an image that was opened at ``opened`` once that is long enough ago."""

@@ -15,6 +15,7 @@ from imgstore.drivers._librbd.connection import (
     pin,
     unpin,
 )
+from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.waiting import Guarded, Watchdog
 from imgstore.errors import NotFound, StoreError
 from imgstore.process.interrupts import uninterrupted
@@ -90,7 +91,7 @@ class OpenImage:
 
         self.id = ""
         self._pid = os.getpid()
-        self.requests = connection.requests
+        self.connection = connection
         try:
             uninterrupted(open_image)
             # Nobody may ever get to see this object: an interrupt is raised at any moment.
@@ -109,6 +110,11 @@ class OpenImage:
         """Close once, after what is under way; raises what librbd raises."""
         if os.getpid() == self._pid:
             uninterrupted(self._end)
+
+    def close_quietly(self) -> None:
+        """Close, and let no failure hide what an image was open for."""
+        with quietly("closing an image"):
+            self.close()
 
     def check_process(self) -> None:
         """Raise StoreError in a forked child, where nothing would ever arrive."""

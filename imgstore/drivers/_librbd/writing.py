@@ -32,7 +32,7 @@ class Window:
 
     def __init__(self, opened: OpenImage, size: int) -> None:
         """Write to an image that stays open until ``close`` was called here."""
-        self._requests = opened.requests
+        self._requests = opened.connection.requests
         self._watchdog = opened.watchdog
         self._image = opened.sdk
         self._size = size

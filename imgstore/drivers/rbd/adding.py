@@ -12,7 +12,7 @@ from imgstore.boundary.translation import describe
 from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
-from imgstore.drivers._librbd.errors import classify, error_number, quietly
+from imgstore.drivers._librbd.errors import classify, error_number
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers.rbd import drafts, names, rivals
 from imgstore.drivers.rbd.deleting import remove_draft
@@ -40,7 +40,6 @@ class Adding:
         self, cluster: Cluster, connection: Connection, settings: Settings, name: str
     ) -> None:
         self._connect = functools.partial(cluster.connection, is_nested=True)
-        self._judge = functools.partial(cluster.judge, connection)
         self.connection = connection
         self.settings = settings
         self.name = name
@@ -65,17 +64,14 @@ class Adding:
                 thin=self.settings.thin,
                 grows=body.size is None,
             )
-            try:
+            with contextlib.closing(writer):
                 writer.write(body)
-            finally:
-                writer.close()
             self._finish(opened)
         except BaseException as exc:
             if self._created:
                 self._undo(exc)
             raise
-        with quietly("closing an image that was added"):
-            opened.close()
+        opened.close_quietly()
 
     def _create(self, size: int) -> OpenImage:
         """Create the draft, over what a dead process left of it; return it open."""
@@ -158,7 +154,7 @@ class Adding:
             return True
 
         def ask(exc: Exception) -> bool | None:
-            self._judge(exc)
+            self.connection.judge(exc)
             with self._connect() as connection, contextlib.suppress(NotFound):
                 pool = own_pool(connection, self.settings)
                 if names.id_of(pool, self.name) == image_id:
@@ -216,10 +212,9 @@ class Adding:
 
     def _undo(self, exc: BaseException) -> None:
         """Remove the draft, unless it may be complete, without hiding what is being raised."""
-        self._judge(exc)
+        self.connection.judge(exc)
         if self._opened is not None:
-            with quietly("closing an image of a failed add"):
-                self._opened.close()
+            self._opened.close_quietly()
         if is_in_doubt(exc):
             return
         if isinstance(exc, Exception) and isinstance(classify(exc), TimedOut):

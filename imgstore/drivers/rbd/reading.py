@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from imgstore.data.reader import Opened
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
-from imgstore.drivers._librbd.errors import quietly
-from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
+from imgstore.drivers._librbd.images import confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers.rbd.places import Place
 from imgstore.drivers.rbd.settings import Settings
@@ -32,42 +31,23 @@ def read(
     The connection is lent until the reader is closed.
     """
     with ExitStack() as closing:
-        connection = cluster.take()
-        closing.callback(cluster.give_back, connection)
-        try:
-            place = locate(connection)
-            pool = connection.pool(place.pool)
-            opened = open_at(connection, pool, place.image, place.snapshot)
-            closing.callback(_close, opened)
-            version = version_of(opened.sdk, place.snapshot)
-            if if_version not in (None, version):
-                raise IntegrityError("the image changed while it was read")
-            size = opened.sdk.size()
-            stop = size if length is None else min(size, offset + length)
-            ahead = Ahead(
-                opened,
-                offset,
-                max(0, stop - offset),
-                window=settings.window,
-                confirm=functools.partial(
-                    confirm, connection, pool, place.image, place.snapshot, version
-                ),
-            )
-        except Exception as exc:
-            cluster.judge(connection, exc)
-            raise
-        chunks = _judged(cluster, connection, ahead)
-        return Opened(chunks, size, version, closing.pop_all().close)
-
-
-def _close(opened: OpenImage) -> None:
-    with quietly("closing an image that was read"):
-        opened.close()
-
-
-def _judged(cluster: Cluster, connection: Connection, ahead: Iterator[bytes]) -> Iterator[bytes]:
-    try:
-        yield from ahead
-    except Exception as exc:
-        cluster.judge(connection, exc)
-        raise
+        connection = closing.enter_context(cluster.lent())
+        place = locate(connection)
+        pool = connection.pool(place.pool)
+        opened = open_at(connection, pool, place.image, place.snapshot)
+        closing.callback(opened.close_quietly)
+        version = version_of(opened.sdk, place.snapshot)
+        if if_version not in (None, version):
+            raise IntegrityError("the image changed while it was read")
+        size = int(opened.sdk.size())
+        stop = size if length is None else min(size, offset + length)
+        ahead = Ahead(
+            opened,
+            offset,
+            max(0, stop - offset),
+            window=settings.window,
+            confirm=functools.partial(
+                confirm, connection, pool, place.image, place.snapshot, version
+            ),
+        )
+        return Opened(iter(ahead), size, version, closing.pop_all().close)

@@ -7,6 +7,7 @@ import gc
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
@@ -77,20 +78,13 @@ def ceph(monkeypatch: pytest.MonkeyPatch) -> Ceph:
     return found
 
 
-def broken() -> OSError:
-    return OSError(errno.ESHUTDOWN, "cut off")
-
-
 def test_threads_share_one(ceph: Ceph) -> None:
     """It is made when needed, and stays until the cluster is closed."""
     cluster = Cluster(ACCESS)
     assert (ceph.made, cluster.fsid) == (0, None)
-    with ThreadPoolExecutor(8) as pool:
-        connections = set(pool.map(lambda _: cluster.take(), range(8)))
-    assert (len(connections), ceph.made, cluster.fsid) == (1, 1, "fsid of 1")
-    (connection,) = connections
-    for _ in range(8):
-        cluster.give_back(connection)
+    with ThreadPoolExecutor(8) as pool, ExitStack() as stack:
+        connections = pool.map(lambda _: stack.enter_context(cluster.lent()), range(8))
+        assert (len(set(connections)), ceph.made, cluster.fsid) == (1, 1, "fsid of 1")
     assert len(ceph.connected) == 1
     cluster.close()
     assert ceph.connected == []
@@ -99,16 +93,18 @@ def test_threads_share_one(ceph: Ceph) -> None:
 def test_a_broken_one_ends_with_its_last_user(ceph: Ceph) -> None:
     """All others get a new one; what breaks no connection leaves it as it is."""
     cluster = Cluster(ACCESS)
-    first = cluster.take()
-    cluster.judge(first, OSError(errno.ENOENT, "no image"))
+    using = ExitStack()
+    first = using.enter_context(cluster.lent())
+    with pytest.raises(OSError, match="no image"), cluster.connection():
+        raise OSError(errno.ENOENT, "no image")
     with cluster.connection() as again:
         assert again is first
-    with pytest.raises(OSError, match="cut off"), cluster.connection() as again:
-        raise broken()
+    with pytest.raises(OSError, match="cut off"), cluster.connection():
+        raise OSError(errno.ESHUTDOWN, "cut off")
     with cluster.connection() as second:
         assert second is not first
         assert len(ceph.connected) == 2
-        cluster.give_back(first)
+        using.close()
         assert len(ceph.connected) == 1
     cluster.close()
     assert ceph.connected == []
@@ -117,13 +113,12 @@ def test_a_broken_one_ends_with_its_last_user(ceph: Ceph) -> None:
 def test_closing_leaves_those_alone_that_are_used(ceph: Ceph) -> None:
     """What undoes a verb may connect even then; that connection ends with it."""
     cluster = Cluster(ACCESS)
-    used = cluster.take()
-    cluster.close()
-    assert len(ceph.connected) == 1
-    with cluster.connection(is_nested=True) as nested:
-        assert nested is not used
-    assert (len(ceph.connected), ceph.made) == (1, 2)
-    cluster.give_back(used)
+    with cluster.connection() as used:
+        cluster.close()
+        assert len(ceph.connected) == 1
+        with cluster.connection(is_nested=True) as nested:
+            assert nested is not used
+        assert (len(ceph.connected), ceph.made) == (1, 2)
     assert ceph.connected == []
     cluster.close()
 

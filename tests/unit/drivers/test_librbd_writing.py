@@ -30,7 +30,8 @@ class Image:
 
 def window(image: Image) -> Window:
     watchdog = SimpleNamespace(wait=lambda until: until(None))
-    opened: Any = SimpleNamespace(requests=Requests(), watchdog=watchdog, sdk=image)
+    connection = SimpleNamespace(requests=Requests())
+    opened: Any = SimpleNamespace(connection=connection, watchdog=watchdog, sdk=image)
     return Window(opened, 100)
 
 
