@@ -17,7 +17,7 @@ from imgstore.drivers.rbd.states import open_at
 from imgstore.errors import IntegrityError
 
 
-def read(
+def open_image(
     cluster: Cluster,
     settings: Settings,
     locate: Callable[[Connection], Place],

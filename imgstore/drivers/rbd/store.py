@@ -104,7 +104,7 @@ class RbdStore(Store):
         if_version: str | None,
         context: RequestContext | None,
     ) -> Opened:
-        return reading.read(
+        return reading.open_image(
             self._clusters.get(),
             self._settings,
             functools.partial(self._place, location),
