@@ -271,7 +271,7 @@ class TestNames:
 
 
 class TestTrash:
-    def test_private_images_in_the_trash(self, pool: RbdPool, store: RbdStore) -> None:
+    def test_drafts_in_the_trash(self, pool: RbdPool, store: RbdStore) -> None:
         """As removals leave them that die: whole, hidden by their source, without an image."""
         kinds = ("add", "copy", "check")
         for kind in kinds:
