@@ -636,10 +636,10 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
             with pytest.raises(errors.NotFound):
                 store.delete(location)
         assert pool.images() == [f"imgstore-add-{name}"]
-        private = f"rbd://{ceph.fsid}/images/imgstore-add-{name}/snap"
+        draft = f"rbd://{ceph.fsid}/images/imgstore-add-{name}/snap"
         for verb in (store.get, store.size, store.delete):
             with pytest.raises(errors.NotFound):
-                verb(private)
+                verb(draft)
 
     def test_images_of_others_are_none(self, pool: RbdPool, store: RbdStore) -> None:
         """Volumes, images of the oldest locations, images with a snapshot that is unprotected."""

@@ -242,8 +242,8 @@ class TestMirroredAsAWhole:
         seen = []
 
         def source() -> Iterator[bytes]:
-            (private,) = pool.images()
-            seen.append(self.is_mirrored(pool, private))
+            (draft,) = pool.images()
+            seen.append(self.is_mirrored(pool, draft))
             yield b"data"
 
         image = store.add(name := new_id(), source())

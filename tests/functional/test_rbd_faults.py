@@ -24,7 +24,7 @@ from servers.process import until
 from servers.scratch import Scratch
 
 from imgstore import errors
-from imgstore.drivers._librbd import cluster
+from imgstore.drivers._librbd import connection
 from imgstore.drivers.rbd import RbdStore
 from imgstore.testing.harness import content, new_id, pattern
 
@@ -160,7 +160,7 @@ class TestOsd:
                 ceph.osd.thaw()
             return True
 
-        caplog.set_level(logging.DEBUG, cluster.LOG.name)
+        caplog.set_level(logging.DEBUG, connection.LOG.name)
         caplog.handler.addFilter(thaw)
         with hasty.get(image.location) as reader:
             got = bytearray(reader.read(20 * MIB))

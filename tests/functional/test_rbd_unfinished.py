@@ -122,10 +122,10 @@ class TestAdds:
 
         def source() -> Iterator[bytes]:
             yield b"data"
-            (private,) = pool.images()
-            image_id = names.id_of(pool.context, private) or ""
-            names.to_trash(pool.context, image_id, private)
-            pool.make(private, b"another's", snapshots=())
+            (draft,) = pool.images()
+            image_id = names.id_of(pool.context, draft) or ""
+            names.to_trash(pool.context, image_id, draft)
+            pool.make(draft, b"another's", snapshots=())
 
         with pytest.raises(errors.Unavailable, match="stood still"):
             store.add(name := new_id(), source())
@@ -271,7 +271,7 @@ class TestNames:
 
 
 class TestTrash:
-    def test_private_images_in_the_trash(self, pool: RbdPool, store: RbdStore) -> None:
+    def test_drafts_in_the_trash(self, pool: RbdPool, store: RbdStore) -> None:
         """As removals leave them that die: whole, hidden by their source, without an image."""
         kinds = ("add", "copy", "check")
         for kind in kinds:
@@ -330,11 +330,11 @@ class TestTrash:
         self, pool: RbdPool, store: RbdStore, way: str
     ) -> None:
         """What got its name is an image, whatever the trash says of it."""
-        context, private = pool.context, "imgstore-add-image"
-        name = "image" if way == "clean up" else private
+        context, draft = pool.context, "imgstore-add-image"
+        name = "image" if way == "clean up" else draft
         pool.make(name, b"data")
         image_id = names.id_of(context, name) or ""
-        spec = b"\0" + struct.pack("<I", len(private)) + private.encode() + bytes(17)
+        spec = b"\0" + struct.pack("<I", len(draft)) + draft.encode() + bytes(17)
         request = context.create_write_op()
         value = struct.pack("<BBI", 2, 1, len(spec)) + spec
         context.set_omap(request, (f"id_{image_id}",), (value,))
@@ -342,9 +342,9 @@ class TestTrash:
         context.release_write_op(request)
         if way == "clean up":
             (removed,) = store.remove_leftovers(older_than=0)
-            assert removed.name == f"trash {private}"
+            assert removed.name == f"trash {draft}"
         else:
-            names.publish(context, image_id, private, "image")
+            names.publish(context, image_id, draft, "image")
         assert list(names.trash(context)) == []
         assert pool.content("image") == b"data"
 

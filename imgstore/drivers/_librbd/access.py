@@ -23,8 +23,8 @@ class Access:
     ``conf`` is the path of a ceph.conf, or empty where librados looks for it. ``connect_timeout``
     limits everything unless it is negative; ``op_timeout`` holds where the configuration has no
     limit. New images have ``features``, or where that is None what the configuration says. Images
-    of ``pool`` are in ``namespace``. ``told_by`` is who says where the cluster is and who its user,
-    for operators who set no options of an rbd store.
+    of ``pool`` are in ``namespace``. ``source`` is what operators know the configuration as;
+    ``if_unreadable`` and ``if_incomplete`` are remedies, which name the options of their driver.
     """
 
     pool: str
@@ -32,21 +32,12 @@ class Access:
     conf: str
     connect_timeout: int
     op_timeout: int
+    source: str
+    if_unreadable: str
+    if_incomplete: str
     namespace: str = ""
     features: int | None = None
-    told_by: str = ""
 
     def namespace_of(self, pool: str) -> str:
         """Return the namespace in which images of a pool are looked for."""
         return self.namespace if pool == self.pool else ""
-
-    @property
-    def source(self) -> str:
-        """Return where the configuration comes from."""
-        return self.told_by or self.conf or "librados looks for it"
-
-    def remedy(self, options: str) -> str:
-        """Return how a configuration is mended: as ``options`` says, if that is of any use."""
-        if self.told_by:
-            return f"check the monitors, the user and the key that {self.told_by} names"
-        return options

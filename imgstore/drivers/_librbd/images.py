@@ -8,14 +8,15 @@ import time
 import weakref
 from typing import Any
 
-from imgstore.drivers._librbd.cluster import (
+from imgstore.drivers._librbd.connection import (
     SETTLED,
     Connection,
-    hold,
     is_thread_of_librbd,
-    let_go,
+    pin,
+    unpin,
 )
-from imgstore.drivers._librbd.waiting import Patience, Patient
+from imgstore.drivers._librbd.errors import quietly
+from imgstore.drivers._librbd.waiting import Guarded, Watchdog
 from imgstore.errors import NotFound, StoreError
 from imgstore.process.interrupts import uninterrupted
 
@@ -29,10 +30,10 @@ class _Handle:
     """
 
     def __init__(
-        self, sdk: Any, connection: Connection, patience: Patience, *, is_only_read: bool
+        self, sdk: Any, connection: Connection, watchdog: Watchdog, *, is_only_read: bool
     ) -> None:
         self.sdk = sdk
-        self._patience = patience
+        self._watchdog = watchdog
         self._opened = time.monotonic()
         self._pid = os.getpid()
         self._connection = connection
@@ -42,11 +43,11 @@ class _Handle:
         """Close after what is under way; raises what librbd raises."""
         if os.getpid() != self._pid:
             return
-        close = functools.partial(self._patience.end, self._close)
-        if self._patience.is_over:
+        close = functools.partial(self._watchdog.end, self._close)
+        if self._watchdog.is_over:
             close()
         elif self._is_only_read or is_thread_of_librbd():
-            self._connection.linger(self._opened, self._close if self._is_only_read else close)
+            self._connection.close_later(self._opened, self._close if self._is_only_read else close)
         else:
             time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
             close()
@@ -55,14 +56,14 @@ class _Handle:
         try:
             self.sdk.close()
         finally:
-            let_go(self.sdk)
+            unpin(self.sdk)
 
 
 class OpenImage:
     """An image that is open until ``close``, which does nothing in a forked child.
 
-    ``patience`` is for calls that may never return. Unless the image is only read, all methods of
-    ``sdk`` are such calls.
+    ``watchdog`` makes calls that may never return. Unless the image is only read, all methods of
+    ``sdk`` are such calls. ``id`` is the image's internal one.
     """
 
     def __init__(
@@ -78,35 +79,42 @@ class OpenImage:
         """Open by name or id; raises what librbd raises. Unless read-only, it counts as in use."""
         made: list[Any] = []
         known = f"rbd_header.{image_id}" if image_id else f"rbd_id.{name}"
-        self.patience = patience = Patience(connection, pool, known)
+        self.watchdog = watchdog = Watchdog(connection, pool, known)
 
         def open_image() -> None:
             given = {"snapshot": snapshot, "read_only": read_only, "image_id": image_id}
             opening = functools.partial(connection.rbd.Image, pool, name, **given)
-            image = opening() if read_only else patience(opening)
-            made.append(_Handle(hold(image), connection, patience, is_only_read=read_only))
-            patience.object_name = f"rbd_header.{image.id()}"
+            image = opening() if read_only else watchdog(opening)
+            made.append(_Handle(pin(image), connection, watchdog, is_only_read=read_only))
+            self.id = str(image.id())
+            watchdog.object_name = f"rbd_header.{self.id}"
 
+        self.id = ""
         self._pid = os.getpid()
-        self.requests = connection.requests
+        self.connection = connection
         try:
             uninterrupted(open_image)
             # Nobody may ever get to see this object: an interrupt is raised at any moment.
             self._end = weakref.finalize(self, made[0].end)
         except BaseException:
-            if not made and patience.is_over:
-                patience.end()
+            if not made and watchdog.is_over:
+                watchdog.end()
             for each in made:
                 each.end()
             raise
         self._end.atexit = False  # the connection ends what is open then
         image = made[0].sdk
-        self.sdk: Any = image if read_only else Patient(image, patience)
+        self.sdk: Any = image if read_only else Guarded(image, watchdog)
 
     def close(self) -> None:
         """Close once, after what is under way; raises what librbd raises."""
         if os.getpid() == self._pid:
             uninterrupted(self._end)
+
+    def close_quietly(self) -> None:
+        """Close, and let no failure hide what an image was open for."""
+        with quietly("closing an image"):
+            self.close()
 
     def check_process(self) -> None:
         """Raise StoreError in a forked child, where nothing would ever arrive."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES
-from imgstore.drivers._librbd.cluster import RequestFailed
+from imgstore.drivers._librbd.errors import RequestFailed
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.writing import PIECE
 from imgstore.errors import IntegrityError
@@ -55,16 +55,20 @@ class Ahead:
         self._flying = 0
         self._has_zeros = False
 
-    def __iter__(self) -> Ahead:
-        """Return self."""
-        return self
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes; raises OSError for what the cluster answers."""
+        try:
+            while (data := self._next()) is not None:
+                yield data
+        except Exception as exc:
+            self._opened.connection.judge(exc)
+            raise
 
-    def __next__(self) -> bytes:
-        """Return the next bytes; raises OSError for what the cluster answers."""
+    def _next(self) -> bytes | None:
         self._opened.check_process()
         self._fill()
         if not self._waiting:
-            raise StopIteration
+            return None
         at, piece = self._waiting.popleft()
         if isinstance(piece, bytes):
             data = piece
@@ -157,12 +161,12 @@ def _read(opened: OpenImage, offset: int, size: int) -> Future[bytes]:
             future.set_exception(IntegrityError("the image became shorter", retryable=True))
         else:
             future.set_result(data)
-        opened.requests.done()
+        opened.connection.requests.done()
 
-    opened.requests.begin()
+    opened.connection.requests.begin()
     try:
         opened.sdk.aio_read(offset, size, done)
     except Exception:
-        opened.requests.done()
+        opened.connection.requests.done()
         raise
     return future

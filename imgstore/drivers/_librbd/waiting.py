@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from imgstore.drivers._librbd.cluster import Connection, RequestFailed, quietly
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import RequestFailed, quietly
 from imgstore.process.interrupts import in_a_thread
 
 LOG = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class _Call:
         return self._has_ended
 
 
-class Patience:
+class Watchdog:
     """Makes calls one after the other in a thread of its own, and gives up those that never end.
 
     A call that takes longer than the connection's time limit for a request is given up once the
@@ -83,7 +84,7 @@ class Patience:
         self._connection = connection
         self._pool = pool
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._working = threading.Lock()
         self._calls: deque[_Call] = deque()
 
     def __call__(self, call: Callable[[], T], *, limits: float = math.inf) -> T:
@@ -161,7 +162,7 @@ class Patience:
 
     def _work(self) -> None:
         """Make all calls that there are, after those of the threads before."""
-        with self._turn:
+        with self._working:
             while self._calls:
                 made = self._calls.popleft()
                 made.make()
@@ -170,13 +171,13 @@ class Patience:
                 del made
 
 
-class Patient:
-    """One of librbd's images, whose methods are called with patience; those of aio return soon."""
+class Guarded:
+    """One of librbd's images, its methods called under a watchdog; those of aio return soon."""
 
-    def __init__(self, sdk: Any, patience: Patience) -> None:
+    def __init__(self, sdk: Any, watchdog: Watchdog) -> None:
         """Stand for ``sdk``."""
         self._sdk = sdk
-        self._patience = patience
+        self._watchdog = watchdog
 
     def __getattr__(self, name: str) -> Any:
         """Return a method."""
@@ -186,6 +187,6 @@ class Patient:
         limits = math.inf if name in _LONG else _FEW
 
         def call(*arguments: Any, **options: Any) -> Any:
-            return self._patience(functools.partial(method, *arguments, **options), limits=limits)
+            return self._watchdog(functools.partial(method, *arguments, **options), limits=limits)
 
         return call

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from imgstore.data.units import MIB
-from imgstore.drivers._librbd.cluster import RequestFailed
+from imgstore.drivers._librbd.errors import RequestFailed
 from imgstore.drivers._librbd.images import OpenImage
 
 # Bytes of one request. Larger ones are slower here, because their memory is not used again.
@@ -32,8 +32,8 @@ class Window:
 
     def __init__(self, opened: OpenImage, size: int) -> None:
         """Write to an image that stays open until ``close`` was called here."""
-        self._requests = opened.requests
-        self._patience = opened.patience
+        self._requests = opened.connection.requests
+        self._watchdog = opened.watchdog
         self._image = opened.sdk
         self._size = size
         self.piece = min(PIECE, size)
@@ -42,11 +42,13 @@ class Window:
         self._bytes = 0
         self._error: RequestFailed | None = None
 
-    def send(self, data: bytes, position: int) -> None:
+    def send(self, view: bytes | memoryview, position: int) -> None:
         """Begin to write, once there is room; raises OSError for what was begun before.
 
-        Beyond the end of the image librbd writes nothing, and raises nothing.
+        A view of a part of some bytes is copied, for librbd takes no views. Beyond the end of the
+        image librbd writes nothing, and raises nothing.
         """
+        data = _bytes(view)
         self._wait_for(max(0, self._size - len(data)))
         request = _Request(self, data)
         try:
@@ -93,4 +95,9 @@ class Window:
             with self._change:
                 return self._change.wait_for(ready, seconds)
 
-        return self._patience.wait(wait)
+        return self._watchdog.wait(wait)
+
+
+def _bytes(view: bytes | memoryview) -> bytes:
+    whole = view.obj if isinstance(view, memoryview) else view
+    return whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)

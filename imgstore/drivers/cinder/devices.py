@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import Access
-from imgstore.drivers._librbd.cluster import Cluster, Connection, quietly
+from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
@@ -24,6 +24,8 @@ _WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image
 _PIECE: Final = 2 * MIB  # bytes of one write to a device or a file
 _WRITEBACK: Final = 16 * MIB  # bytes after which the kernel is told to write them out
 _BLOCK: Final = MIB  # bytes of one read of them
+_TOLD_BY: Final = "the volume's connection at Cinder"
+_REMEDY: Final = f"check the monitors, the user and the key that {_TOLD_BY} names"
 _TIME_LIMIT: Final = 120  # seconds for a request to Ceph, where its configuration has none
 
 
@@ -227,7 +229,9 @@ class Clusters:
                 conf=f"/proc/{os.getpid()}/fd/{fd}",
                 connect_timeout=-1,
                 op_timeout=_TIME_LIMIT,
-                told_by="the volume's connection at Cinder",
+                source=_TOLD_BY,
+                if_unreadable=_REMEDY,
+                if_incomplete=_REMEDY,
             )
             found = self._known[key] = Cluster(access), fd
         return found[0]
@@ -269,41 +273,32 @@ class RbdDevice:
     def writing(self) -> Writing:
         """Open the image for writing."""
         with ExitStack() as closing:
-            connection, opened = self._open(closing, read_only=False)
-            return _RbdWriting(self._cluster, connection, opened, closing.pop_all())
+            opened = self._open(closing, read_only=False)
+            return _RbdWriting(opened, closing.pop_all())
 
     def reading(self, offset: int, length: int) -> Reading:
         """Open the image for reading."""
         with ExitStack() as closing:
-            connection, opened = self._open(closing, read_only=True)
-            try:
-                if opened.sdk.size() < offset + length:
-                    raise IntegrityError(f"the volume has {opened.sdk.size()} bytes, too few")
-                version = version_of(opened.sdk, None)
-                pool = connection.pool(self._pool)
-                ahead = Ahead(
-                    opened,
-                    offset,
-                    length,
-                    window=_WINDOW,
-                    confirm=functools.partial(confirm, connection, pool, self._name, None, version),
-                )
-            except Exception as exc:
-                self._cluster.judge(connection, exc)
-                raise
-            return _RbdReading(self._cluster, connection, ahead, closing.pop_all())
-
-    def _open(self, closing: ExitStack, *, read_only: bool) -> tuple[Connection, OpenImage]:
-        connection = self._cluster.take()
-        closing.callback(self._cluster.give_back, connection)
-        try:
+            opened = self._open(closing, read_only=True)
+            if opened.sdk.size() < offset + length:
+                raise IntegrityError(f"the volume has {opened.sdk.size()} bytes, too few")
+            connection, version = opened.connection, version_of(opened.sdk, None)
             pool = connection.pool(self._pool)
-            opened = OpenImage(connection, pool, self._name, read_only=read_only)
-        except Exception as exc:
-            self._cluster.judge(connection, exc)
-            raise
-        closing.callback(_close, opened)
-        return connection, opened
+            ahead = Ahead(
+                opened,
+                offset,
+                length,
+                window=_WINDOW,
+                confirm=functools.partial(confirm, connection, pool, self._name, None, version),
+            )
+            return _RbdReading(ahead, closing.pop_all())
+
+    def _open(self, closing: ExitStack, *, read_only: bool) -> OpenImage:
+        connection = closing.enter_context(self._cluster.lent())
+        pool = connection.pool(self._pool)
+        opened = OpenImage(connection, pool, self._name, read_only=read_only)
+        closing.callback(opened.close_quietly)
+        return opened
 
     def grow(self) -> None:
         """Do nothing: librbd hears of it."""
@@ -312,19 +307,11 @@ class RbdDevice:
         """Do nothing: the connection is to the cluster, and stays."""
 
 
-def _close(opened: OpenImage) -> None:
-    with quietly("closing an image"):
-        opened.close()
-
-
 class _RbdWriting:
     reads_zero = True
 
-    def __init__(
-        self, cluster: Cluster, connection: Connection, opened: OpenImage, closing: ExitStack
-    ) -> None:
-        self._cluster, self._connection = cluster, connection
-        self._image = opened.sdk
+    def __init__(self, opened: OpenImage, closing: ExitStack) -> None:
+        self._connection, self._image = opened.connection, opened.sdk
         self._window = Window(opened, _WINDOW)
         self._closing = closing
         self._closing.callback(self._window.close)
@@ -347,7 +334,7 @@ class _RbdWriting:
         try:
             call(*arguments)
         except Exception as exc:
-            self._cluster.judge(self._connection, exc)
+            self._connection.judge(exc)
             raise
 
     def close(self) -> None:
@@ -356,19 +343,12 @@ class _RbdWriting:
 
 
 class _RbdReading:
-    def __init__(
-        self, cluster: Cluster, connection: Connection, ahead: Ahead, closing: ExitStack
-    ) -> None:
-        self._cluster, self._connection = cluster, connection
+    def __init__(self, ahead: Ahead, closing: ExitStack) -> None:
         self._ahead = ahead
         self._closing = closing
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._ahead
-        except Exception as exc:
-            self._cluster.judge(self._connection, exc)
-            raise
+        return iter(self._ahead)
 
     def close(self) -> None:
         """Close it."""

@@ -17,7 +17,7 @@ from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import GIB
 from imgstore.drivers._keystone import SDK_LOGGERS
-from imgstore.drivers._librbd.cluster import classify as classify_rbd
+from imgstore.drivers._librbd.errors import classify as classify_rbd
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.cinder import leftovers, secrecy, steps
 from imgstore.drivers.cinder.adding import Adding

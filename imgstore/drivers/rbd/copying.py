@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import functools
-import secrets
 from contextlib import closing
 
-from imgstore.drivers._librbd.cluster import classify, quietly
+from imgstore.drivers._librbd.errors import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
-from imgstore.drivers.rbd import names
+from imgstore.drivers.rbd import drafts, names, rivals
 from imgstore.drivers.rbd.adding import Adding
-from imgstore.drivers.rbd.images import MARK, identity_of, look_at, mark_of_copy, open_at
-from imgstore.drivers.rbd.settings import COPY, SNAPSHOT
+from imgstore.drivers.rbd.places import Place
+from imgstore.drivers.rbd.settings import SNAPSHOT
+from imgstore.drivers.rbd.states import MARK, identity_of, look_at, mark_of_copy, open_at
 from imgstore.errors import NotFound, PermissionDenied
+from imgstore.process.committing import undone
 
 
-def copy(
-    adding: Adding, pool: str, name: str, snapshot: str | None, *, seen: str | None
-) -> int | None:
-    """Let librbd copy an image of another pool or name; return its size, None if it cannot.
+def copy(adding: Adding, place: Place, *, seen: str | None) -> int | None:
+    """Let librbd copy an image of the same cluster; return its size, None if it cannot.
 
     It cannot where ``seen``, the identity of the image that is meant, is another one's.
 
     librbd makes snapshots before it has copied what they show. So the copy has a name of its own
     until it is complete; renaming it is exclusive.
     """
-    connection = adding.connection
+    connection, name, snapshot = adding.connection, place.image, place.snapshot
     try:
-        source_pool = connection.pool(pool)
+        source_pool = connection.pool(place.pool)
         with closing(open_at(connection, source_pool, name, snapshot)) as opened:
             source = opened.sdk
             if seen not in (None, identity_of(source, snapshot)):
@@ -35,19 +34,14 @@ def copy(
             if source.overlap():
                 return None  # the copy would be a clone, too
             size, version = int(source.size()), version_of(source, snapshot)
-            adding.make_way()
-            private = COPY + secrets.token_hex(16)
-            image_id = None
-            try:
-                _deep_copy(adding, opened, private)
-                image_id = names.id_of(adding.pool, private)
+            rivals.make_way(connection, adding.pool, adding.name)
+            draft = drafts.of_copy()
+            image_id: str | None = None
+            with undone(lambda: _remove(adding, draft, image_id), "removing what was copied"):
+                _deep_copy(adding, opened, draft)
+                image_id = names.id_of(adding.pool, draft)
                 confirm(connection, source_pool, name, snapshot, version)
-                _publish(adding, private, snapshot)
-            except BaseException as exc:
-                if not getattr(exc, "indeterminate", False):
-                    with quietly("removing the remains of a copy"):
-                        _remove(adding, image_id or names.id_of(adding.pool, private), private)
-                raise
+                _publish(adding, draft, snapshot)
     except (NotFound, connection.rbd.ImageNotFound):
         return None  # not for this user, or not there: reading it will tell
     except Exception as exc:
@@ -57,33 +51,35 @@ def copy(
     return size
 
 
-def _remove(adding: Adding, image_id: str | None, private: str) -> None:
+def _remove(adding: Adding, draft: str, image_id: str | None) -> None:
+    """Remove a copy, by its id if that is known: it may have got its name."""
+    image_id = image_id or names.id_of(adding.pool, draft)
     if image_id is not None:
         state = look_at(adding.connection, adding.pool, image_id=image_id)
-        adding.remove(adding.connection, state, private)
+        adding.remove(adding.connection, state, draft)
 
 
-def _deep_copy(adding: Adding, opened: OpenImage, private: str) -> None:
+def _deep_copy(adding: Adding, opened: OpenImage, draft: str) -> None:
     settings = adding.settings
     copy_deeply = functools.partial(
         opened.sdk.deep_copy,
         adding.pool,
-        private,
+        draft,
         features=adding.features,
         order=settings.order,
         stripe_unit=1 << settings.order,
         stripe_count=1,
         data_pool=settings.data_pool,
     )
-    opened.patience(copy_deeply)
+    opened.watchdog(copy_deeply)
 
 
-def _publish(adding: Adding, private: str, snapshot: str | None) -> None:
+def _publish(adding: Adding, draft: str, snapshot: str | None) -> None:
     """Leave the copy one snapshot, the protected one, and give it its name.
 
     It is open meanwhile, so nobody takes it for one that a dead process left.
     """
-    with OpenImage(adding.connection, adding.pool, private) as image:
+    with OpenImage(adding.connection, adding.pool, draft) as image:
         for each in list(image.list_snaps()):
             if each["name"] == snapshot:
                 continue
@@ -98,7 +94,7 @@ def _publish(adding: Adding, private: str, snapshot: str | None) -> None:
             image.protect_snap(SNAPSHOT)
         mark = mark_of_copy(image, adding.name)
         image.metadata_set(MARK, mark)
-        adding.publish(str(image.id()), private)
+        adding.publish(str(image.id()), draft)
         adding.journal(image)
         with quietly("removing the mark of a copy"):
             names.remove_metadata(adding.pool, image.id(), MARK, mark)

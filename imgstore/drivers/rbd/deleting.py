@@ -9,14 +9,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers._librbd.cluster import Connection, quietly
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers._librbd.waiting import Patience
-from imgstore.drivers.rbd import names
-from imgstore.drivers.rbd.images import MARK, has_clones, is_locked, is_watched, mark_of_deletion
+from imgstore.drivers._librbd.waiting import Watchdog
+from imgstore.drivers.rbd import drafts, names
 from imgstore.drivers.rbd.mirroring import Mirroring
-from imgstore.drivers.rbd.settings import SNAPSHOT, is_private
-from imgstore.errors import InUse
+from imgstore.drivers.rbd.settings import SNAPSHOT
+from imgstore.drivers.rbd.states import (
+    MARK,
+    State,
+    has_clones,
+    is_locked,
+    is_watched,
+    look_at,
+    mark_of_deletion,
+)
+from imgstore.errors import InUse, NotFound
+from imgstore.process.committing import undone
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +48,8 @@ def delete(
     with OpenImage(connection, pool, name) as image:
         mirroring = Mirroring(connection, pool, image)
         doomed = _examine(connection.rbd, image, snapshot or SNAPSHOT, own=1 + mirroring.others())
-        try:
+        undo = functools.partial(_undo, pool, image, doomed, mirroring)
+        with undone(undo, f"restoring image {name}, which was not deleted,"):
             image.metadata_set(MARK, doomed.mark)
             if doomed.protected:
                 _unprotect(connection.rbd, image, doomed.protected)
@@ -48,12 +59,6 @@ def delete(
                 raise InUse(_OPEN, remedy="end that use first", retryable=True)
             _settle_name(pool, doomed.id, name)
             names.to_trash(pool, doomed.id, name, delay=delay)
-        except BaseException:
-            with quietly("undoing a deletion"):
-                if not names.in_trash(pool, doomed.id):
-                    _give_back(pool, image, doomed)
-                    mirroring.resume(image)
-            raise
     if not delay:
         _purge_doomed(connection, pool, name, doomed)
 
@@ -115,8 +120,24 @@ def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed)
 def _settle_name(pool: Any, image_id: str, name: str) -> None:
     """End what a process did not that died while it gave the image its name."""
     listed = names.listed_name(pool, image_id)
-    if listed is not None and listed != name and is_private(listed):
+    if listed is not None and listed != name and drafts.is_draft(listed):
         names.publish(pool, image_id, listed, name)
+
+
+def remove_draft(connection: Connection, pool: Any, name: str, state: State | None = None) -> None:
+    """Remove an image that is none yet, snapshots and all; raises NotFound if it is gone, or named.
+
+    By way of the trash: once it is there it cannot be given a name any more. It stays there for
+    remove_leftovers() if it was opened meanwhile.
+    """
+    try:
+        state = state or look_at(connection, pool, name)
+        names.to_trash(pool, state.id, name)
+        purge(connection, pool, state.id, snapshots=state.snapshots)
+    except connection.rbd.ImageNotFound as exc:
+        raise NotFound("the image is gone") from exc
+    except connection.rbd.ImageBusy as exc:
+        LOG.debug("image %s stays in the trash: %s", name, describe(exc))
 
 
 def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequence[str]) -> bool:
@@ -134,14 +155,14 @@ def purge(connection: Connection, pool: Any, image_id: str, *, snapshots: Sequen
                 if image.is_protected_snap(snapshot):
                     image.unprotect_snap(snapshot)
                 image.remove_snap(snapshot)
-    patience = Patience(connection, pool, f"rbd_header.{image_id}")
+    watchdog = Watchdog(connection, pool, f"rbd_header.{image_id}")
     try:
         # Forced: delays were looked at before.
-        patience(functools.partial(connection.verbs.trash_remove, pool, image_id, True))
+        watchdog(functools.partial(connection.verbs.trash_remove, pool, image_id, True))
     except rbd.ImageHasSnapshots:
         return False
     finally:
-        patience.end()
+        watchdog.end()
     return True
 
 
@@ -169,8 +190,10 @@ def _unprotect(rbd: Any, image: Any, snapshot: str) -> None:
         raise InUse(_CLONED, remedy=_CLONES) from exc
 
 
-def _give_back(pool: Any, image: Any, doomed: _Doomed) -> None:
-    """Let an image be as it was, its snapshot protected if it was that."""
+def _undo(pool: Any, image: Any, doomed: _Doomed, mirroring: Mirroring) -> None:
+    """Let an image be as it was, its snapshot protected if it was that, unless it is deleted."""
+    if names.in_trash(pool, doomed.id):
+        return
     protected = doomed.protected
     with quietly("protecting the snapshot of an image that was not deleted"):
         if protected is not None:
@@ -180,3 +203,4 @@ def _give_back(pool: Any, image: Any, doomed: _Doomed) -> None:
                 image.protect_snap(protected)
     with quietly("removing the mark of an image that was not deleted"):
         names.remove_metadata(pool, doomed.id, MARK, doomed.mark)
+    mirroring.resume(image)

@@ -12,12 +12,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers._librbd.cluster import Connection, classify
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import classify
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers.rbd import names
-from imgstore.drivers.rbd.adding import remove_private
-from imgstore.drivers.rbd.deleting import purge
-from imgstore.drivers.rbd.images import (
+from imgstore.drivers.rbd import drafts, names
+from imgstore.drivers.rbd.deleting import purge, remove_draft
+from imgstore.drivers.rbd.settings import SNAPSHOT
+from imgstore.drivers.rbd.states import (
     MARK,
     deleted_at,
     has_clones,
@@ -25,9 +26,9 @@ from imgstore.drivers.rbd.images import (
     mark_of_add,
     renamed_to,
 )
-from imgstore.drivers.rbd.settings import ADD, SNAPSHOT, is_private
 from imgstore.errors import NotFound, Unavailable
 from imgstore.model import Leftover
+from imgstore.process.committing import undone
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,7 +41,7 @@ _OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
 
 @dataclass(frozen=True)
-class _Unfinished:
+class _Draft:
     """An image of which an add or a copy did not end."""
 
     name: str
@@ -86,8 +87,8 @@ def remove(connection: Connection, pool: Any, leftover: Leftover) -> None:
     again = _left(connection, pool, leftover.store, found.name)
     if again is None or again.key != found:
         raise NotFound("it is gone, or another one, or in use")
-    if isinstance(found, _Unfinished):
-        remove_private(connection, pool, found.name)
+    if isinstance(found, _Draft):
+        remove_draft(connection, pool, found.name)
     elif found.to is not None:
         names.publish(pool, found.id, found.name, found.to)
     else:
@@ -100,13 +101,13 @@ def _left(connection: Connection, pool: Any, store: str, name: str) -> Leftover 
         state = look_at(connection, pool, name)
     except connection.rbd.ImageNotFound:
         return _without_image(pool, store, name)
-    if state.in_use or not (state.is_abandoned or is_private(name)):
+    if state.in_use or not (state.is_abandoned or drafts.is_draft(name)):
         return None
-    key: _Unfinished | _Name = _Unfinished(name, state.id)
-    to = name[len(ADD) :] if name.startswith(ADD) else renamed_to(state.mark, state.id)
+    key: _Draft | _Name = _Draft(name, state.id)
+    to = drafts.added_as(name) or renamed_to(state.mark, state.id)
     if to is not None and names.id_of(pool, to) == state.id:
         key = _Name(name, state.id, to)
-    kind = "image" if isinstance(key, _Unfinished) else "name"
+    kind = "image" if isinstance(key, _Draft) else "name"
     return Leftover(store, f"{kind} {name}", state.modified, state.size, key)
 
 
@@ -134,18 +135,18 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
         return None
     if _lives(pool, entry):
         return 0
-    is_private_one = is_private(entry.name)
+    is_draft = drafts.is_draft(entry.name)
     try:
         with OpenImage(connection, pool, image_id=entry.id, read_only=True) as image:
             mark = dict(image.metadata_list()).get(MARK, "")
             marked = deleted_at(mark, entry.id)
             # One that was restored, and moved to the trash again by others, is theirs.
             is_own = marked is not None and entry.deleted.timestamp() < marked + _MOVED
-            is_own = is_own or is_private_one or mark == mark_of_add(image)
+            is_own = is_own or is_draft or mark == mark_of_add(image)
             snapshots = list(image.list_snaps())
             trashed = connection.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH
             kept = [each["name"] for each in snapshots if each.get("namespace") != trashed]
-            is_alone = is_private_one or kept in ([], [SNAPSHOT])
+            is_alone = is_draft or kept in ([], [SNAPSHOT])
             if not is_own or not is_alone or any(has_clones(image, s["id"]) for s in snapshots):
                 return None
             return int(image.size())
@@ -157,7 +158,7 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
 def _lives(pool: Any, entry: names.Trashed) -> bool:
     """Return whether an image got its name although a clean-up was about to remove it."""
     listed = names.listed_name(pool, entry.id)
-    return is_private(entry.name) and listed not in (None, entry.name)
+    return drafts.is_draft(entry.name) and listed not in (None, entry.name)
 
 
 def _age(entry: names.Trashed) -> timedelta:
@@ -171,16 +172,14 @@ def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
     if _lives(pool, entry):
         names.remove_entry(pool, entry.id)
         return
-    if not names.claim(pool, entry):
+    if not names.begin_removal(pool, entry):
         raise NotFound("the image is being restored, or was")
-    try:
-        _purge_claimed(connection, pool, entry)
-    except BaseException:
-        names.let_go(pool, entry.id)
-        raise
+    undo = functools.partial(names.end_removal, pool, entry.id)
+    with undone(undo, f"letting image {entry.name} be restored from the trash"):
+        _purge_alone(connection, pool, entry)
 
 
-def _purge_claimed(connection: Connection, pool: Any, entry: names.Trashed) -> None:
+def _purge_alone(connection: Connection, pool: Any, entry: names.Trashed) -> None:
     rbd = connection.rbd
     names.unlink(pool, entry.id, entry.name)  # which may have been all that was missing
     if names.listed_name(pool, entry.id) is not None:

@@ -6,16 +6,16 @@ by numbers that say nothing of what they are; but the daemon closes it once it i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from imgstore.drivers._librbd.cluster import Connection, quietly
-from imgstore.drivers.rbd.images import is_watched
+from imgstore.drivers._librbd.connection import Connection
+from imgstore.drivers._librbd.errors import quietly
+from imgstore.drivers.rbd.states import is_watched
 from imgstore.errors import InUse
+from imgstore.process.patience import Patience
 
-_CLOSES: Final = 60.0  # seconds that a daemon has for closing an image
-_PAUSE: Final = 0.1
+_CLOSES: Final = Patience(0.1, longest=1.0, seconds=60.0)  # for a daemon to close an image
 
 
 class Mirroring:
@@ -59,12 +59,7 @@ class Mirroring:
                 "clones of the image are mirrored",
                 remedy="end the mirroring of the clones, flatten or delete them first",
             ) from exc
-        deadline = time.monotonic() + _CLOSES
-        while is_watched(self._image, own=1):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_PAUSE)
-        return True
+        return any(not is_watched(self._image, own=1) for _ in _CLOSES.attempts())
 
     def resume(self, image: Any) -> None:
         """Mirror the image again, which is open as ``image``, if ``end`` has ended that."""

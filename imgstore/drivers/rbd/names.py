@@ -9,17 +9,20 @@ order, with the id (cls_rbd; https://docs.ceph.com/en/latest/dev/rbd-layering/ n
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from imgstore.drivers._librbd.cluster import INSTALL
+from imgstore.drivers._librbd.errors import INSTALL, error_number
 from imgstore.errors import AlreadyExists, NotFound
 from imgstore.process import lazy
+
+T = TypeVar("T")
 
 _DIRECTORY: Final = "rbd_directory"
 _TRASH: Final = "rbd_trash"
@@ -65,9 +68,8 @@ class Trashed:
 
 def id_of(pool: Any, name: str) -> str | None:
     """Return the id of the image that is opened by a name."""
-    with _unless(errno.ENOENT) as found:
-        found.append(_text(pool.read(_id_object(name)), 0)[0])
-    return found[0] if found else None
+    data = _found(lambda: pool.read(_id_object(name)))
+    return None if data is None else _text(data, 0)[0]
 
 
 def listed_id(pool: Any, name: str) -> str | None:
@@ -82,26 +84,18 @@ def listed_name(pool: Any, image_id: str) -> str | None:
 
 def exists(pool: Any, image_id: str) -> bool:
     """Return whether there is an image of this id, whatever its name."""
-    with _unless(errno.ENOENT) as found:
-        pool.stat(f"rbd_header.{image_id}")
-        found.append(image_id)
-    return bool(found)
+    return _found(lambda: pool.stat(f"rbd_header.{image_id}")) is not None
 
 
 def has_first_format(pool: Any, name: str) -> bool:
     """Return whether there is an image of this name in RBD's first format, without ids."""
-    with _unless(errno.ENOENT) as found:
-        pool.stat(f"{name}.rbd")
-        found.append(name)
-    return bool(found)
+    return _found(lambda: pool.stat(f"{name}.rbd")) is not None
 
 
 def made_at(pool: Any, name: str) -> datetime:
     """Return when the object that opens an image by a name was made; long ago without one."""
-    with _unless(errno.ENOENT) as found:
-        _, made = pool.stat(_id_object(name))
-        found.append(datetime.fromtimestamp(time.mktime(made), timezone.utc))
-    return found[0] if found else datetime.fromtimestamp(0, timezone.utc)
+    found = _found(lambda: pool.stat(_id_object(name)))
+    return datetime.fromtimestamp(time.mktime(found[1]) if found else 0, timezone.utc)
 
 
 def is_nameless(pool: Any, image_id: str) -> bool:
@@ -109,10 +103,10 @@ def is_nameless(pool: Any, image_id: str) -> bool:
     return not exists(pool, image_id) or in_trash(pool, image_id)
 
 
-def publish(pool: Any, image_id: str, private: str, name: str) -> None:
-    """Give an image its name instead of ``private``; raises AlreadyExists if the name is taken.
+def publish(pool: Any, image_id: str, draft: str, name: str) -> None:
+    """Give an image its name instead of ``draft``; raises AlreadyExists if the name is taken.
 
-    Raises NotFound, with nothing changed, if the image has not that private name any more.
+    Raises NotFound, with nothing changed, if the image has not that draft name any more.
     """
     with _unless(errno.EEXIST), _write(pool, _id_object(name)) as request:
         request.new(_EXCLUSIVE)
@@ -120,15 +114,15 @@ def publish(pool: Any, image_id: str, private: str, name: str) -> None:
     if id_of(pool, name) != image_id:
         raise AlreadyExists("there is an image of this id")
     failed = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.EBADF)
-    _directory(pool, "dir_rename_image", private, name, image_id, ignored=failed)
+    _directory(pool, "dir_rename_image", draft, name, image_id, ignored=failed)
     if (holder := listed_id(pool, name)) != image_id:
         _forget(pool, image_id, name)
         if holder is not None:
             raise AlreadyExists("there is an image of this id")
         raise NotFound("the image was removed before it got its name")
-    _forget(pool, image_id, private)
+    _forget(pool, image_id, draft)
     entry = trashed(pool, image_id)
-    if entry is not None and entry.name == private:
+    if entry is not None and entry.name == draft:
         remove_entry(pool, image_id)  # of a clean-up that did not end
 
 
@@ -162,24 +156,19 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
         raise NotFound("the image was deleted meanwhile")
 
 
-def claim(pool: Any, entry: Trashed) -> bool:
+def begin_removal(pool: Any, entry: Trashed) -> bool:
     """Let nobody restore an image any more; False if it is being restored, or not there."""
     return _set_state(pool, entry.id, entry.state, _REMOVING)
 
 
-def let_go(pool: Any, image_id: str) -> None:
-    """Undo ``claim``."""
+def end_removal(pool: Any, image_id: str) -> None:
+    """Undo ``begin_removal``."""
     _set_state(pool, image_id, _REMOVING, _NORMAL)
 
 
 def _set_state(pool: Any, image_id: str, before: int, after: int) -> bool:
-    ignored = (errno.ENOENT, errno.ESTALE)
-    states = _states(image_id, after, before)
-    return _execute(pool, _TRASH, "trash_state_set", states, ignored=ignored)
-
-
-def _states(image_id: str, new: int, expected: int) -> bytes:
-    return _string(image_id) + bytes((new, expected))
+    data = _string(image_id) + bytes((after, before))
+    return _execute(pool, _TRASH, "trash_state_set", data, ignored=(errno.ENOENT, errno.ESTALE))
 
 
 def remove_entry(pool: Any, image_id: str) -> None:
@@ -201,20 +190,22 @@ def trash(pool: Any) -> Iterator[Trashed]:
     """
     after = ""
     while True:
-        with _unless(errno.ENOENT) as pages:
-            read = pool.create_read_op()
-            try:
-                entries, _ = pool.get_omap_vals(read, after, "id_", _PAGE)
-                pool.operate_read_op(read, _TRASH)
-                pages.append(list(entries))
-            finally:
-                pool.release_read_op(read)
-        page = pages[0] if pages else []
+        page = _found(functools.partial(_page_of_trash, pool, after)) or []
         for key, value in page:
             yield _trashed(key.removeprefix("id_"), value)
         if len(page) < _PAGE:
             return
         after = page[-1][0]
+
+
+def _page_of_trash(pool: Any, after: str) -> list[tuple[str, bytes]]:
+    read = pool.create_read_op()
+    try:
+        entries, _ = pool.get_omap_vals(read, after, "id_", _PAGE)
+        pool.operate_read_op(read, _TRASH)
+        return list(entries)
+    finally:
+        pool.release_read_op(read)
 
 
 def in_trash(pool: Any, image_id: str) -> bool:
@@ -224,10 +215,8 @@ def in_trash(pool: Any, image_id: str) -> bool:
 
 def trashed(pool: Any, image_id: str) -> Trashed | None:
     """Return an image's entry in the trash."""
-    with _unless(errno.ENOENT) as found:
-        _, value = pool.execute(_TRASH, "rbd", "trash_get", _string(image_id))
-        found.append(_trashed(image_id, value))
-    return found[0] if found else None
+    found = _found(lambda: pool.execute(_TRASH, "rbd", "trash_get", _string(image_id)))
+    return _trashed(image_id, found[1]) if found else None
 
 
 def remove_metadata(pool: Any, image_id: str, key: str, value: str) -> None:
@@ -253,18 +242,19 @@ def _directory(pool: Any, method: str, *arguments: str, ignored: tuple[int, ...]
 
 def _execute(pool: Any, key: str, method: str, data: bytes, *, ignored: tuple[int, ...]) -> bool:
     """Have a method of cls_rbd change an object; False where it answers with an ignored error."""
-    with _unless(*ignored) as done:
+    try:
         with _write(pool, key) as request:
             request.execute("rbd", method, data)
-        done.append(key)
-    return bool(done)
+    except Exception as exc:
+        if error_number(exc) not in ignored:
+            raise
+        return False
+    return True
 
 
 def _asked(pool: Any, method: str, question: str) -> str | None:
-    with _unless(errno.ENOENT) as found:
-        _, answer = pool.execute(_DIRECTORY, "rbd", method, _string(question))
-        found.append(_text(answer, 0)[0])
-    return found[0] if found else None
+    found = _found(lambda: pool.execute(_DIRECTORY, "rbd", method, _string(question)))
+    return _text(found[1], 0)[0] if found else None
 
 
 @contextmanager
@@ -277,15 +267,24 @@ def _write(pool: Any, key: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _unless(*numbers: int) -> Iterator[list[Any]]:
+def _unless(*numbers: int) -> Iterator[None]:
     """Pass over what rados raises with one of these error numbers, or beyond the last one's."""
-    found: list[Any] = []
     try:
-        yield found
+        yield
     except Exception as exc:
-        number = abs(getattr(exc, "errno", None) or 0)
+        number = error_number(exc)
         if number not in numbers and not (_DIFFERS in numbers and number >= _DIFFERS):
             raise
+
+
+def _found(call: Callable[[], T]) -> T | None:
+    """Return what a request returns, None where there is no such object or entry."""
+    try:
+        return call()
+    except Exception as exc:
+        if error_number(exc) != errno.ENOENT:
+            raise
+        return None
 
 
 def _trashed(image_id: str, value: bytes) -> Trashed:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imgstore.boundary.settings import all_checked, typed
+from imgstore.boundary.settings import all_checked
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES, LAYERING, Access
-from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.errors import ConfigError
 
 # The name that Nova and Cinder clone from.
 SNAPSHOT: Final = "snap"
-# What the names of images begin with that are not images of the store's users.
-RESERVED: Final = "imgstore-"
-ADD: Final = RESERVED + "add-"
-COPY: Final = RESERVED + "copy-"
-PROBE: Final = RESERVED + "check-"
 
 _NEEDS: Final = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
 # librbd takes objects of up to 32 MiB (rbd_default_order's limits).
@@ -40,10 +33,8 @@ class Settings(Access):
     trash_delay: int
 
 
-def read(given: Mapping[str, Any]) -> Settings:
-    """Read the constructor's keywords; raises one ConfigError for all faults."""
-    checks = [functools.partial(typed, OPTIONS[key], value) for key, value in given.items()]
-    values = dict(zip(given, all_checked(*checks), strict=True))
+def read(values: Mapping[str, Any]) -> Settings:
+    """Read the values of options; raises one ConfigError for all faults."""
     pool, data_pool, user, namespace, features = all_checked(
         lambda: _name("rbd_store_pool", values["pool"], wanted=True),
         lambda: _name("rbd_store_data_pool", values["data_pool"]),
@@ -52,10 +43,14 @@ def read(given: Mapping[str, Any]) -> Settings:
         lambda: _features(values["features"]),
     )
     chunk = values["chunk_size"] * MIB
+    conf = values["ceph_conf"].strip()
     return Settings(
         pool=pool,
         user=user,
-        conf=values["ceph_conf"].strip(),
+        conf=conf,
+        source=conf or "librados looks for it",
+        if_unreadable="set rbd_store_ceph_conf to the path of a sound one",
+        if_incomplete="check mon_host and keyring in rbd_store_ceph_conf, and rbd_store_user",
         order=min(chunk.bit_length() - 1, _LARGEST_ORDER),
         features=features,
         data_pool=data_pool or None,
@@ -66,11 +61,6 @@ def read(given: Mapping[str, Any]) -> Settings:
         op_timeout=values["op_timeout"],
         trash_delay=values["trash_delay"],
     )
-
-
-def is_private(name: str) -> bool:
-    """Return whether an image of this name is an add, copy or probe, under way or left behind."""
-    return name.startswith((ADD, COPY, PROBE))
 
 
 def _name(option: str, value: str | None, *, wanted: bool = False) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from imgstore.data.extents import stretches_of_data
 from imgstore.data.streams import Body
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.writing import Window
@@ -37,27 +36,14 @@ class Writer:
 
     def write(self, body: Body) -> None:
         """Write the whole of ``body`` and give the image its size; raises OSError."""
-        position, piece = 0, self._window.piece
-        while True:
-            hole = body.hole()
-            if hole:
-                body.skip(hole)
-                position += hole
-                continue
-            block = body.read(body.before_hole(piece - position % piece))
-            if not block:
-                break
-            if self._thin:
-                for start, end in stretches_of_data(block, position):
-                    self._send(block[start:end], position + start)
-            else:
-                self._send(block, position)
-            position += len(block)
+        for position, _, data in body.stretches(lambda: self._window.piece, thin=self._thin):
+            if data is not None:
+                self._send(data, position)
         self._window.drain()
         if self._growth is not None:
             self._size = self._growth.result()
-        if position != self._size:
-            self._image.resize(position)
+        if body.total != self._size:
+            self._image.resize(body.total)
         self._image.flush()
 
     def close(self) -> None:
@@ -66,7 +52,7 @@ class Writer:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _send(self, data: bytes, position: int) -> None:
+    def _send(self, data: memoryview, position: int) -> None:
         if self._grows:
             self._grow(position + len(data))
         self._window.send(data, position)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import random
 from typing import Any
 
 import pytest
 
 from imgstore import errors
-from imgstore.data.extents import GRAIN, stretches_of_data
-from imgstore.drivers.rbd import RbdStore, images
+from imgstore.boundary.settings import read_options
+from imgstore.drivers.rbd import RbdStore, states
 from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.drivers.rbd.settings import Settings, read
 
@@ -19,7 +18,8 @@ HAS_MODULES = all(map(importlib.util.find_spec, ("rados", "rbd")))
 
 
 def settings(**given: Any) -> Settings:
-    return read({keyword: given.get(keyword, opt.default) for keyword, opt in OPTIONS.items()})
+    values = {keyword: given.get(keyword, opt.default) for keyword, opt in OPTIONS.items()}
+    return read(read_options(OPTIONS, values))
 
 
 class TestSettings:
@@ -83,30 +83,13 @@ class TestMarks:
             return "10ab"
 
     def test_deletions(self) -> None:
-        mark = images.mark_of_deletion(self.Image())
-        assert images.deleted_at(mark, "10ab")
+        mark = states.mark_of_deletion(self.Image())
+        assert states.deleted_at(mark, "10ab")
         for other in (mark, "", "delete 10ab", "delete 10ab soon", "add 10ab", "copy 10ab 17"):
-            assert images.deleted_at(other, "10ac" if other == mark else "10ab") is None
+            assert states.deleted_at(other, "10ac" if other == mark else "10ab") is None
 
     def test_copies(self) -> None:
-        mark = images.mark_of_copy(self.Image(), "two words")
-        assert images.renamed_to(mark, "10ab") == "two words"
-        assert images.renamed_to(mark, "10ac") is None
-        assert images.renamed_to("add 10ab", "10ab") is None
-
-
-@pytest.mark.parametrize("position", [0, 1, GRAIN - 1, GRAIN, 5 * GRAIN + 17])
-def test_stretches_of_data_leave_out_whole_grains_of_zeros(position: int) -> None:
-    generator = random.Random(position)
-    for _ in range(50):
-        block = bytearray(generator.randrange(4 * GRAIN))
-        for _ in range(generator.randrange(3)):
-            if block:
-                block[generator.randrange(len(block))] = 1
-        stretches = list(stretches_of_data(bytes(block), position))
-        rebuilt = bytearray(len(block))
-        for start, end in stretches:
-            assert start < end
-            rebuilt[start:end] = block[start:end]
-        assert rebuilt == block
-        assert sum(end - start for start, end in stretches) <= 2 * GRAIN
+        mark = states.mark_of_copy(self.Image(), "two words")
+        assert states.renamed_to(mark, "10ab") == "two words"
+        assert states.renamed_to(mark, "10ac") is None
+        assert states.renamed_to("add 10ab", "10ab") is None

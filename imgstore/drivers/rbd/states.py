@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from imgstore.drivers._librbd.cluster import Connection
+from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.images import OpenImage, version_of
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.errors import NotFound
@@ -57,15 +57,15 @@ def deleted_at(mark: str, image_id: str) -> float | None:
 class State:
     """What an image is, as far as it tells.
 
-    ``is_begun``: an add by a former version has not ended. ``in_use``: someone has the image
-    open for writing, or locked it by hand; librbd's own locks outlive their owners and tell
-    nothing.
+    ``is_draft``: an add by a former version, which gave names at once, has not ended. ``in_use``:
+    someone has the image open for writing, or locked it by hand; librbd's own locks outlive their
+    owners and tell nothing.
     """
 
     id: str
     size: int
     mark: str
-    is_begun: bool
+    is_draft: bool
     snapshots: tuple[str, ...]
     in_use: bool
     modified: datetime
@@ -74,7 +74,7 @@ class State:
     @property
     def is_abandoned(self) -> bool:
         """Return whether the image is what a dead process left."""
-        return self.is_begun and not self.in_use
+        return self.is_draft and not self.in_use
 
 
 def look_at(
@@ -90,7 +90,7 @@ def look_at(
             id=image.id(),
             size=image.size(),
             mark=metadata.get(MARK, ""),
-            is_begun=metadata.get(MARK) == mark_of_add(image) and not _is_finished(image),
+            is_draft=metadata.get(MARK) == mark_of_add(image) and not _is_finished(image),
             snapshots=own,
             in_use=is_watched(image) or is_locked(image),
             modified=in_utc(image.modify_timestamp()),

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from imgstore import errors
-from imgstore.drivers._librbd.cluster import Connection, RequestFailed, classify, hold
-from imgstore.drivers._librbd.waiting import Patience, Patient
+from imgstore.drivers._librbd.connection import Connection, pin
+from imgstore.drivers._librbd.errors import RequestFailed, classify
+from imgstore.drivers._librbd.waiting import Guarded, Watchdog
 
 LIMIT = 0.05
-PATIENT = 60.0
+LONG = 60.0
 
 
 class Client:
@@ -44,13 +45,13 @@ class Client:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a function that makes a client, its connection, and patience with it."""
+    """Give a function that makes a client, its connection, and a watchdog for it."""
     monkeypatch.setitem(sys.modules, "rbd", Sdk("rbd"))
 
-    def make(limit: float = LIMIT, **how: Any) -> tuple[Client, Connection, Patience]:
-        client = hold(Client(limit, **how))
+    def make(limit: float = LIMIT, **how: Any) -> tuple[Client, Connection, Watchdog]:
+        client = pin(Client(limit, **how))
         connection = Connection(client, None)  # type: ignore[arg-type]
-        return client, connection, Patience(connection, client, "rbd_header.1")
+        return client, connection, Watchdog(connection, client, "rbd_header.1")
 
     return make
 
@@ -63,30 +64,30 @@ class Sdk(ModuleType):
 
 def test_an_osd_that_does_not_answer_ends_it(make: Any) -> None:
     """The connection stays until librbd returns and the image was closed, then it ends."""
-    client, connection, patience = make()
+    client, connection, watchdog = make()
     answer, closed = threading.Event(), threading.Event()
     with pytest.raises(RequestFailed) as caught:
-        patience(lambda: answer.wait(PATIENT))
+        watchdog(lambda: answer.wait(LONG))
     assert isinstance(classify(caught.value), errors.TimedOut)
     assert set(client.asked) == {"rbd_header.1"}
     with pytest.raises(RequestFailed):
-        patience(closed.set)
-    patience.end(closed.set)
+        watchdog(closed.set)
+    watchdog.end(closed.set)
     connection.shutdown()
     assert not closed.is_set()
     assert not client.ended.is_set()
     answer.set()
-    assert closed.wait(PATIENT)
-    assert client.ended.wait(PATIENT)
+    assert closed.wait(LONG)
+    assert client.ended.wait(LONG)
 
 
 def test_a_cluster_that_answers_is_awaited(make: Any) -> None:
     """A copy takes as long as it takes; an answer of any kind is one."""
-    client, _, patience = make(answer=errno.ENOENT)
+    client, _, watchdog = make(answer=errno.ENOENT)
     ended = threading.Event()
 
     def copy() -> str:
-        assert ended.wait(PATIENT)
+        assert ended.wait(LONG)
         return "copied"
 
     def watch() -> None:
@@ -95,35 +96,35 @@ def test_a_cluster_that_answers_is_awaited(make: Any) -> None:
         ended.set()
 
     threading.Thread(target=watch).start()
-    assert patience(copy) == "copied"
-    assert not patience.is_over
+    assert watchdog(copy) == "copied"
+    assert not watchdog.is_over
 
 
 def test_a_few_requests_take_no_more_than_a_few_limits(make: Any) -> None:
     """Also where the cluster answers, and librbd waits for something else."""
-    client, connection, patience = make(limit=0.01, answer=errno.ENOENT)
+    client, connection, watchdog = make(limit=0.01, answer=errno.ENOENT)
     answer = threading.Event()
 
     class Image:
         def flush(self) -> None:
-            answer.wait(PATIENT)
+            answer.wait(LONG)
 
     with pytest.raises(RequestFailed):
-        Patient(Image(), patience).flush()
-    assert patience.is_over
-    patience.end()
+        Guarded(Image(), watchdog).flush()
+    assert watchdog.is_over
+    watchdog.end()
     connection.shutdown()
     answer.set()
-    assert client.ended.wait(PATIENT)
+    assert client.ended.wait(LONG)
 
 
 def test_an_interrupt_that_comes_with_the_end(make: Any) -> None:
     """Whoever waits again after it, as a caller does that was interrupted, does not wait long."""
-    _, _, patience = make(limit=PATIENT)
+    _, _, watchdog = make(limit=LONG)
 
     def work() -> None:
         while True:
-            patience(lambda: None)
+            watchdog(lambda: None)
 
     for attempt in range(30):
         timer = threading.Timer(attempt * 0.001, signal.raise_signal, (signal.SIGINT,))
@@ -131,51 +132,51 @@ def test_an_interrupt_that_comes_with_the_end(make: Any) -> None:
             timer.start()
             work()
         timer.join()
-        assert patience(lambda: 7) == 7
+        assert watchdog(lambda: 7) == 7
 
 
 def test_a_close_that_is_given_up_ends_the_connection_later(make: Any) -> None:
     """Once librbd returns from it; nothing else is left to be done."""
-    client, connection, patience = make()
+    client, connection, watchdog = make()
     answer = threading.Event()
     with pytest.raises(RequestFailed):
-        patience.end(lambda: answer.wait(PATIENT))
+        watchdog.end(lambda: answer.wait(LONG))
     connection.shutdown()
     assert not client.ended.is_set()
     answer.set()
-    assert client.ended.wait(PATIENT)
+    assert client.ended.wait(LONG)
 
 
 def test_an_image_that_opens_too_late_is_closed(make: Any) -> None:
     """By the thread that opened it, before the connection ends."""
-    client, connection, patience = make()
+    client, connection, watchdog = make()
     answer, order = threading.Event(), []
 
     class Image:
         def __init__(self) -> None:
-            answer.wait(PATIENT)
+            answer.wait(LONG)
 
         def __del__(self) -> None:
             order.append(client.ended.is_set())
 
     with pytest.raises(RequestFailed) as caught:
-        patience(Image)
-    patience.end()
+        watchdog(Image)
+    watchdog.end()
     connection.shutdown()
     answer.set()
-    assert client.ended.wait(PATIENT)
+    assert client.ended.wait(LONG)
     assert order == [False]
     assert caught.value.errno == errno.ETIMEDOUT
 
 
-@pytest.mark.parametrize("limit", [0, PATIENT])
+@pytest.mark.parametrize("limit", [0, LONG])
 def test_what_a_call_returns_and_raises(make: Any, limit: float) -> None:
-    """As without patience; without a limit it is made by the caller's own thread."""
-    client, _, patience = make(limit=limit)
-    assert patience(lambda: 7) == 7
+    """As without a watchdog; without a limit it is made by the caller's own thread."""
+    client, _, watchdog = make(limit=limit)
+    assert watchdog(lambda: 7) == 7
     with pytest.raises(ValueError, match="seven"):
-        patience(lambda: int("seven"))
-    assert (patience(threading.get_ident) == threading.get_ident()) == (limit == 0)
+        watchdog(lambda: int("seven"))
+    assert (watchdog(threading.get_ident) == threading.get_ident()) == (limit == 0)
     closed: list[int] = []
-    patience.end(lambda: closed.append(1))
+    watchdog.end(lambda: closed.append(1))
     assert (closed, client.asked) == ([1], [])

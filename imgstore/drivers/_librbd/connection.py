@@ -1,0 +1,286 @@
+"""A connected client: its pools, and when it may disconnect."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from imgstore.boundary.translation import describe
+from imgstore.drivers._librbd.access import LAYERING, Access
+from imgstore.drivers._librbd.errors import (
+    INSTALL,
+    RequestFailed,
+    classify,
+    error_number,
+    quietly,
+)
+from imgstore.drivers._librbd.requests import Requests
+from imgstore.errors import ConfigError, NotFound, Unavailable
+from imgstore.process import lazy
+
+LOG = logging.getLogger(__name__)
+
+SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
+_UNHURRIED: Final = 0.5  # the same, where nobody waits for it
+_UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
+_LIMITS: Final = ("rados_osd_op_timeout", "rados_mon_op_timeout")
+# A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
+# answered may hold locks that it does not know of, and cannot break: they are its own.
+# What its user may do OSDs ask once for each connection.
+_BROKEN: Final = frozenset(
+    {errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
+)
+# When and how often requests that wait are looked at, as shares of their time limit.
+_LOOKS_AROUND: Final = {"objecter_timeout": 0.25, "objecter_tick_interval": 0.125}
+
+
+def pin(handle: Any) -> Any:
+    """Keep one of the SDK's objects alive until ``unpin``, whatever becomes of its references.
+
+    Their destructors talk to the cluster. In a forked child, where the threads for that do not
+    exist, they would never return.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+    return handle
+
+
+def unpin(handle: Any) -> None:
+    """Undo ``pin`` once the object was closed."""
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(handle))
+
+
+def is_thread_of_librbd() -> bool:
+    """Return whether librbd, or something else that is not Python, began this thread.
+
+    The garbage collector may run in it. What waits for librbd's threads there waits for itself.
+    """
+    return isinstance(threading.current_thread(), threading._DummyThread)
+
+
+class Connection:
+    """A connected client, which ``Cluster`` lends. Nobody else gets one that is ``retired``.
+
+    ``requests`` counts the asynchronous ones, of all images. ``limit`` is how many seconds an OSD
+    has to answer a request, 0 for ever.
+    """
+
+    def __init__(self, client: Any, settings: Access) -> None:
+        self.rbd = lazy.load("rbd", install=INSTALL)
+        self.verbs = self.rbd.RBD()
+        self.fsid: str = client.get_fsid()
+        self.users = 0
+        self.retired = False
+        self.requests = Requests()
+        self.limit = float(client.conf_get("rados_osd_op_timeout") or 0)
+        self._kept = 0
+        self._ends_later = False
+        self._to_close: deque[tuple[float, Callable[[], None]]] = deque()
+        self._client = client
+        self._settings = settings
+        self._pools: dict[tuple[int, str], Any] = {}
+        self._prepared: set[int] = set()
+        self._lock = threading.Lock()
+
+    def pool(self, name: str) -> Any:
+        """Return the I/O context of a pool; in the store's own one, of its namespace.
+
+        As far as this client has heard: pools are renamed, and made anew. Raises NotFound for a
+        pool that does not exist.
+        """
+        number = self._client.pool_lookup(name)
+        return self._context(name, self._number_now(name) if number is None else number)
+
+    def _context(self, name: str, number: int | None) -> Any:
+        namespace = self._settings.namespace_of(name)
+        if number is None:
+            raise _no_pool(name)
+        with self._lock:
+            found = self._pools.get((number, namespace))
+            if found is None:
+                found = self._open(name, number, namespace)
+                self._pools[number, namespace] = found
+        return found
+
+    def _number_now(self, name: str) -> int | None:
+        """Return the number that the monitors have for a pool now; None if there is none."""
+        question = json.dumps({"prefix": "osd lspools", "format": "json"})
+        status, answer, _ = self._client.mon_command(question, b"")
+        if -status in (errno.EACCES, errno.EPERM):  # a user with rights of its own making
+            number: int | None = self._client.pool_lookup(name)
+            return number
+        if status:
+            raise RequestFailed(status)
+        numbers = {each["poolname"]: int(each["poolnum"]) for each in json.loads(answer)}
+        return numbers.get(name)
+
+    def writable_pool(self, name: str) -> Any:
+        """Return the pool that has this name now, so that what is written is found by its name.
+
+        It is seen to that images can be removed when the pool is full. librbd removes them by way
+        of the pool's trash, an object that it makes when first needed. A full pool takes no new
+        objects, and librbd 16 then says that there is no image.
+        """
+        pool = self._context(name, self._number_now(name))
+        if id(pool) not in self._prepared:
+            try:
+                pool.write("rbd_trash", b"")
+            except Exception as exc:
+                if isinstance(classify(exc), Unavailable):
+                    raise
+                LOG.debug("making the trash of a pool: %s", describe(exc))
+            self._prepared.add(id(pool))
+        return pool
+
+    def _open(self, name: str, number: int, namespace: str) -> Any:
+        rados = lazy.load("rados", install=INSTALL)
+        try:
+            pool = self._client.open_ioctx2(number)
+        except rados.ObjectNotFound as exc:
+            raise _no_pool(name) from exc
+        if namespace:
+            pool.set_namespace(namespace)
+        # A full pool then answers that it is full; otherwise writes wait until it is not.
+        pool.set_osdmap_full_try()
+        return pin(pool)
+
+    @property
+    def features(self) -> int:
+        """Return the features of new images; layering always, or nobody could clone them."""
+        if self._settings.features is not None:
+            return self._settings.features
+        text: str = self._client.conf_get("rbd_default_features") or "0"
+        try:
+            default = int(text)
+        except ValueError:
+            default = self.verbs.features_from_string(text)
+        return default | LAYERING
+
+    def judge(self, exc: BaseException) -> None:
+        """Let nobody else use a connection whose error says that it broke, or lacks rights."""
+        if error_number(exc) in _BROKEN:
+            LOG.debug("the connection to the cluster broke")
+            self.retired = True
+
+    def close_later(self, opened: float, close: Callable[[], None]) -> None:
+        """Call ``close`` of an image that was opened at ``opened`` once that is long enough ago."""
+        self._to_close.append((opened, close))
+        if not is_thread_of_librbd():
+            self._sweep(_UNHURRIED)
+
+    def _sweep(self, age: float) -> None:
+        while True:
+            try:
+                opened, close = self._to_close.popleft()
+            except IndexError:
+                return
+            if opened + age > time.monotonic():
+                self._to_close.appendleft((opened, close))
+                return
+            with quietly("closing an image that was read"):
+                close()
+
+    def keep(self) -> None:
+        """Stay connected until ``release``: librbd did not return from a call."""
+        with self._lock:
+            self._kept += 1
+
+    def release(self) -> None:
+        """Undo ``keep``, and disconnect if that was put off."""
+        with self._lock:
+            self._kept -= 1
+            is_last = self._ends_later and not self._kept
+        if is_last:
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """Disconnect, once librbd is in no call; nobody uses the connection any more."""
+        with self._lock:
+            self._ends_later = True
+            if self._kept:
+                return
+        while self._to_close:
+            opened, _ = self._to_close[0]
+            time.sleep(max(0.0, opened + SETTLED - time.monotonic()))
+            self._sweep(SETTLED)
+        for pool in self._pools.values():
+            pool.close()
+            unpin(pool)
+        self._client.shutdown()
+        unpin(self._client)
+
+
+def _no_pool(name: str) -> NotFound:
+    return NotFound(f"the pool {name!r} does not exist", remedy="check the name of the pool")
+
+
+def connect(settings: Access, connections: set[Connection]) -> Connection:
+    """Return a new connection, put among ``connections``, which end with the process."""
+    client = _configured(settings)
+    try:
+        _limit(client, settings)
+        client.connect()
+        connection = Connection(client, settings)
+        connections.add(connection)
+    except BaseException as exc:
+        _discard(client)
+        if error_number(exc) == errno.ENOENT:
+            raise ConfigError(
+                "the Ceph configuration names no monitor, or no key for the user",
+                remedy=settings.if_incomplete,
+            ) from exc
+        raise
+    return connection
+
+
+def configured_fsid(settings: Access) -> str:
+    """Return the cluster's identity if its configuration tells it, or nothing."""
+    client = _configured(settings)
+    told: str = client.conf_get("fsid")
+    _discard(client)
+    return "" if told == _UNSET_FSID else told
+
+
+def _configured(settings: Access) -> Any:
+    """Return a client that has read its configuration and is not connected."""
+    rados = lazy.load("rados", install=INSTALL)
+    try:
+        client = rados.Rados(
+            conffile=settings.conf, rados_id=settings.user, conf={"rbd_cache": "false"}
+        )
+    except Exception as exc:
+        if error_number(exc) not in (errno.ENOENT, errno.EINVAL, errno.EACCES):
+            raise
+        raise ConfigError(
+            f"the Ceph configuration ({settings.source}) cannot be read: {describe(exc)}",
+            remedy=settings.if_unreadable,
+        ) from exc
+    return pin(client)
+
+
+def _limit(client: Any, settings: Access) -> None:
+    """Set time limits, those of the options or of a configuration that has none."""
+    if settings.connect_timeout >= 0:
+        for name in (*_LIMITS, "client_mount_timeout"):
+            client.conf_set(name, str(settings.connect_timeout))
+    else:
+        for name in _LIMITS:
+            if float(client.conf_get(name) or 0) == 0:
+                client.conf_set(name, str(settings.op_timeout))
+    # A client asks where an OSD is now once a request waits for this long: 10 s by default. A
+    # shorter limit would end all requests before that, and the client never find it again.
+    limit = float(client.conf_get("rados_osd_op_timeout") or 0)
+    for name, share in _LOOKS_AROUND.items():
+        if limit and limit * share < float(client.conf_get(name)):
+            client.conf_set(name, f"{limit * share:.2f}")
+
+
+def _discard(client: Any) -> None:
+    client.shutdown()
+    unpin(client)
