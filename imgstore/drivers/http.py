@@ -15,9 +15,11 @@ from oslo_config import cfg
 from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
 from imgstore.data.reader import Opened
-from imgstore.drivers._http import Client
-from imgstore.drivers._http_transport import Transport, classify
-from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
+from imgstore.drivers._http.connections import Transport
+from imgstore.drivers._http.errors import classify
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.reading import Client
+from imgstore.drivers._http.urls import INSTALL, Url
 from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location
 from imgstore.model import Capability, Ownership

@@ -10,9 +10,8 @@ from typing import Any, Final, TypeVar
 from xml.parsers.expat import ExpatError, errors
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers._http import status_error
-from imgstore.drivers._http_transport import classify as classify_transport
-from imgstore.drivers._http_transport import explain
+from imgstore.drivers._http.errors import classify as classify_transport
+from imgstore.drivers._http.errors import explain, status_error
 from imgstore.errors import (
     AlreadyExists,
     ImgStoreError,

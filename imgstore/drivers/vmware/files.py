@@ -12,9 +12,11 @@ from imgstore.boundary.settings import check_ca_file
 from imgstore.data.reader import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
-from imgstore.drivers._http import Client, redirected, settle, status_error
-from imgstore.drivers._http_transport import Transport
-from imgstore.drivers._http_url import AddressGuard, Url
+from imgstore.drivers._http.connections import Transport
+from imgstore.drivers._http.errors import status_error
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.reading import Client, redirected, settle
+from imgstore.drivers._http.urls import Url
 from imgstore.drivers.vmware.api import Api
 from imgstore.drivers.vmware.faults import Patience, may_pass
 from imgstore.drivers.vmware.places import Place
