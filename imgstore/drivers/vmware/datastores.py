@@ -10,17 +10,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from imgstore.drivers._placement import Candidate
-from imgstore.drivers.vmware.faults import Patience, error_of, may_pass, means, name_of
-from imgstore.drivers.vmware.files import Files, Identity
+from imgstore.drivers.vmware.files import Files
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import InUse, NotFound, Unavailable
+from imgstore.drivers.vmware.tasks import Tasks
+from imgstore.errors import NotFound, Unavailable
 
 LOG = logging.getLogger(__name__)
 
 _NORMAL: Final = "normal"
-_BRIEF: Final = Patience(2, 5.0)  # of cleaning up, which may be done later
 
 
 class Datastores:
@@ -29,9 +28,9 @@ class Datastores:
     def __init__(self, settings: Settings) -> None:
         """Connect to nothing yet."""
         self.settings = settings
-        self.patience = Patience(settings.retries, settings.read_timeout)
-        self.files = Files(settings, self.patience)
+        self.files = Files(settings)
         self.api = self.files.api
+        self._tasks = Tasks(settings, self.api)
         self._made: set[tuple[str, str]] = set()  # with the directory for images
 
     def close(self) -> None:
@@ -104,11 +103,8 @@ class Datastores:
             self.api.call(make)
         self._made.add(datastore.key)
 
-    def move(self, place: Place, to: Place, doubts: list[Exception]) -> None:
-        """Rename a file; raises what the server says, also where it says nothing.
-
-        To ``doubts`` goes an exception after which the file may be, or become, renamed.
-        """
+    def move(self, place: Place, to: Place) -> None:
+        """Rename a file, once; raises DoubtfulError where it may be, or become, renamed."""
 
         def start(session: Session) -> Any:
             center = self._center(session, place.datastore)
@@ -116,7 +112,16 @@ class Datastores:
                 place.full, center, to.full, center, False
             )
 
-        self.api.run(start, again=False, doubts=doubts)
+        self._tasks.commit(start)
+
+    def delete(self, place: Place) -> None:
+        """Delete a file, once; raises DoubtfulError where it may be, or become, deleted."""
+
+        def start(session: Session) -> Any:
+            center = self._center(session, place.datastore)
+            return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
+
+        self._tasks.commit(start)
 
     def copy(self, place: Place, to: Place) -> None:
         """Let the server copy a file."""
@@ -130,60 +135,7 @@ class Datastores:
                 False,
             )
 
-        self.api.run(start, again=False, cancels=True)
-
-    def delete(
-        self,
-        place: Place,
-        identity: Identity | None = None,
-        *,
-        patience: Patience | None = None,
-    ) -> None:
-        """Delete a file; raises NotFound, InUse.
-
-        With its ``identity`` no other file of the name is deleted in its place, when an attempt
-        has to be repeated of which the answer was lost.
-        """
-        doubts: list[Exception] = []
-
-        def start(session: Session) -> Any:
-            center = self._center(session, place.datastore)
-            return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
-
-        def attempt() -> None:
-            if doubts and identity is not None and not self._is_there(place, identity):
-                return
-            try:
-                self.api.run(start, again=False, doubts=doubts)
-            except self.api.vim.fault.FileNotFound:
-                if not doubts:
-                    raise
-
-        try:
-            (patience or self.patience).repeat(attempt)
-        except Exception as exc:
-            if name_of(exc) != "FileNotFound" and means(exc, NotFound):
-                # Something else is missing: the file may be there.
-                reason = f"the file cannot be deleted: {error_of(exc).reason}"
-                raise Unavailable(reason) from exc
-            raise
-
-    def _is_there(self, place: Place, identity: Identity) -> bool:
-        try:
-            return self.files.identity(place) == identity
-        except NotFound:
-            return False
-
-    def discard(self, place: Place, identity: Identity | None = None) -> None:
-        """Delete what nobody needs; raises what hinders it."""
-
-        def may_be_free_soon(exc: Exception) -> bool:
-            return may_pass(exc) or means(exc, InUse)
-
-        def attempt() -> None:
-            self.delete(place, identity, patience=_BRIEF)
-
-        _BRIEF.repeat(attempt, may_pass=may_be_free_soon)
+        self._tasks.run(start, again=False, cancels=True)
 
     def search(self, datastore: Datastore, pattern: str) -> list[Any]:
         """Return what the directory for images has of a pattern."""
@@ -216,7 +168,7 @@ class Datastores:
             return mine.browser.SearchDatastore_Task(full, spec)
 
         try:
-            return list(self.api.run(start).file)
+            return list(self._tasks.run(start).file)
         except self.api.vim.fault.FileNotFound:
             return []
 

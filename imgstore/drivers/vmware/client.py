@@ -1,20 +1,17 @@
-"""The API of vCenter Server and ESXi: one session, and calls and tasks in it.
+"""The API of vCenter Server and ESXi: one session, and calls in it.
 
 What is said here of the API follows the reference of the vSphere Web Services API.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import ssl
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
-from imgstore.drivers.vmware.faults import INSTALL, Patience, error_of, is_answer
+from imgstore.drivers.vmware.errors import INSTALL, error_of, is_answer, may_pass
 from imgstore.drivers.vmware.sessions import (
     IDLE,
     Connection,
@@ -25,25 +22,22 @@ from imgstore.drivers.vmware.sessions import (
     stub_class,
 )
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import ImgStoreError, NotFound, StoreError, TimedOut
+from imgstore.errors import NotFound, StoreError
 from imgstore.process import lazy
+from imgstore.process.shared import Shared
 
 T = TypeVar("T")
 
 _CONNECTIONS: Final = 32  # idle ones that are kept
-_TASK_PATIENCE: Final = 10  # read time-outs until a task that does not end is given up
-_CANCELLING: Final = 10.0  # seconds that a task is waited for that was cancelled
-_PAUSE: Final = 0.2  # seconds between looks where the server cannot be left waiting
 _OLDEST: Final = "vim.version.version9"  # 5.5, for servers that do not say what they know
 
 
 class Api:
     """The API for all threads of one store and process; nothing is connected yet."""
 
-    def __init__(self, settings: Settings, patience: Patience, versions: Callable[[], str]) -> None:
+    def __init__(self, settings: Settings, versions: Callable[[], str]) -> None:
         """``versions`` fetches the document of the API's versions."""
         self._settings = settings
-        self._patience = patience
         self._soap = lazy.load("pyVmomi.SoapAdapter", install=INSTALL)
         self._support = lazy.load("pyVmomi.VmomiSupport", install=INSTALL)
         self.vim: Any = lazy.load("pyVmomi", install=INSTALL).vim
@@ -51,48 +45,32 @@ class Api:
         fault = self.vim.fault.NotAuthenticated, self.vmodl.fault.ManagedObjectNotFound
         self._over: tuple[type[Exception], ...] = fault  # of a session or an object
         self._versions = versions
-        self._lock = threading.Lock()
-        self._session: Session | None = None
-        self._failures = 0  # of logins
-        self._last_failure: ImgStoreError = StoreError()
+        self._login = Shared(self._log_in)
         self._is_closed = False
         self._version = ""
 
     def close(self) -> None:
         """Log out; a login that is under way may take long, so its thread does it then."""
         self._is_closed = True
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            session, self._session = self._session, None
-            if session is not None:
-                end(session)
-        finally:
-            self._lock.release()
+        self._drop()
+
+    def _drop(self, session: Session | None = None) -> None:
+        """End the session, or no other than ``session``."""
+        dropped = self._login.drop(session)
+        if dropped is not None:
+            end(dropped)
 
     def session(self, instead_of: Session | None = None) -> Session:
         """Return the session, a new one if it is one that the server knows no more."""
+        if self._is_closed:
+            raise StoreError("the store was closed meanwhile")
         try:
-            return self._current(instead_of)
+            if instead_of is not None:
+                self._drop(instead_of)
+            return self._login.get(instead_of=instead_of)
         finally:
             if self._is_closed:
-                self.close()
-
-    def _current(self, instead_of: Session | None) -> Session:
-        failures = self._failures
-        with self._lock:
-            if self._is_closed:
-                raise StoreError("the store was closed meanwhile")
-            if self._session is instead_of:
-                self._session = None
-                if instead_of is not None:
-                    end(instead_of)
-            if self._session is None:
-                if self._failures > failures:  # while this thread waited
-                    last = self._last_failure
-                    raise type(last)(last.reason, remedy=last.remedy)
-                self._session = self._log_in_or_note()
-            return self._session
+                self._drop()
 
     def living(self, session: Session) -> Session:
         """Return a session if the server still knows it, another one otherwise.
@@ -105,17 +83,17 @@ class Api:
             is_known = False
         return session if is_known else self.session(instead_of=session)
 
-    def _log_in_or_note(self) -> Session:
-        """Log in; who waits for a login that fails is not to try it as long again."""
+    def _log_in(self) -> Session:
+        """Log in; those who wait for that can share no error but one of ours."""
         try:
-            return self._log_in()
+            return self._begin()
         except Exception as exc:
             error = error_of(exc)
-            self._last_failure = type(error)(error.reason, remedy=error.remedy)
-            self._failures += 1
-            raise
+            if error is exc:
+                raise
+            raise error from exc
 
-    def _log_in(self) -> Session:
+    def _begin(self) -> Session:
         settings = self._settings
         version = self._version = self._version or self._newest()
         stub = self._stub_class(
@@ -190,7 +168,7 @@ class Api:
                     raise
             return ask(session)
 
-        return self._patience.repeat(once) if again else once()
+        return self._settings.patience.repeat(once, may_pass) if again else once()
 
     def datacenter(self, session: Session, path: str) -> Any:
         """Return a datacenter by its path in the inventory; raises NotFound."""
@@ -229,14 +207,14 @@ class Api:
         )
         objects = [spec.ObjectSpec(obj=each) for each in datastores]
         asked = spec.FilterSpec(objectSet=objects, propSet=[wanted])
-        found = self._retrieve(session, asked, is_all_needed=False)
+        found = self.retrieve(session, asked, is_all_needed=False)
         return {
             properties["summary.name"]: {**properties, "datastore": each}
             for each, properties in found
             if "summary.name" in properties  # others are not for this user
         }
 
-    def _retrieve(
+    def retrieve(
         self, session: Session, wanted: Any, *, is_all_needed: bool = True
     ) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yield each object and its properties; raises what hinders the server to tell them."""
@@ -251,111 +229,3 @@ class Api:
                         raise missing.fault
                 yield each.obj, {prop.name: prop.val for prop in each.propSet}
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
-
-    # Tasks.
-
-    def run(
-        self,
-        start: Callable[[Session], Any],
-        *,
-        again: bool = True,
-        cancels: bool = False,
-        doubts: list[Exception] | None = None,
-    ) -> Any:
-        """Start a task, wait for its end, and return its result; raises what it failed with.
-
-        ``cancels`` says that a task of which no end is seen is to be cancelled; one that is
-        interrupted is in any case. To ``doubts`` goes an exception after which the task may be
-        done, or become done later.
-        """
-        task = None
-        try:
-            task = self.call(start, again=again)._GetMoId()
-            found = self._end_of(task)
-        except BaseException as exc:
-            if doubts is not None and isinstance(exc, Exception) and (task or not is_answer(exc)):
-                doubts.append(exc)
-            if task and (cancels or not isinstance(exc, Exception)):
-                self._cancel(task)
-            raise
-        if found["info.state"] == self.vim.TaskInfo.State.success:
-            return found.get("info.result")
-        failure: Exception = found["info.error"]
-        if doubts is not None and not is_answer(failure):
-            doubts.append(failure)
-        raise failure
-
-    def _cancel(self, task: str) -> None:
-        """Cancel a task, and wait a little until it is over."""
-        with contextlib.suppress(Exception):
-            self.call(lambda session: self._task(session, task).CancelTask(), again=False)
-            end = time.monotonic() + _CANCELLING
-            while not self._is_over(self.call(lambda session: self._about(session, task))):
-                if time.monotonic() > end:
-                    return
-                time.sleep(_PAUSE)
-
-    def _is_over(self, found: dict[str, Any]) -> bool:
-        state = self.vim.TaskInfo.State
-        return found["info.state"] in {state.success, state.error}
-
-    def _task(self, session: Session, task: str) -> Any:
-        return self.vim.Task(task, session.stub)
-
-    def _end_of(self, task: str) -> dict[str, Any]:
-        """Wait until a task is over; return what is to be known of it."""
-        patience = _TASK_PATIENCE * self._settings.read_timeout
-        progress = None
-        end = time.monotonic() + patience
-        while True:
-            found = self.call(lambda session: self._about(session, task))
-            if self._is_over(found):
-                return found
-            if found.get("info.progress") != progress:
-                end, progress = time.monotonic() + patience, found.get("info.progress")
-            if time.monotonic() > end:
-                raise TimedOut(f"a task of the server makes no progress for {patience:g} s")
-            self.call(lambda session: self._watch(session, task))
-
-    def _about(self, session: Session, task: str) -> dict[str, Any]:
-        """Return the properties of a task that count; whom it is for does not."""
-        spec = self.vmodl.query.PropertyCollector
-        names = [f"info.{name}" for name in ("state", "error", "result", "progress")]
-        wanted = spec.PropertySpec(type=self.vim.Task, pathSet=names)
-        of_task = spec.ObjectSpec(obj=self._task(session, task))
-        asked = spec.FilterSpec(objectSet=[of_task], propSet=[wanted])
-        ((_, found),) = self._retrieve(session, asked)
-        return found
-
-    def _watch(self, session: Session, task: str) -> None:
-        """Wait until a task is over, or until it is time for another look."""
-        settings = self._settings
-        seconds = int(min(settings.poll_interval, settings.read_timeout / 2))
-        if not seconds:
-            time.sleep(_PAUSE)
-            return
-        spec = self.vmodl.query.PropertyCollector
-        of_task = spec.ObjectSpec(obj=self._task(session, task))
-        state = spec.PropertySpec(type=self.vim.Task, pathSet=["info.state"])
-        over = {self.vim.TaskInfo.State.success, self.vim.TaskInfo.State.error}
-        # Of its own: those who wait for different tasks do not get each other's updates.
-        collector = session.content.propertyCollector.CreatePropertyCollector()
-        try:
-            collector.CreateFilter(
-                spec.FilterSpec(objectSet=[of_task], propSet=[state]), partialUpdates=False
-            )
-            version, options = "", spec.WaitOptions(maxWaitSeconds=seconds)
-            # The first update is how things are; None is that nothing changed.
-            while update := collector.WaitForUpdatesEx(version, options):
-                version = update.version
-                if over & {change.val for change in _changes(update)}:
-                    return
-        finally:
-            with contextlib.suppress(Exception):
-                collector.DestroyPropertyCollector()
-
-
-def _changes(update: Any) -> Iterator[Any]:
-    for each in update.filterSet:
-        for changed in each.objectSet:
-            yield from changed.changeSet
