@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _REDIRECTS: Final = 5
 _REDIRECT_CODES: Final = frozenset({301, 302, 307, 308})
 _STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT})
-_PASSES: Final = frozenset({429, 502, 503, 504})
+_PASSING: Final = frozenset({429, 502, 503, 504})
 
 
 class Stamp(NamedTuple):
@@ -231,7 +231,7 @@ class Files:
 
 def _checked(response: requests.Response) -> requests.Response:
     """Return an answer unless another one may come soon."""
-    if response.status_code in _PASSES:
+    if response.status_code in _PASSING:
         settle(response)
         raise status_error(response.status_code)
     return response
