@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
@@ -22,7 +22,7 @@ from imgstore.drivers.vmware.sessions import (
     stub_class,
 )
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import NotFound, StoreError
+from imgstore.errors import StoreError
 from imgstore.process import lazy
 from imgstore.process.shared import Shared
 
@@ -169,50 +169,6 @@ class Api:
             return ask(session)
 
         return self._settings.patience.repeat(once, may_pass) if again else once()
-
-    def datacenter(self, session: Session, path: str) -> Any:
-        """Return a datacenter by its path in the inventory; raises NotFound."""
-        found = session.datacenters.get(path)
-        if found is None:
-            found = session.content.searchIndex.FindByInventoryPath(path)
-            if not isinstance(found, self.vim.Datacenter):
-                raise NotFound(
-                    f"the server has no datacenter {path!a}",
-                    remedy="write its path, with the folders that it is in",
-                )
-            session.datacenters[path] = found
-        return found
-
-    def datastores(
-        self, session: Session, path: str, names: Collection[str]
-    ) -> dict[str, dict[str, Any]]:
-        """Return what counts of the datastores of a datacenter that have these names."""
-        known = session.datastores.get(path, [])
-        found = self._describe(session, known)
-        if not found.keys() >= set(names):  # a datacenter may have hundreds
-            center = self.datacenter(session, path)
-            found = self._describe(session, center.datastore)
-            wanted = {name: found[name] for name in names if name in found}
-            session.datastores[path] = [each["datastore"] for each in wanted.values()]
-        return {name: found[name] for name in names if name in found}
-
-    def _describe(self, session: Session, datastores: Sequence[Any]) -> dict[str, dict[str, Any]]:
-        """Return name, state and free space of datastores, by their names."""
-        if not datastores:
-            return {}
-        spec = self.vmodl.query.PropertyCollector
-        names = ("name", "accessible", "maintenanceMode", "freeSpace")
-        wanted = spec.PropertySpec(
-            type=self.vim.Datastore, pathSet=[f"summary.{name}" for name in names]
-        )
-        objects = [spec.ObjectSpec(obj=each) for each in datastores]
-        asked = spec.FilterSpec(objectSet=objects, propSet=[wanted])
-        found = self.retrieve(session, asked, is_all_needed=False)
-        return {
-            properties["summary.name"]: {**properties, "datastore": each}
-            for each, properties in found
-            if "summary.name" in properties  # others are not for this user
-        }
 
     def retrieve(
         self, session: Session, wanted: Any, *, is_all_needed: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -82,10 +82,54 @@ class Datastores:
         }
         found: dict[str, dict[str, Any]] = {}
         try:
-            found = self.api.call(lambda session: self.api.datastores(session, path, names))
+            found = self.api.call(lambda session: self._find(session, path, names))
         except NotFound as exc:  # the datacenter
             missing = {"fault": exc.reason}
         return {name: found.get(name, missing) for name in names}
+
+    def _center(self, session: Session, path: str) -> Any:
+        """Return a datacenter by its path in the inventory; raises NotFound."""
+        found = session.datacenters.get(path)
+        if found is None:
+            found = session.content.searchIndex.FindByInventoryPath(path)
+            if not isinstance(found, self.api.vim.Datacenter):
+                raise NotFound(
+                    f"the server has no datacenter {path!a}",
+                    remedy="write its path, with the folders that it is in",
+                )
+            session.datacenters[path] = found
+        return found
+
+    def _find(
+        self, session: Session, path: str, names: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return what counts of the datastores of a datacenter that have these names."""
+        known = session.datastores.get(path, [])
+        found = self._describe(session, known)
+        if not found.keys() >= set(names):  # a datacenter may have hundreds
+            center = self._center(session, path)
+            found = self._describe(session, center.datastore)
+            wanted = {name: found[name] for name in names if name in found}
+            session.datastores[path] = [each["datastore"] for each in wanted.values()]
+        return {name: found[name] for name in names if name in found}
+
+    def _describe(self, session: Session, datastores: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Return name, state and free space of datastores, by their names."""
+        if not datastores:
+            return {}
+        spec = self.api.vmodl.query.PropertyCollector
+        names = ("name", "accessible", "maintenanceMode", "freeSpace")
+        wanted = spec.PropertySpec(
+            type=self.api.vim.Datastore, pathSet=[f"summary.{name}" for name in names]
+        )
+        objects = [spec.ObjectSpec(obj=each) for each in datastores]
+        asked = spec.FilterSpec(objectSet=objects, propSet=[wanted])
+        found = self.api.retrieve(session, asked, is_all_needed=False)
+        return {
+            properties["summary.name"]: {**properties, "datastore": each}
+            for each, properties in found
+            if "summary.name" in properties  # others are not for this user
+        }
 
     # Files.
 
@@ -96,7 +140,7 @@ class Datastores:
         full = self.place(datastore, "").full.rstrip("/")
 
         def make(session: Session) -> None:
-            center = self._center(session, datastore)
+            center = self._center(session, datastore.key[0])
             session.content.fileManager.MakeDirectory(full, center, createParentDirectories=True)
 
         with contextlib.suppress(self.api.vim.fault.FileAlreadyExists):
@@ -107,7 +151,7 @@ class Datastores:
         """Rename a file, once; raises DoubtfulError where it may be, or become, renamed."""
 
         def start(session: Session) -> Any:
-            center = self._center(session, place.datastore)
+            center = self._center(session, place.datastore.key[0])
             return session.content.fileManager.MoveDatastoreFile_Task(
                 place.full, center, to.full, center, False
             )
@@ -118,7 +162,7 @@ class Datastores:
         """Delete a file, once; raises DoubtfulError where it may be, or become, deleted."""
 
         def start(session: Session) -> Any:
-            center = self._center(session, place.datastore)
+            center = self._center(session, place.datastore.key[0])
             return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
 
         self._tasks.commit(start)
@@ -129,9 +173,9 @@ class Datastores:
         def start(session: Session) -> Any:
             return session.content.fileManager.CopyDatastoreFile_Task(
                 place.full,
-                self._center(session, place.datastore),
+                self._center(session, place.datastore.key[0]),
                 to.full,
-                self._center(session, to.datastore),
+                self._center(session, to.datastore.key[0]),
                 False,
             )
 
@@ -179,9 +223,6 @@ class Datastores:
             lambda session: instance("ServiceInstance", session.stub).CurrentTime()
         )
         return now
-
-    def _center(self, session: Session, datastore: Datastore) -> Any:
-        return self.api.datacenter(session, datastore.key[0])
 
 
 def _fault(said: dict[str, Any]) -> str:
