@@ -38,17 +38,17 @@ def is_safe_image_id(image_id: object) -> bool:
     return len(image_id.encode()) <= 255
 
 
-def check_storable(image_id: str, backend: str, *, without: str = "") -> None:
+def check_storable(image_id: str, backend: str, *, without: str = "", own: str = OWN) -> None:
     """Raise InvalidArgument for an id that cannot be a name in ``backend``, a store's own for one.
 
-    ``without`` are characters that it may not have.
+    ``without`` are characters that it may not have, ``own`` is what a store's own names begin with.
     """
     found = [char for char in without if char in image_id]
-    if found or image_id.startswith(OWN):
+    if found or image_id.startswith(own):
         avoid = "".join(f"without {char!r}, " for char in without)
         raise errors.InvalidArgument(
             f"the image id {image_id!a} cannot be stored in {backend}",
-            remedy=f"use a UUID, or an id {avoid}that does not begin with {OWN!r}",
+            remedy=f"use a UUID, or an id {avoid}that does not begin with {own!r}",
         )
 
 

@@ -66,14 +66,25 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
     """
     if isinstance(value, Secret) or (value is None and opt.default is None and not needed):
         return value
+    value = () if value is None and opt.multi else value
     try:
-        read = opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        read: Any = _read_all(opt, value) if opt.multi else _read(opt, value)
     except (AttributeError, TypeError, ValueError, OverflowError) as exc:
         reason = "it is a secret, and not text" if opt.secret else str(exc)
         raise errors.ConfigError(f"{opt.name}: {reason}") from None
     if value is None or (isinstance(read, float) and not math.isfinite(read)):
         raise errors.ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
     return Secret(read) if opt.secret else read
+
+
+def _read(opt: cfg.Opt, value: object) -> Any:
+    return opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _read_all(opt: cfg.Opt, values: Any) -> list[Any]:
+    """Return the values of an option that may be given many times; a text alone is one of them."""
+    listed = [values] if isinstance(values, str | os.PathLike) else values
+    return [_read(opt, value) for value in listed]
 
 
 def read_options(

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.boundary.redaction import Redaction
-from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
 from imgstore.process import lazy
 

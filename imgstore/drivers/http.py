@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,12 +11,15 @@ from typing import Any, ClassVar, Final
 
 from oslo_config import cfg
 
+from imgstore.boundary.settings import check_ca_file
 from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
-from imgstore.drivers._http import Client
-from imgstore.drivers._http_transport import Transport, classify
-from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
+from imgstore.drivers._http.connections import Transport
+from imgstore.drivers._http.errors import classify
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.reading import Client
+from imgstore.drivers._http.urls import INSTALL, Url
 from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location
 from imgstore.model import Capability, Ownership
@@ -161,13 +163,8 @@ class HttpStore(Store):
 
     def _check(self, *, write: bool = True) -> Iterable[str]:
         if self._ca_file is not None:
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self._ca_file)
-            except OSError as exc:
-                yield (
-                    f"https_ca_certificates_file {self._ca_file} cannot be used: "
-                    f"{exc.strerror or exc}; give the path of a PEM file with certificates"
-                )
+            check_ca_file("https_ca_certificates_file", self._ca_file)
+        return ()
 
     def _close(self) -> None:
         self._client.close()

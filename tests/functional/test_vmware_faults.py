@@ -560,6 +560,17 @@ class TestTasks:
         vsphere.release()
         until(lambda: files(vsphere) == IMAGE, seconds=20, what="it is renamed")
 
+    def test_a_login_fails_before_a_move(self, vsphere: VSphere, store: VmwareStore) -> None:
+        """The task was not begun, so there is no image, whatever else cannot be asked."""
+        vsphere.refuse("MoveDatastoreFile_Task", "NotAuthenticated")
+        vsphere.lose("Login", times=None)
+        with pytest.raises(errors.Unavailable) as caught:
+            store.add("image", DATA)
+        assert not caught.value.indeterminate
+        vsphere.heal()
+        assert len(store.remove_leftovers(older_than=0)) == 1
+        assert files(vsphere) == []
+
     @pytest.mark.parametrize("fault", ["NoPermission", "FileAlreadyExists", "FileLocked"])
     def test_a_move_fails_and_is_done(
         self, vsphere: VSphere, store: VmwareStore, fault: str

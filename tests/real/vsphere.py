@@ -20,6 +20,7 @@ from servers.kept import Kept
 from imgstore import Capability, Store
 from imgstore.drivers.vmware import VmwareStore
 from imgstore.drivers.vmware.datastores import Datastores
+from imgstore.drivers.vmware.deleting import delete
 from imgstore.drivers.vmware.places import Place
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.testing import StoreContract
@@ -72,7 +73,7 @@ def remove(name: str) -> None:
     try:
         for datastore, _ in settings.datastores:
             datastores.make_directory(datastore)
-            datastores.delete(Place(settings.service, datastore, name))
+            delete(datastores, Place(settings.service, datastore, name))
     finally:
         datastores.close()
 

@@ -87,3 +87,11 @@ def test_names_of_a_stores_own(image_id, without, is_good):
         check_storable(image_id, "Somewhere", without=without)
     assert "imgstore-" in caught.value.remedy
     assert all(char in caught.value.remedy for char in without)
+
+
+def test_other_names_of_a_stores_own():
+    """Where a backend hides files that begin with a dot, those of a store do."""
+    check_storable("imgstore-1", "Somewhere", own=".imgstore-")
+    with pytest.raises(InvalidArgument) as caught:
+        check_storable(".imgstore-1", "Somewhere", own=".imgstore-")
+    assert "'.imgstore-'" in caught.value.remedy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from pathlib import Path
 
 import pytest
 from oslo_config import cfg
@@ -37,6 +38,23 @@ def test_all_faults_are_told():
     assert "test_store_size" in str(caught.value)
     assert "test_store_name" in str(caught.value)
     assert "secret" not in str(caught.value).replace("it is a secret", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [(None, []), ((), []), ("a:b", ["a:b"]), (Path("/a"), ["/a"]), (["a", Path("b")], ["a", "b"])],
+)
+def test_options_that_are_given_many_times(given, values):
+    """Each value is of the type, and one alone need not be in a list."""
+    options = {"paths": cfg.MultiStrOpt("test_store_path", default=[])}
+    assert read_options(options, {"paths": given}) == {"paths": values}
+
+
+def test_no_list_of_values():
+    """The option is named."""
+    options = {"paths": cfg.MultiStrOpt("test_store_path", default=[])}
+    with pytest.raises(ConfigError, match="test_store_path"):
+        read_options(options, {"paths": 7})
 
 
 def plain(value):

@@ -13,7 +13,7 @@ from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import check_ca_file, is_web_url
 from imgstore.context import RequestContext
 from imgstore.drivers import _keystone
-from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.errors import (

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from imgstore.data.reader import Opened
+from imgstore.data.opened import Opened
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.images import confirm, version_of

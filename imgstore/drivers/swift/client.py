@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers import _keystone
-from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.drivers.swift.identity import INSTALL, NO_KEYSTONE, Access, Identity
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.errors import (

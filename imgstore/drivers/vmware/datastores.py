@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from imgstore.drivers._placement import Candidate
-from imgstore.drivers.vmware.faults import Patience, error_of, may_pass, means, name_of
-from imgstore.drivers.vmware.files import Files, Identity
+from imgstore.drivers.vmware.files import Files
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
-from imgstore.errors import InUse, NotFound, Unavailable
+from imgstore.drivers.vmware.tasks import Tasks
+from imgstore.errors import NotFound, Unavailable
 
 LOG = logging.getLogger(__name__)
 
 _NORMAL: Final = "normal"
-_BRIEF: Final = Patience(2, 5.0)  # of cleaning up, which may be done later
 
 
 class Datastores:
@@ -29,9 +28,9 @@ class Datastores:
     def __init__(self, settings: Settings) -> None:
         """Connect to nothing yet."""
         self.settings = settings
-        self.patience = Patience(settings.retries, settings.read_timeout)
-        self.files = Files(settings, self.patience)
+        self.files = Files(settings)
         self.api = self.files.api
+        self._tasks = Tasks(settings, self.api)
         self._made: set[tuple[str, str]] = set()  # with the directory for images
 
     def close(self) -> None:
@@ -83,10 +82,54 @@ class Datastores:
         }
         found: dict[str, dict[str, Any]] = {}
         try:
-            found = self.api.call(lambda session: self.api.datastores(session, path, names))
+            found = self.api.call(lambda session: self._find(session, path, names))
         except NotFound as exc:  # the datacenter
             missing = {"fault": exc.reason}
         return {name: found.get(name, missing) for name in names}
+
+    def _center(self, session: Session, path: str) -> Any:
+        """Return a datacenter by its path in the inventory; raises NotFound."""
+        found = session.datacenters.get(path)
+        if found is None:
+            found = session.content.searchIndex.FindByInventoryPath(path)
+            if not isinstance(found, self.api.vim.Datacenter):
+                raise NotFound(
+                    f"the server has no datacenter {path!a}",
+                    remedy="write its path, with the folders that it is in",
+                )
+            session.datacenters[path] = found
+        return found
+
+    def _find(
+        self, session: Session, path: str, names: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return what counts of the datastores of a datacenter that have these names."""
+        known = session.datastores.get(path, [])
+        found = self._describe(session, known)
+        if not found.keys() >= set(names):  # a datacenter may have hundreds
+            center = self._center(session, path)
+            found = self._describe(session, center.datastore)
+            wanted = {name: found[name] for name in names if name in found}
+            session.datastores[path] = [each["datastore"] for each in wanted.values()]
+        return {name: found[name] for name in names if name in found}
+
+    def _describe(self, session: Session, datastores: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Return name, state and free space of datastores, by their names."""
+        if not datastores:
+            return {}
+        spec = self.api.vmodl.query.PropertyCollector
+        names = ("name", "accessible", "maintenanceMode", "freeSpace")
+        wanted = spec.PropertySpec(
+            type=self.api.vim.Datastore, pathSet=[f"summary.{name}" for name in names]
+        )
+        objects = [spec.ObjectSpec(obj=each) for each in datastores]
+        asked = spec.FilterSpec(objectSet=objects, propSet=[wanted])
+        found = self.api.retrieve(session, asked, is_all_needed=False)
+        return {
+            properties["summary.name"]: {**properties, "datastore": each}
+            for each, properties in found
+            if "summary.name" in properties  # others are not for this user
+        }
 
     # Files.
 
@@ -97,26 +140,32 @@ class Datastores:
         full = self.place(datastore, "").full.rstrip("/")
 
         def make(session: Session) -> None:
-            center = self._center(session, datastore)
+            center = self._center(session, datastore.key[0])
             session.content.fileManager.MakeDirectory(full, center, createParentDirectories=True)
 
         with contextlib.suppress(self.api.vim.fault.FileAlreadyExists):
             self.api.call(make)
         self._made.add(datastore.key)
 
-    def move(self, place: Place, to: Place, doubts: list[Exception]) -> None:
-        """Rename a file; raises what the server says, also where it says nothing.
-
-        To ``doubts`` goes an exception after which the file may be, or become, renamed.
-        """
+    def move(self, place: Place, to: Place) -> None:
+        """Rename a file, once; raises DoubtfulError where it may be, or become, renamed."""
 
         def start(session: Session) -> Any:
-            center = self._center(session, place.datastore)
+            center = self._center(session, place.datastore.key[0])
             return session.content.fileManager.MoveDatastoreFile_Task(
                 place.full, center, to.full, center, False
             )
 
-        self.api.run(start, again=False, doubts=doubts)
+        self._tasks.commit(start)
+
+    def delete(self, place: Place) -> None:
+        """Delete a file, once; raises DoubtfulError where it may be, or become, deleted."""
+
+        def start(session: Session) -> Any:
+            center = self._center(session, place.datastore.key[0])
+            return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
+
+        self._tasks.commit(start)
 
     def copy(self, place: Place, to: Place) -> None:
         """Let the server copy a file."""
@@ -124,66 +173,13 @@ class Datastores:
         def start(session: Session) -> Any:
             return session.content.fileManager.CopyDatastoreFile_Task(
                 place.full,
-                self._center(session, place.datastore),
+                self._center(session, place.datastore.key[0]),
                 to.full,
-                self._center(session, to.datastore),
+                self._center(session, to.datastore.key[0]),
                 False,
             )
 
-        self.api.run(start, again=False, cancels=True)
-
-    def delete(
-        self,
-        place: Place,
-        identity: Identity | None = None,
-        *,
-        patience: Patience | None = None,
-    ) -> None:
-        """Delete a file; raises NotFound, InUse.
-
-        With its ``identity`` no other file of the name is deleted in its place, when an attempt
-        has to be repeated of which the answer was lost.
-        """
-        doubts: list[Exception] = []
-
-        def start(session: Session) -> Any:
-            center = self._center(session, place.datastore)
-            return session.content.fileManager.DeleteDatastoreFile_Task(place.full, center)
-
-        def attempt() -> None:
-            if doubts and identity is not None and not self._is_there(place, identity):
-                return
-            try:
-                self.api.run(start, again=False, doubts=doubts)
-            except self.api.vim.fault.FileNotFound:
-                if not doubts:
-                    raise
-
-        try:
-            (patience or self.patience).repeat(attempt)
-        except Exception as exc:
-            if name_of(exc) != "FileNotFound" and means(exc, NotFound):
-                # Something else is missing: the file may be there.
-                reason = f"the file cannot be deleted: {error_of(exc).reason}"
-                raise Unavailable(reason) from exc
-            raise
-
-    def _is_there(self, place: Place, identity: Identity) -> bool:
-        try:
-            return self.files.identity(place) == identity
-        except NotFound:
-            return False
-
-    def discard(self, place: Place, identity: Identity | None = None) -> None:
-        """Delete what nobody needs; raises what hinders it."""
-
-        def may_be_free_soon(exc: Exception) -> bool:
-            return may_pass(exc) or means(exc, InUse)
-
-        def attempt() -> None:
-            self.delete(place, identity, patience=_BRIEF)
-
-        _BRIEF.repeat(attempt, may_pass=may_be_free_soon)
+        self._tasks.run(start, again=False, cancels=True)
 
     def search(self, datastore: Datastore, pattern: str) -> list[Any]:
         """Return what the directory for images has of a pattern."""
@@ -216,7 +212,7 @@ class Datastores:
             return mine.browser.SearchDatastore_Task(full, spec)
 
         try:
-            return list(self.api.run(start).file)
+            return list(self._tasks.run(start).file)
         except self.api.vim.fault.FileNotFound:
             return []
 
@@ -227,9 +223,6 @@ class Datastores:
             lambda session: instance("ServiceInstance", session.stub).CurrentTime()
         )
         return now
-
-    def _center(self, session: Session, datastore: Datastore) -> Any:
-        return self.api.datacenter(session, datastore.key[0])
 
 
 def _fault(said: dict[str, Any]) -> str:

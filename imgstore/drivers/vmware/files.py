@@ -6,17 +6,19 @@ import functools
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imgstore.boundary.settings import check_ca_file
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
-from imgstore.drivers._http import Client, redirected, settle, status_error
-from imgstore.drivers._http_transport import Transport
-from imgstore.drivers._http_url import AddressGuard, Url
-from imgstore.drivers.vmware.api import Api
-from imgstore.drivers.vmware.faults import Patience, may_pass
+from imgstore.drivers._http.connections import Transport
+from imgstore.drivers._http.errors import status_error
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.reading import Client, redirected, settle
+from imgstore.drivers._http.urls import Url
+from imgstore.drivers.vmware.client import Api
+from imgstore.drivers.vmware.errors import may_pass
 from imgstore.drivers.vmware.places import Place
 from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
@@ -32,8 +34,11 @@ _STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CON
 _PASSING: Final = frozenset({429, 502, 503, 504})
 
 
-# What tells files of one name apart: size and date, as far as the server states them.
-Identity = tuple[str | None, str | None]
+class Stamp(NamedTuple):
+    """What tells files of one name apart, as far as the server states it."""
+
+    size: str | None = None
+    modified: str | None = None
 
 
 class Upload:
@@ -74,12 +79,12 @@ class Upload:
 class Files:
     """Files as the session of an API may read and write them."""
 
-    def __init__(self, settings: Settings, patience: Patience) -> None:
+    def __init__(self, settings: Settings) -> None:
         if isinstance(settings.verify, str):
             check_ca_file("vmware_ca_file", settings.verify)
         self._service = settings.service
         self._origin = self._at("/").origin
-        self._patience = patience
+        self._patience = settings.patience
         self._transport = Transport(
             guard=AddressGuard(),
             verify=settings.verify,
@@ -89,7 +94,7 @@ class Files:
         )
         # Images are replaced by others, never changed: any date tells them apart.
         self._client = Client(self, strong_age=timedelta.min, trusts_head=True)
-        self.api = Api(settings, patience, self._versions)
+        self.api = Api(settings, self._versions)
 
     def close(self) -> None:
         """Log out and close the connections."""
@@ -112,14 +117,15 @@ class Files:
             return False
         return True
 
-    def identity(self, place: Place) -> Identity:
+    def stamp(self, place: Place) -> Stamp:
         """Return what tells a file from later ones of its name; raises NotFound."""
         response = self.send("HEAD", self._url(place), {})
         settle(response)
         if response.status_code == HTTPStatus.OK:
-            return response.headers.get("Content-Length"), response.headers.get("Last-Modified")
+            headers = response.headers
+            return Stamp(headers.get("Content-Length"), headers.get("Last-Modified"))
         self.size(place)  # some servers refuse HEAD
-        return None, None
+        return Stamp()
 
     def put(self, place: Place, upload: Upload) -> None:
         """Write a file; raises NotFound where its directory is missing."""
@@ -127,7 +133,7 @@ class Files:
         for _ in range(_REDIRECTS + 1):
             response = self._patience.repeat(
                 functools.partial(self._put, url, headers, upload),
-                may_pass=lambda exc: not upload.is_begun and may_pass(exc),
+                lambda exc: not upload.is_begun and may_pass(exc),
             )
             status = response.status_code
             settle(response)
@@ -153,7 +159,7 @@ class Files:
         def once() -> requests.Response:
             return _checked(self._authorised(method, url, headers))
 
-        response = self._patience.repeat(once)
+        response = self._patience.repeat(once, may_pass)
         is_page = response.headers.get("Content-Type", "").startswith("text/html")
         is_named_so = url.target.partition("?")[0].endswith((".html", ".htm"))
         if response.status_code == HTTPStatus.OK and is_page and not is_named_so:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qs, quote, urlencode
 
+from imgstore.boundary.arguments import OWN
+from imgstore.errors import InvalidLocation
 from imgstore.location import Location
 
 SCHEME: Final = "vsphere"
+DRAFT_PREFIX: Final = f".{OWN}"  # of names of unfinished data
 _FOLDER: Final = "folder"  # https://<host>/folder/<path> is a file of a datastore
 _DOTS: Final = frozenset({"", ".", ".."})
 
@@ -83,6 +88,34 @@ class Place:
         return self.path.rpartition("/")[0]
 
     @property
+    def is_draft(self) -> bool:
+        """Return whether the data are no image, or none yet."""
+        return self.name.startswith(DRAFT_PREFIX)
+
+    @property
     def full(self) -> str:
         """Return the path as the API has it: ``[datastore] path``."""
         return f"[{self.datastore.name}] {self.path}"
+
+
+def image_at(location: Location, datastores: Iterable[Datastore]) -> Place:
+    """Return the file of an image, with its datacenter; raises InvalidLocation for anything else.
+
+    Where the location does not name the datacenter, it is that of the one of ``datastores``.
+    """
+    place = Place.of(location)
+    if place is None:
+        raise InvalidLocation(
+            "a location of VMware is vsphere://host/folder/<path>?dsName=…&dcPath=…"
+        )
+    if place.is_draft:
+        raise InvalidLocation("the location is of data that are no image")
+    if place.datastore.datacenter:
+        return place
+    named = [datastore for datastore in datastores if datastore.name == place.datastore.name]
+    if len(named) != 1:
+        raise InvalidLocation(
+            f"the store has {len(named)} datastores {place.datastore.name!a}",
+            remedy="name the datacenter: dcPath=…",
+        )
+    return dataclasses.replace(place, datastore=named[0])

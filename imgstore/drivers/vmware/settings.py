@@ -9,14 +9,13 @@ from ipaddress import IPv6Address
 from typing import Any, Final
 
 from imgstore.boundary.redaction import Redaction
-from imgstore.boundary.settings import all_checked, typed
+from imgstore.boundary.settings import all_checked
 from imgstore.drivers._placement import parse_weighted, unique
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore
 from imgstore.errors import ConfigError, InvalidArgument
+from imgstore.process.patience import Patience
 from imgstore.secret import Secret
-
-MARK: Final = ".imgstore-"  # what names of unfinished data begin with
 
 _PORT: Final = 443
 # A name or an IPv4 address, or an IPv6 address in brackets; and a port.
@@ -42,18 +41,19 @@ class Settings:
     redaction: Redaction = field(default_factory=Redaction, compare=False, repr=False)
 
     @property
+    def patience(self) -> Patience:
+        """Return how long requests are repeated whose failure may pass."""
+        return Patience(0.1, 2.0, seconds=self.read_timeout, times=self.retries)
+
+    @property
     def service(self) -> str:
         """Return ``host[:port]`` as locations have it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORT else f"{host}:{self.port}"
 
 
-def read(given: Mapping[str, Any]) -> Settings:
-    """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
-    single = {key: value for key, value in given.items() if key != "datastores"}
-    checks = (lambda k=k, v=v: typed(OPTIONS[k], v) for k, v in single.items())
-    values: dict[str, Any] = dict(zip(single, all_checked(*checks), strict=True))
-    values["datastores"] = given["datastores"]
+def read(values: Mapping[str, Any]) -> Settings:
+    """Return what options mean that have the values of their types; raises ConfigError."""
     (host, port), username, password, datastores, directory = all_checked(
         lambda: _server(values),
         lambda: _needed(values, "server_username"),
@@ -103,8 +103,7 @@ def _server(values: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _datastores(values: Mapping[str, Any]) -> list[tuple[Datastore, int]]:
-    listed, single = values["datastores"] or [], values["datastore_name"]
-    listed = [listed] if isinstance(listed, str) else listed
+    listed, single = values["datastores"], values["datastore_name"]
     if bool(listed) == bool(single):
         what = "both" if single else "neither"
         raise ConfigError(

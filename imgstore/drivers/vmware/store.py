@@ -8,18 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from imgstore.boundary.arguments import check_storable
+from imgstore.boundary.settings import read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
+from imgstore.drivers.vmware import leftovers
 from imgstore.drivers.vmware.adding import Adding
 from imgstore.drivers.vmware.datastores import Datastores
-from imgstore.drivers.vmware.drafts import Draft, draft_of
-from imgstore.drivers.vmware.faults import INSTALL, classify, name_of
+from imgstore.drivers.vmware.deleting import delete
+from imgstore.drivers.vmware.drafts import new_draft
+from imgstore.drivers.vmware.errors import INSTALL, classify
 from imgstore.drivers.vmware.files import Upload
 from imgstore.drivers.vmware.options import OPTIONS
-from imgstore.drivers.vmware.places import SCHEME, Place
-from imgstore.drivers.vmware.settings import MARK, Settings, read
-from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation, NotFound
+from imgstore.drivers.vmware.places import DRAFT_PREFIX, SCHEME, Place, image_at
+from imgstore.drivers.vmware.settings import Settings, read
+from imgstore.errors import ImgStoreError
 from imgstore.location import Location, same_service
 from imgstore.model import Added, Capability, Leftover, Ownership
 from imgstore.process import lazy
@@ -63,10 +67,10 @@ class VmwareStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        values = read_options(OPTIONS, locals())
         super().__init__(name, **common)
         lazy.require("pyVmomi", "requests", "urllib3", install=INSTALL)
-        self._settings: Settings = dataclasses.replace(read(given), redaction=self._redaction)
+        self._settings: Settings = dataclasses.replace(read(values), redaction=self._redaction)
         self._datastores = PerProcess(
             functools.partial(Datastores, self._settings), Datastores.close
         )
@@ -83,33 +87,13 @@ class VmwareStore(Store):
         place, settings = Place.of(location), self._settings
         if place is None or not same_service(place.service, settings.service):
             return Ownership.NO
-        if place.directory != settings.directory or place.name.startswith(MARK):
+        if place.directory != settings.directory or place.is_draft:
             return Ownership.NO
         known = [datastore.key for datastore, _ in settings.datastores]
         return Ownership.YES if place.datastore.key in known else Ownership.MAYBE
 
     def _place(self, location: Location) -> Place:
-        """Return the file of a location, with the datacenter of its datastore."""
-        place = Place.of(location)
-        if place is None:
-            raise InvalidLocation(
-                "a location of VMware is vsphere://host/folder/<path>?dsName=…&dcPath=…"
-            )
-        if place.name.startswith(MARK):
-            raise InvalidLocation("the location is of data that are no image")
-        if not place.datastore.datacenter:
-            named = [
-                datastore
-                for datastore, _ in self._settings.datastores
-                if datastore.name == place.datastore.name
-            ]
-            if len(named) != 1:
-                raise InvalidLocation(
-                    f"the store has {len(named)} datastores {place.datastore.name!a}",
-                    remedy="name the datacenter: dcPath=…",
-                )
-            place = dataclasses.replace(place, datastore=named[0])
-        return place
+        return image_at(location, (datastore for datastore, _ in self._settings.datastores))
 
     def _get(
         self,
@@ -127,8 +111,9 @@ class VmwareStore(Store):
         return self._datastores.get().files.size(self._place(location))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        with Draft(self._live) as draft:
-            adding = Adding(self._datastores.get(), _checked(image_id), draft)
+        check_storable(image_id, "vSphere", own=DRAFT_PREFIX)
+        with new_draft(self._live) as draft:
+            adding = Adding(self._datastores.get(), image_id, draft)
             return Added(adding.add(body).location)
 
     def _copy(
@@ -136,8 +121,9 @@ class VmwareStore(Store):
     ) -> Added | None:
         if not isinstance(origin, VmwareStore) or not origin._is_beside(self):
             return None
-        with Draft(self._live) as draft:
-            adding = Adding(self._datastores.get(), _checked(image_id), draft)
+        check_storable(image_id, "vSphere", own=DRAFT_PREFIX)
+        with new_draft(self._live) as draft:
+            adding = Adding(self._datastores.get(), image_id, draft)
             place = adding.copy(origin._place(location))
             return Added(place.location, size=adding.size)
 
@@ -149,25 +135,14 @@ class VmwareStore(Store):
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         place, datastores = self._place(location), self._datastores.get()
         # The task deletes directories as well; this raises NotFound for them.
-        datastores.delete(place, datastores.files.identity(place))
+        delete(datastores, place, datastores.files.stamp(place))
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         datastores = self._datastores.get()
-        now = datastores.now()
-        for datastore, _ in self._settings.datastores:
-            for found in datastores.search(datastore, f"{MARK}*"):
-                place = datastores.place(datastore, found.path)
-                modified = found.modification or now
-                if draft_of(found.path) not in self._live and now - modified >= older_than:
-                    yield Leftover(self.name, place.full, modified, found.fileSize, key=place)
+        yield from leftovers.find(datastores, self.name, older_than=older_than, live=self._live)
 
     def _remove_leftover(self, leftover: Leftover) -> None:
-        try:
-            self._datastores.get().delete(leftover.key)
-        except Exception as exc:
-            if name_of(exc) == "FileNotFound":
-                raise NotFound("the draft is gone, or an image by now") from exc
-            raise
+        leftovers.remove(self._datastores.get(), leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
@@ -181,21 +156,12 @@ class VmwareStore(Store):
                 continue
             if not write:
                 continue
-            with Draft(self._live) as draft:
+            with new_draft(self._live) as draft:
                 place = datastores.place(datastore, draft)
                 datastores.make_directory(datastore)
                 with Body(b"") as body:
                     datastores.files.put(place, Upload(body))
-                datastores.delete(place)
+                delete(datastores, place)
 
     def _close(self) -> None:
         self._datastores.close()
-
-
-def _checked(image_id: str) -> str:
-    if image_id.startswith(MARK):
-        raise InvalidArgument(
-            f"the image id {image_id!a} cannot be stored in vSphere",
-            remedy=f"use a UUID, or an id that does not begin with {MARK!r}",
-        )
-    return image_id

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from imgstore.drivers._http import settle
-from imgstore.drivers._http_transport import Transport, classify
-from imgstore.drivers._http_url import AddressGuard, Url
+from imgstore.drivers._http.connections import Transport
+from imgstore.drivers._http.errors import classify
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.reading import settle
+from imgstore.drivers._http.urls import Url
 from imgstore.errors import Unavailable
 from imgstore.location import Location
 

@@ -15,9 +15,10 @@ import urllib3.util.connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstore.drivers._http import redirected
-from imgstore.drivers._http_transport import Transport
-from imgstore.drivers._http_url import AddressGuard, Url
+from imgstore.drivers._http.connections import Transport
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.reading import redirected
+from imgstore.drivers._http.urls import Url
 from imgstore.errors import InvalidLocation, PermissionDenied, StoreError
 from imgstore.location import Location
 

@@ -22,6 +22,7 @@ from imgstore.drivers.swift.reading import size_of
 from imgstore.drivers.swift.removing import remove
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.drivers.vmware.adding import Adding as VmwareAdding
+from imgstore.drivers.vmware.files import Stamp
 
 NONE = ["", "-1", "+1", "1.0", " 1", "1_0", "\u0661", "1e3", "9" * 19, "9" * 5000, None, True]
 
@@ -101,7 +102,7 @@ def test_a_cluster_that_does_not_tell_its_limits(said: Any) -> None:
 @pytest.mark.parametrize("said", NONE)
 def test_a_file_of_vmware_whose_size_is_not_told(said: Any) -> None:
     """The server is asked again, by other means."""
-    files = SimpleNamespace(identity=lambda _: (said, None), size=lambda _: 5)
+    files = SimpleNamespace(stamp=lambda _: Stamp(said), size=lambda _: 5)
     adding = VmwareAdding(SimpleNamespace(files=files), "image", "draft")  # type: ignore[arg-type]
     adding._size = 5
     adding._check(None)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from imgstore import Location, errors
+from imgstore.boundary.settings import read_options
 from imgstore.drivers.vmware import VmwareStore
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore, Place
@@ -23,7 +24,7 @@ GIVEN: dict[str, Any] = {
 
 
 def settings(**options: Any) -> Settings:
-    return read(DEFAULTS | GIVEN | options)
+    return read(read_options(OPTIONS, DEFAULTS | GIVEN | options))
 
 
 @pytest.mark.parametrize(

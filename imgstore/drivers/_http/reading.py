@@ -1,7 +1,7 @@
 """HTTP as image stores read it: redirects, ranges, sizes, versions.
 
 What is said here follows RFC 9110 (semantics). Nothing here imports an SDK; the bytes travel
-through ``imgstore.drivers._http_transport``.
+through ``imgstore.drivers._http.connections``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime, parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urljoin
 
-from imgstore.boundary.translation import status_class
 from imgstore.data.opened import Opened
 from imgstore.data.units import MIB
-from imgstore.drivers._http_url import PORTS, Url
+from imgstore.drivers._http.errors import status_error
+from imgstore.drivers._http.urls import PORTS, Url
 from imgstore.errors import (
-    ImgStoreError,
     IntegrityError,
     InvalidRange,
     PermissionDenied,
@@ -32,13 +31,11 @@ from imgstore.location import Location
 if TYPE_CHECKING:
     import requests
 
-    from imgstore.drivers._http_transport import Sender
-
 _REDIRECTS: Final = 5
 _REDIRECT_CODES: Final = frozenset({301, 302, 303, 307, 308})
 _HEAD_REFUSED: Final = frozenset({400, 403, 405, 501})  # how servers refuse HEAD
 _DRAINED: Final = 16384  # bytes of an unwanted body that cost less than a new connection
-_PATIENCE: Final = 0.1  # seconds to wait for them
+_WAIT: Final = 0.1  # seconds to wait for them
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE: Final = re.compile(
@@ -48,6 +45,16 @@ _CODINGS: Final = frozenset(["br", "compress", "deflate", "gzip", "x-compress", 
 _STRONG_TAG: Final = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 # RFC 9110 8.8.2.2: a date is a strong validator only when clocks cannot be what sets it apart.
 _STRONG_AGE: Final = timedelta(seconds=60)
+
+
+class Sender(Protocol):
+    """What reads images: a transport, or what adds to its requests."""
+
+    def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
+        """Send one request and return the answer, its body unread; redirects are answers."""
+
+    def close(self) -> None:
+        """Close the idle connections."""
 
 
 class Client:
@@ -223,7 +230,7 @@ def settle(response: requests.Response) -> None:
     with contextlib.closing(response), contextlib.suppress(Exception):
         if left is not None and left <= _DRAINED:
             answer: Any = response.raw._original_response
-            answer.hurry(_PATIENCE)
+            answer.hurry(_WAIT)
             response.raw.read1(left or 1)
 
 
@@ -307,13 +314,3 @@ def _date(text: str | None) -> datetime | None:
     return (
         date if date.tzinfo is timezone.utc and format_datetime(date, usegmt=True) == text else None
     )
-
-
-def status_error(status: int) -> ImgStoreError:
-    """Return the error for an HTTP status that is not a success."""
-    try:
-        phrase = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        phrase = str(status)
-    reason = f"the server answers {phrase}"
-    return status_class(status)(reason)

@@ -19,20 +19,13 @@ import http.client
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from imgstore.drivers._http_answer import Answer
-from imgstore.drivers._http_url import INSTALL, AddressGuard, Url
-from imgstore.errors import (
-    ImgStoreError,
-    IntegrityError,
-    InvalidLocation,
-    PermissionDenied,
-    StoreError,
-    TimedOut,
-    Unavailable,
-)
+from imgstore.drivers._http.answers import Answer
+from imgstore.drivers._http.errors import causes_of
+from imgstore.drivers._http.guard import AddressGuard
+from imgstore.drivers._http.urls import INSTALL, Url
 from imgstore.process import lazy
 
 if TYPE_CHECKING:
@@ -49,18 +42,8 @@ _TARGET: Final = "Imgstore-Target"  # never sent: _Connection takes it out
 _HOSTS: Final = 16  # whose idle connections are kept
 _CONNECTIONS: Final = 32  # idle ones kept per host
 _CONTINUE: Final = "100-continue"
-_PATIENCE: Final = 1.0  # seconds to wait for an answer before a body is sent
+_WAIT: Final = 1.0  # seconds to wait for an answer before a body is sent
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
-
-
-class Sender(Protocol):
-    """What reads images: a transport, or what adds to its requests."""
-
-    def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
-        """Send one request and return the answer, its body unread; redirects are answers."""
-
-    def close(self) -> None:
-        """Close the idle connections."""
 
 
 class Transport:
@@ -109,7 +92,7 @@ class Transport:
             return self._send(request, self._read_timeout)
         except self._requests.ConnectionError as exc:
             left = self._read_timeout - (time.monotonic() - began)
-            stale = any(isinstance(cause, _STALE) for cause in _causes(exc))
+            stale = any(isinstance(cause, _STALE) for cause in causes_of(exc))
             if not stale or left <= 0 or method not in {"GET", "HEAD"}:
                 raise
         # A server closes idle connections when it likes, also while one is being used again.
@@ -182,7 +165,7 @@ class _Connection(_ConnectionBase):
         """Wait for an answer to the head of a request; return whether it is the final one."""
         # What holds the socket is closed with the connection, whatever is raised here.
         self._early = self.response_class(self.sock, method=self._method)  # type: ignore[attr-defined]
-        self.sock.settimeout(min(_PATIENCE, self.read_timeout))
+        self.sock.settimeout(min(_WAIT, self.read_timeout))
         try:
             self._early.fp.peek(1)
         except TimeoutError:
@@ -294,60 +277,3 @@ def _adapter(guard: AddressGuard, read_timeout: float, proxies: Mapping[str, Url
         pool_connections=_HOSTS, pool_maxsize=_CONNECTIONS
     )
     return adapter
-
-
-def classify(
-    exc: Exception, *, ca_option: str = "https_ca_certificates_file"
-) -> ImgStoreError | None:
-    """Map what requests and urllib3 raise to one of our errors; None for everything else."""
-    urllib3 = lazy.load("urllib3.exceptions", install=INSTALL)
-    requests = lazy.load("requests", install=INSTALL)
-    if not isinstance(exc, requests.RequestException | urllib3.HTTPError):
-        return None
-    return explain(exc, ca_option=ca_option)
-
-
-def explain(exc: Exception, *, ca_option: str) -> ImgStoreError:
-    """Map what went wrong with a connection to one of our errors."""
-    urllib3 = lazy.load("urllib3.exceptions", install=INSTALL)
-    requests = lazy.load("requests", install=INSTALL)
-    causes = list(_causes(exc))
-
-    def cause(*kinds: Any) -> BaseException | None:
-        return next((found for found in reversed(causes) if isinstance(found, kinds)), None)
-
-    if untrusted := cause(ssl.SSLCertVerificationError):
-        return PermissionDenied(
-            f"the server's certificate is not trusted: {_certificate_fault(untrusted)}",
-            remedy=f"name the bundle of its authority in {ca_option}",
-        )
-    failed = cause(OSError)
-    text = getattr(failed, "strerror", None) or type(failed or exc).__name__
-    broken = Unavailable(f"the connection failed: {text}")
-    faults: list[tuple[tuple[Any, ...], ImgStoreError]] = [
-        ((http.client.IncompleteRead,), IntegrityError("the data ended early", retryable=True)),
-        ((urllib3.ProxyError,), Unavailable(f"the proxy cannot be reached or refuses: {text}")),
-        ((socket.gaierror,), Unavailable("the host's name cannot be resolved")),
-        ((ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError), broken),
-        ((TimeoutError, urllib3.TimeoutError), TimedOut("the server does not answer in time")),
-        ((http.client.HTTPException,), StoreError("the server's answer is not sound HTTP")),
-        ((ssl.SSLError,), StoreError(f"TLS failed: {getattr(failed, 'reason', None) or text}")),
-        ((urllib3.LocationValueError,), InvalidLocation("requests cannot use the URL")),
-        ((requests.exceptions.InvalidURL,), InvalidLocation("requests cannot use the URL")),
-    ]
-    return next((error for kinds, error in faults if cause(*kinds)), broken)
-
-
-def _certificate_fault(exc: BaseException) -> str:
-    return str(getattr(exc, "verify_message", "") or type(exc).__name__)
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those inside it, outermost first, at most twenty."""
-    todo, seen = [exc], 0
-    while todo and seen < 20:
-        current = todo.pop(0)
-        seen += 1
-        yield current
-        inside = [*current.args, getattr(current, "reason", None), current.__cause__]
-        todo += [cause for cause in inside if isinstance(cause, BaseException)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from typing import Any
 from xml.parsers.expat import ExpatError, ParserCreate
 
 import pytest
 from pyVmomi import vim, vmodl
 
 from imgstore import errors
-from imgstore.drivers.vmware.faults import Patience, classify, may_pass, means, name_of
+from imgstore.drivers.vmware.errors import classify, may_pass, means, name_of
 
 
 @pytest.mark.parametrize(
@@ -105,41 +104,3 @@ def test_what_may_pass() -> None:
     assert not may_pass(TimeoutError())
     assert not may_pass(errors.TimedOut())
     assert not may_pass(vim.fault.InvalidLogin())
-
-
-class Calls:
-    """Fails as often as it is told to."""
-
-    def __init__(self, *failures: Exception) -> None:
-        self._failures = list(failures)
-        self.count = 0
-
-    def __call__(self) -> str:
-        self.count += 1
-        if self._failures:
-            raise self._failures.pop(0)
-        return "done"
-
-
-def test_patience_ends_with_success() -> None:
-    call = Calls(errors.Unavailable(), ConnectionResetError(104, "reset"))
-    assert Patience(2, 10.0).repeat(call) == "done"
-    assert call.count == 3
-
-
-@pytest.mark.parametrize(
-    ("patience", "failure", "count", "options"),
-    [
-        (Patience(1, 10.0), errors.Unavailable, 2, {}),
-        (Patience(5, 0.05), errors.Unavailable, 1, {}),
-        (Patience(5, 10.0), errors.NotFound, 1, {}),
-        (Patience(5, 10.0), errors.Unavailable, 1, {"may_pass": lambda exc: False}),
-    ],
-)
-def test_patience_ends(
-    patience: Patience, failure: type[Exception], count: int, options: dict[str, Any]
-) -> None:
-    call = Calls(*(failure() for _ in range(9)))
-    with pytest.raises(failure):
-        patience.repeat(call, **options)
-    assert call.count == count

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import http.client
 import re
-import time
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from xml.parsers.expat import ExpatError, errors
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers._http import status_error
-from imgstore.drivers._http_transport import classify as classify_transport
-from imgstore.drivers._http_transport import explain
+from imgstore.drivers._http.errors import classify as classify_transport
+from imgstore.drivers._http.errors import explain, status_error
 from imgstore.errors import (
     AlreadyExists,
     ImgStoreError,
@@ -27,12 +24,8 @@ from imgstore.errors import (
 )
 from imgstore.process import lazy
 
-T = TypeVar("T")
-
 INSTALL: Final = "imgstore[vmware]"
 
-_FIRST_PAUSE: Final = 0.1  # seconds before the second attempt; doubled for each after it
-_LONGEST_PAUSE: Final = 2.0
 _CA: Final = "vmware_ca_file"
 _STATUS: Final = re.compile(r"(\d{3})\b.*")  # pyVmomi: "503 Service Unavailable"
 _PROTOCOL: Final = "HTTP/1."
@@ -79,6 +72,15 @@ _UNSURE: Final = frozenset(
         "ManagedObjectNotFound",
     }
 )
+
+
+class DoubtfulError(Exception):
+    """What the server was asked to do may be done, or become done later, in spite of a failure."""
+
+    def __init__(self, failure: Exception) -> None:
+        """``failure`` is what is known."""
+        super().__init__(failure)
+        self.failure = failure
 
 
 def classify(exc: Exception) -> ImgStoreError | None:
@@ -155,29 +157,3 @@ def is_answer(exc: BaseException) -> bool:
 def may_pass(exc: Exception) -> bool:
     """Return whether the same request may succeed soon; a server that said nothing will not."""
     return means(exc, Unavailable) and not means(exc, TimedOut)
-
-
-class Patience:
-    """How often, and for how many seconds, what may pass is tried again."""
-
-    def __init__(self, retries: int, seconds: float) -> None:
-        self._retries = retries
-        self._seconds = seconds
-
-    def repeat(
-        self,
-        call: Callable[[], T],
-        *,
-        may_pass: Callable[[Exception], bool] = may_pass,
-    ) -> T:
-        """Call until that succeeds, or fails for good or for the last time."""
-        end, pause = time.monotonic() + self._seconds, _FIRST_PAUSE
-        for left in reversed(range(self._retries + 1)):
-            try:
-                return call()
-            except Exception as exc:
-                if not left or time.monotonic() + pause > end or not may_pass(exc):
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        raise AssertionError("unreachable")

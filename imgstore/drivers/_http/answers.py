@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 from imgstore.data.units import MIB
-from imgstore.drivers._http_url import INSTALL
+from imgstore.drivers._http.urls import INSTALL
 from imgstore.errors import IntegrityError
 from imgstore.process import lazy
 

@@ -1,0 +1,1 @@
+"""HTTP as image stores need it: what HTTP and VMware share."""

@@ -1,0 +1,86 @@
+"""Renaming a draft, which is also how it becomes an image."""
+
+from __future__ import annotations
+
+from imgstore.drivers.vmware.datastores import Datastores
+from imgstore.drivers.vmware.errors import DoubtfulError, may_pass, means, name_of
+from imgstore.drivers.vmware.files import Stamp
+from imgstore.drivers.vmware.places import Place
+from imgstore.errors import ImgStoreError, InUse, NotFound, Unavailable
+from imgstore.process.committing import in_doubt, is_in_doubt, settled
+
+
+class Renaming:
+    """One draft on its way to another name; ``stamp`` and ``size`` are those of its data."""
+
+    def __init__(
+        self, datastores: Datastores, place: Place, to: Place, *, stamp: Stamp, size: int
+    ) -> None:
+        self._datastores = datastores
+        self._files = datastores.files
+        self._place = place
+        self._to = to
+        self._stamp = stamp
+        self._size = size
+        self.is_doubtful = False  # after an attempt that may be done, or become done later
+
+    def run(self) -> None:
+        """Rename, unless there is a file of that name; raises Unavailable if the data are gone."""
+        try:
+            self._datastores.settings.patience.repeat(self._attempt, _may_pass)
+        except NotFound as exc:
+            raise Unavailable(exc.reason) from exc
+        except Exception as exc:
+            # What an earlier attempt began may still be under way: it has the files then.
+            if is_in_doubt(exc) or not (self.is_doubtful and means(exc, Unavailable, InUse)):
+                raise
+            raise in_doubt() from exc
+
+    def _attempt(self) -> None:
+        # What the server says is looked at in any case: where the data are counts.
+        settled(self._send, self._ask, is_refused=lambda exc: False)
+
+    def _send(self) -> bool:
+        try:
+            self._datastores.move(self._place, self._to)
+        except DoubtfulError as exc:
+            self.is_doubtful = True
+            raise exc.failure from None
+        return True
+
+    def _ask(self, failure: Exception) -> bool | ImgStoreError | None:
+        """Return whether this attempt or an earlier one has renamed it; None if none has."""
+        try:
+            if self._files.exists(self._place):
+                return None
+            # Or somebody removed the data, and another add has the name.
+            is_missing = name_of(failure) == "FileNotFound"
+            if self._is_ours() and (self.is_doubtful or not is_missing):
+                return True
+        except NotFound:
+            pass
+        except Exception:
+            if self.is_doubtful:
+                raise
+            return None
+        if self.is_doubtful or means(failure, Unavailable):
+            # A datastore that cannot be reached shows no files, either.
+            return in_doubt()
+        return NotFound(
+            "the data were removed before the image was complete, by a clean-up, "
+            "or by an add of the same id for which this one took too long"
+        )
+
+    def _is_ours(self) -> bool:
+        """Tell whether a file has the size and date of what was checked, as far as these are said.
+
+        Servers keep the date of a file that they rename. Raises NotFound.
+        """
+        found = self._files.stamp(self._to)
+        if found == self._stamp == Stamp():
+            return self._files.size(self._to) == self._size
+        return found == self._stamp
+
+
+def _may_pass(failure: Exception) -> bool:
+    return not is_in_doubt(failure) and (may_pass(failure) or means(failure, InUse))
