@@ -16,8 +16,9 @@ from imgstore.data.segments import Segment, upload_in_segments
 from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.claims import Claim
-from imgstore.drivers.swift.client import Caller, classify, status_of
+from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
+from imgstore.drivers.swift.errors import classify, may_be_done, status_of
 from imgstore.drivers.swift.removing import delete_seen, remove
 from imgstore.drivers.swift.sending import HEAD, EndedError, Sending
 from imgstore.drivers.swift.settings import MARK, TOKEN, Settings
@@ -205,7 +206,7 @@ class Adding:
         """
 
         def note(exc: Exception) -> None:
-            self._may_be_stored |= was_complete() and self.caller.client.may_be_done(exc)
+            self._may_be_stored |= was_complete() and may_be_done(exc)
 
         self._is_committing = True
         try:

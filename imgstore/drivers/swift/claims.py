@@ -16,8 +16,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.boundary.translation import describe
-from imgstore.drivers.swift.client import Caller, date_of, status_of
+from imgstore.drivers.swift.client import Caller, date_of
 from imgstore.drivers.swift.containers import Containers
+from imgstore.drivers.swift.errors import status_of
 from imgstore.drivers.swift.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
 

@@ -13,8 +13,9 @@ from urllib.parse import unquote
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.adding import MANIFEST, STATIC
 from imgstore.drivers.swift.claims import lease_of, modified
-from imgstore.drivers.swift.client import Caller, status_of
+from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.deleting import manifest
+from imgstore.drivers.swift.errors import status_of
 from imgstore.drivers.swift.removing import remove
 from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound

@@ -10,8 +10,9 @@ from imgstore.data.ranges import Arriving, Got, whole_size
 from imgstore.data.units import MIB
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.adding import MANIFEST, SIZE
-from imgstore.drivers.swift.client import Answer, Caller, status_of
+from imgstore.drivers.swift.client import Answer, Caller
 from imgstore.drivers.swift.deleting import split
+from imgstore.drivers.swift.errors import status_of
 from imgstore.errors import IntegrityError, NotFound, Unavailable
 
 _TIME: Final = "time "

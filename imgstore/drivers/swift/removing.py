@@ -10,7 +10,8 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.client import Caller, all_of, classify, status_of
+from imgstore.drivers.swift.client import Caller, all_of
+from imgstore.drivers.swift.errors import classify, status_of
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import Unavailable
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from imgstore.data.segments import Segment
 from imgstore.data.units import MIB
-from imgstore.drivers.swift.client import Sized, classify
+from imgstore.drivers.swift.client import Sized
+from imgstore.drivers.swift.errors import classify
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import Unavailable
 

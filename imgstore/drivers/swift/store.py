@@ -22,16 +22,15 @@ from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers
 from imgstore.drivers.swift.accounts import Account, account_in, account_named
 from imgstore.drivers.swift.adding import Adding
-from imgstore.drivers.swift.client import Caller, Client, classify
+from imgstore.drivers.swift.client import Caller, Client
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.deleting import delete, is_like_segment
+from imgstore.drivers.swift.errors import INSTALL, classify, may_pass, no_tempauth
 from imgstore.drivers.swift.identity import (
-    INSTALL,
-    Identity,
+    Asker,
     Keystone,
     Tempauth,
     Tokens,
-    no_tempauth,
 )
 from imgstore.drivers.swift.options import OPTIONS
 from imgstore.drivers.swift.places import CONFIG, Place
@@ -215,18 +214,18 @@ class SwiftStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         caller, container, name = self._at(location, context)
-        settings, identity = self._settings, caller.identity
+        settings, asker = self._settings, caller.asker
         # Each range is a request: a transfer in ranges survives the end of a user's token.
         workers = max(settings.get_workers, 2 if settings.multi_tenant else 1)
         reading = Reading(caller, container, name)
         opened = open_ranges(reading, offset, length, if_version, workers=workers)
         if workers == 1 or min(opened.image_size - offset, length or sys.maxsize) <= RANGE:
             return opened
-        identity.prolong()
+        asker.prolong()
 
         def close() -> None:
             opened.close()
-            identity.end()
+            asker.end()
 
         return dataclasses.replace(opened, close=close)
 
@@ -249,7 +248,7 @@ class SwiftStore(Store):
         self._live.add(adding.token)
         try:
             if body.size is None or body.size > RANGE:
-                caller.identity.prolong()
+                caller.asker.prolong()
             adding.add(body)
         except BaseException as exc:
             if settings.multi_tenant and not getattr(exc, "indeterminate", False):
@@ -257,7 +256,7 @@ class SwiftStore(Store):
             raise
         finally:
             self._live.discard(adding.token)
-            caller.identity.end()
+            caller.asker.end()
         return Added(Location.parse(f"{base}/{container}/{image_id}"))
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
@@ -305,7 +304,7 @@ class SwiftStore(Store):
             return
         caller = self._session.get().caller(account)
         if settings.multi_tenant:
-            caller.identity.access()
+            caller.asker.login()
             return
         caller.ask("HEAD").close()
         if not settings.seed and caller.head(settings.container) is None:
@@ -371,7 +370,7 @@ class _Session:
             answer.close()
             return answer.headers
         failure = self._client.failure(answer)
-        if self._client.may_pass(failure):
+        if may_pass(failure):
             raise failure
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise PermissionDenied(
@@ -385,9 +384,9 @@ class _Session:
         account = self._settings.account
         if account is None:
             return Tenants(self._client, None, None)
-        service: Identity | None = None
+        service: Asker | None = None
         if account.has_credentials:
-            service = self.caller(account).identity
+            service = self.caller(account).asker
         return Tenants(self._client, self._keystone(account), service)
 
 
