@@ -15,8 +15,8 @@ from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.errors import INSTALL, no_keystone, no_tempauth
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied
-from imgstore.process import lazy
 from imgstore.process.shared import Shared
+from imgstore.secret import Secret
 
 # A trust outlives what it is made for only where its process dies.
 _TRUST_LIFE: Final = timedelta(days=7)
@@ -157,12 +157,12 @@ class Keystone:
     def __init__(self, settings: Settings, account: Account) -> None:
         self._settings = settings
         self._account = account
-        sessions = lazy.load("keystoneauth1.session", install=INSTALL)
-        self._v3 = lazy.load("keystoneauth1.identity.v3", install=INSTALL)
-        # A redirect would take the password to another host.
-        self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
-        self._session.timeout = (settings.connect_timeout, settings.read_timeout)
-        _keystone.learn_tokens(self._session, settings.redaction)
+        self._session = _keystone.session(
+            verify=settings.verify,
+            timeouts=(settings.connect_timeout, settings.read_timeout),
+            redaction=settings.redaction,
+            install=INSTALL,
+        )
 
     def log_in(self, **scope: str) -> Login:
         """Return a new token, of the account's project or of the trust in ``scope``."""
@@ -183,27 +183,15 @@ class Keystone:
 
     def _plugin(self, **scope: str) -> Any:
         account = self._account
+        options: dict[str, str | Secret]
         if account.credential is not None:
-            one, other = account.credential
-            return self._v3.ApplicationCredential(
-                account.url,
-                application_credential_id=one.reveal(),
-                application_credential_secret=other.reveal(),
-                **scope,
-            )
-        project, user = account.names()
-        domains = dict(account.domains)
-        users = {key: value for key, value in domains.items() if key.startswith("user_")}
-        projects = {key: value for key, value in domains.items() if key.startswith("project_")}
-        if not scope:
-            scope = {"project_name": project, **(projects or {"project_domain_id": "default"})}
-        return self._v3.Password(
-            account.url,
-            username=user,
-            password=account.key.reveal() if account.key else "",
-            **(users or {"user_domain_id": "default"}),
-            **scope,
-        )
+            names = "application_credential_id", "application_credential_secret"
+            options = dict(zip(names, account.credential, strict=True))
+        else:
+            project, user = account.names()
+            options = {"username": user, "password": account.key or "", **account.domain("user")}
+            scope = scope or {"project_name": project, **account.domain("project")}
+        return _keystone.plugin(account.url, {**options, **scope}, install=INSTALL)
 
     def _login(self, found: Any) -> Login:
         settings = self._settings
