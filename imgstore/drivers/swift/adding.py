@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from imgstore.boundary.arguments import OWN
 from imgstore.data.parts import Part, PartedUpload, read_part
 from imgstore.data.segments import Segment, upload_in_segments
 from imgstore.data.streams import Body
@@ -21,7 +22,7 @@ from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.errors import classify, may_be_done, status_of
 from imgstore.drivers.swift.removing import delete_seen, remove
 from imgstore.drivers.swift.sending import HEAD, EndedError, Sending
-from imgstore.drivers.swift.settings import MARK, TOKEN, Settings
+from imgstore.drivers.swift.settings import TOKEN, Settings
 from imgstore.errors import (
     AlreadyExists,
     ConfigError,
@@ -133,7 +134,7 @@ class Adding:
     @property
     def prefix(self) -> str:
         """Return what the names of this add's segments begin with."""
-        return f"{self._name}/{MARK}{self.token}/"
+        return f"{self._name}/{OWN}{self.token}/"
 
     @property
     def patience(self) -> float:

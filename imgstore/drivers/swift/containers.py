@@ -70,11 +70,12 @@ class Containers:
         self._put(self.images, dict.fromkeys(_ACLS, acl) if acl else {})
 
     def _put(self, name: str, headers: Mapping[str, str]) -> None:
-        if self._caller.put(name, headers=headers).status == HTTPStatus.CREATED:
+        is_new = self._caller.put(name, headers=headers).status == HTTPStatus.CREATED
+        if is_new and self._settings.multi_tenant:
             self._made.append(name)
 
     def remove_made(self) -> None:
-        """Remove what was made here, unless something is in it by now."""
+        """Remove what was made here for one image, unless something is in it by now."""
         for name in reversed(self._made):
             self._remove(name)
 

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
+from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.adding import MANIFEST, STATIC
 from imgstore.drivers.swift.claims import lease_of, modified
@@ -17,11 +18,11 @@ from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.deleting import manifest
 from imgstore.drivers.swift.errors import status_of
 from imgstore.drivers.swift.removing import remove
-from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, TOKEN, Settings
+from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
-_OWN: Final = re.compile(rf"(?P<id>[^/]+)/{MARK}(?P<token>[0-9a-f]{{32}})/[^/]+")
+_OWN: Final = re.compile(rf"(?P<id>[^/]+)/{OWN}(?P<token>[0-9a-f]{{32}})/[^/]+")
 # glance_store's, beside the image and for the UUIDs that are usual there.
 _OLD: Final = re.compile(
     r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})-(?P<number>\d{5})"
@@ -89,7 +90,7 @@ def _containers(caller: Caller, settings: Settings) -> list[str]:
 
 def _marked(caller: Caller, container: str, settings: Settings, now: datetime) -> Iterator[_Group]:
     """Yield claims whose lease is over, and what checks left that are as old."""
-    for entry in _entries(caller, container, MARK):
+    for entry in _entries(caller, container, OWN):
         name = str(entry.get("name"))
         lease = lease_of(name) if name.startswith(CLAIM) else None
         life = timedelta(seconds=settings.lease if lease is None else lease)
@@ -140,7 +141,7 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
     if found.get(TOKEN) == group.token:
         return True
     # Whoever changes an object's metadata may have removed the token from there.
-    part = f"/{MARK}{group.token}/"
+    part = f"/{OWN}{group.token}/"
     if not is_static:
         return part in unquote(found.get(MANIFEST, ""))
     entries = manifest(caller, group.container, group.image_id)
