@@ -151,7 +151,7 @@ class Adding:
 
     def claim(self, *, patience: float) -> None:
         """Have the right to commit; raises AlreadyExists, Unavailable."""
-        self._claim.take(self._refuse_existing, patience=patience)
+        self._claim.take(self._refuse_existing, within=patience)
 
     def put_data(
         self,
