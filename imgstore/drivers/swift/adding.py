@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,11 +14,13 @@ from imgstore.data.parts import Part, PartedUpload, read_part
 from imgstore.data.segments import Segment, upload_in_segments
 from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
+from imgstore.drivers.swift.deleting import delete_seen
 from imgstore.drivers.swift.errors import classify, may_be_done, status_of
-from imgstore.drivers.swift.removing import delete_seen, remove
+from imgstore.drivers.swift.manifests import MANIFEST, SIZE, Sent, most_segments, written
 from imgstore.drivers.swift.sending import HEAD, EndedError, Sending
 from imgstore.drivers.swift.settings import TOKEN, Settings
 from imgstore.errors import (
@@ -31,26 +31,12 @@ from imgstore.errors import (
     Unavailable,
 )
 
-SIZE: Final = "X-Object-Meta-Imgstore-Size"
-MANIFEST: Final = "X-Object-Manifest"
-STATIC: Final = "X-Static-Large-Object"
 _FEW: Final = 4  # segments
 _CHANCES: Final = 3  # of a segment that arrives damaged
-# https://docs.openstack.org/swift/latest/api/large_objects.html
-_ENTRIES: Final = 1000
 _EXCLUSIVE: Final = {"If-None-Match": "*"}
 _DATA: Final = {"Content-Type": "application/octet-stream"}
 # What says that there is an object already, or one that was put later.
 _TAKEN: Final = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT})
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """An object that is part of a manifest: its name in the container for segments."""
-
-    name: str
-    etag: str
-    size: int
 
 
 class Adding:
@@ -90,7 +76,7 @@ class Adding:
             if is_whole:
                 self._upload(body, head, lambda: _Whole(self), max(1, size or 0), 1)
             else:
-                limit = _limit(self.caller) if self.is_static else 0
+                limit = most_segments(self.caller) if self.is_static else 0
                 self._upload(
                     body, head, lambda: _Large(self, limit), settings.segment, settings.workers
                 )
@@ -160,7 +146,7 @@ class Adding:
         sending: Sending,
         headers: Mapping[str, str],
         on_failure: Callable[[Exception], object] = lambda _: None,
-    ) -> _Sent:
+    ) -> Sent:
         """Send a segment, again if need be, and see that it arrived as it was sent."""
         # The server refuses what does not fit, so that nobody ever sees it. It cannot be told
         # beforehand of what is sent while it is read.
@@ -181,7 +167,7 @@ class Adding:
         etag = answer.headers.get("Etag", "").strip('"')
         if etag and etag != sending.md5.hexdigest():
             raise IntegrityError("the server stored other bytes than it was sent", retryable=True)
-        return _Sent(name, sending.md5.hexdigest(), sending.size)
+        return Sent(name, sending.md5.hexdigest(), sending.size)
 
     def sending(
         self,
@@ -313,7 +299,7 @@ class _Large:
         self._names: list[str] = []
         self._is_committing = False
 
-    def put(self, number: int, data: Segment) -> _Sent:
+    def put(self, number: int, data: Segment) -> Sent:
         """Send a segment."""
         adding = self._adding
         name = f"{adding.prefix}{number:08d}"
@@ -334,14 +320,14 @@ class _Large:
                     raise
         raise AssertionError("unreachable")
 
-    def finish(self, parts: list[_Sent]) -> None:
+    def finish(self, parts: list[Sent]) -> None:
         """Make the segments an image."""
         adding = self._adding
         total = sum(part.size for part in parts)
         if adding.is_static:
             while len(parts) > self._limit:
                 parts = self._nested(parts)
-            body, headers = _manifest(self._segments, parts), {}
+            body, headers = written(self._segments, parts), {}
             query = "multipart-manifest=put"
         else:
             prefix = f"{quote(self._segments)}/{quote(adding.prefix)}"
@@ -361,7 +347,7 @@ class _Large:
         )
         adding.check_manifest(total)
 
-    def _nested(self, parts: list[_Sent]) -> list[_Sent]:
+    def _nested(self, parts: list[Sent]) -> list[Sent]:
         """Put manifests of as many parts as one may have; return them as parts."""
         step = self._limit
         nested = []
@@ -371,13 +357,13 @@ class _Large:
             nested.append(self._put_nested(name, parts[start : start + step]))
         return nested
 
-    def _put_nested(self, name: str, parts: list[_Sent]) -> _Sent:
-        body = _manifest(self._segments, parts)
+    def _put_nested(self, name: str, parts: list[Sent]) -> Sent:
+        body = written(self._segments, parts)
         answer = self._adding.caller.put(
             self._segments, name, body=lambda: body, query="multipart-manifest=put"
         )
         size = sum(part.size for part in parts)
-        return _Sent(name, answer.headers.get("Etag", "").strip('"'), size)
+        return Sent(name, answer.headers.get("Etag", "").strip('"'), size)
 
     def cancel(self) -> None:
         """Send no segment again that fails from now on."""
@@ -387,28 +373,4 @@ class _Large:
         """Remove the segments."""
         if self._is_committing:
             self._adding.remove_own()
-        remove(self._adding.caller, self._segments, self._names[::-1])
-
-
-def _manifest(container: str, parts: list[_Sent]) -> bytes:
-    entries = [
-        {"path": f"/{container}/{part.name}", "etag": part.etag, "size_bytes": part.size}
-        for part in parts
-    ]
-    for entry in entries:
-        if not entry["etag"]:
-            del entry["etag"]
-    return json.dumps(entries).encode()
-
-
-def _limit(caller: Caller) -> int:
-    """Return how many segments a manifest may have; raises ConfigError without static ones."""
-    about = caller.about()
-    if not about:
-        return _ENTRIES
-    if "slo" not in about:
-        raise ConfigError(
-            "the cluster has no static large objects",
-            remedy="set swift_store_large_object_type to dlo",
-        )
-    return max(2, whole_number(about["slo"].get("max_manifest_segments")) or _ENTRIES)
+        delete_many(self._adding.caller, self._segments, self._names[::-1])

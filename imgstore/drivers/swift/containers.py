@@ -7,8 +7,8 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 
 from imgstore.drivers.swift.client import Caller
+from imgstore.drivers.swift.deleting import delete_seen
 from imgstore.drivers.swift.errors import status_of
-from imgstore.drivers.swift.removing import delete_seen
 from imgstore.drivers.swift.settings import SEGMENTS, Settings
 from imgstore.errors import ConfigError
 from imgstore.process.committing import attempted

@@ -12,12 +12,11 @@ from urllib.parse import unquote
 
 from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.adding import MANIFEST, STATIC
+from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import lease_of, modified
 from imgstore.drivers.swift.client import Caller
-from imgstore.drivers.swift.deleting import manifest
 from imgstore.drivers.swift.errors import status_of
-from imgstore.drivers.swift.removing import remove
+from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static
 from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
@@ -135,22 +134,22 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
     found = caller.head(group.container, group.image_id) if group.image_id else None
     if found is None:
         return False
-    is_static = found.get(STATIC, "").lower() == "true"
+    is_large = is_static(found)
     if not group.token:
-        return is_static or bool(found.get(MANIFEST))
+        return is_large or bool(found.get(MANIFEST))
     if found.get(TOKEN) == group.token:
         return True
     # Whoever changes an object's metadata may have removed the token from there.
     part = f"/{OWN}{group.token}/"
-    if not is_static:
+    if not is_large:
         return part in unquote(found.get(MANIFEST, ""))
-    entries = manifest(caller, group.container, group.image_id)
+    entries = entries_of(caller, group.container, group.image_id)
     return any(part in (entry.get("name") or entry["path"]) for entry in entries)
 
 
-def discard(caller: Caller, leftover: Leftover) -> None:
+def remove(caller: Caller, leftover: Leftover) -> None:
     """Remove it; raises NotFound if an image claims the segments by now."""
     group: _Group = leftover.key
     if _is_claimed(caller, group):
         raise NotFound("an image consists of these segments")
-    remove(caller, group.segments, group.names)
+    delete_many(caller, group.segments, group.names)

@@ -9,10 +9,9 @@ from typing import Final
 from imgstore.data.ranges import Arriving, Got, whole_size
 from imgstore.data.units import MIB
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.adding import MANIFEST, SIZE
 from imgstore.drivers.swift.client import Answer, Caller
-from imgstore.drivers.swift.deleting import split
 from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.manifests import MANIFEST, SIZE, split
 from imgstore.errors import IntegrityError, NotFound, Unavailable
 
 _TIME: Final = "time "

@@ -22,8 +22,9 @@ from imgstore.drivers.swift.accounts import Account, account_in, account_named
 from imgstore.drivers.swift.adding import Adding
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
-from imgstore.drivers.swift.deleting import delete, is_like_segment
+from imgstore.drivers.swift.deleting import delete
 from imgstore.drivers.swift.errors import INSTALL, classify
+from imgstore.drivers.swift.manifests import is_like_segment
 from imgstore.drivers.swift.options import OPTIONS
 from imgstore.drivers.swift.places import CONFIG, Place
 from imgstore.drivers.swift.reading import Reading, size_of
@@ -275,7 +276,7 @@ class SwiftStore(Store):
     def _remove_leftover(self, leftover: Leftover) -> None:
         account = self._settings.account
         assert account is not None  # noqa: S101  # it was found with it
-        leftovers.discard(self._session.get().caller(account), leftover)
+        leftovers.remove(self._session.get().caller(account), leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)

@@ -17,9 +17,10 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import _part
 from imgstore.drivers.s3.client import told
 from imgstore.drivers.swift import adding as swift
+from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.leftovers import _Group
+from imgstore.drivers.swift.manifests import most_segments
 from imgstore.drivers.swift.reading import size_of
-from imgstore.drivers.swift.removing import remove
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.drivers.vmware.adding import Adding as VmwareAdding
 
@@ -93,8 +94,8 @@ def test_a_cluster_that_does_not_tell_its_limits(said: Any) -> None:
         )
 
     caller: Any = SimpleNamespace(about=lambda: about, ask=ask)
-    assert swift._limit(caller) == 1000
-    remove(caller, "images", [f"{number}" for number in range(5)])
+    assert most_segments(caller) == 1000
+    delete_many(caller, "images", [f"{number}" for number in range(5)])
     assert len(asked) == 1
 
 
