@@ -67,7 +67,8 @@ def test_a_manifest_whose_size_is_not_told(said: Any) -> None:
     found = {TOKEN: "token", **({} if said is None else {"Content-Length": said})}
     adding.caller = SimpleNamespace(head=lambda *_: found)  # type: ignore[assignment]
     adding.containers = SimpleNamespace(images="images")  # type: ignore[assignment]
-    adding.token, adding.is_static, adding._name = "token", True, "image"
+    adding.settings = SimpleNamespace(static=True)  # type: ignore[assignment]
+    adding.token, adding._name = "token", "image"
     adding.check_manifest(5)
 
 
