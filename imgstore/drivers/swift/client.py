@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -314,19 +314,3 @@ def all_of(answer: Answer) -> bytes:
         return answer.read()
     finally:
         answer.close()
-
-
-class Sized:
-    """Blocks whose whole length is known; requests announces it."""
-
-    def __init__(self, blocks: Iterable[bytes], size: int) -> None:
-        self._blocks = blocks
-        self._size = size
-
-    def __len__(self) -> int:
-        """Return the number of bytes."""
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Iterate the blocks."""
-        return iter(self._blocks)

@@ -98,7 +98,7 @@ def segments(caller: Caller, container: str, prefix: str) -> Iterator[dict[str, 
         if prefix.endswith("/"):
             yield entry
         elif _NUMBER.fullmatch(name.removeprefix(prefix)):
-            # UUIDs of this form are not added; other images have this library's mark.
+            # UUIDs of this form are not added; other images of this library have a token.
             found = None if _UUID.fullmatch(image_id) else caller.head(container, name)
             if found is None or TOKEN not in found:
                 yield entry

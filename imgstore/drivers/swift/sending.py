@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from imgstore.data.segments import Segment
 from imgstore.data.units import MIB
-from imgstore.drivers.swift.client import Sized
 from imgstore.drivers.swift.errors import classify
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import Unavailable
@@ -32,23 +31,38 @@ def sending_of(
     ``before_last`` is called before the last byte goes out, with the seconds that it may take: an
     object is committed when it is complete.
     """
-    seconds = settings.read_timeout
     if data.size is not None and data.size <= min(HEAD, settings.memory):
-        return Small(data, before_last, seconds)
-    # The server waits for the last bytes meanwhile, for a minute by default.
+        return Small(data, settings, before_last)
     if data.size is None and is_full and settings.segment <= settings.memory:
-        return Full(data, before_last, seconds / 2, size=settings.segment)
-    return Sending(data, before_last, seconds / 2)
+        return Full(data, settings, before_last)
+    return Sending(data, settings, before_last)
+
+
+class Sized:
+    """Blocks whose whole length is known; requests announces it."""
+
+    def __init__(self, blocks: Iterable[bytes], size: int) -> None:
+        self._blocks = blocks
+        self._size = size
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate the blocks."""
+        return iter(self._blocks)
 
 
 class Sending:
     """Sends a segment while it is read; its MD5 and size are known when it was sent."""
 
-    def __init__(self, data: Segment, before_last: Callable[[float], None], seconds: float) -> None:
-        """Prepare to send it; ``seconds`` is how long ``before_last`` may take."""
+    def __init__(
+        self, data: Segment, settings: Settings, before_last: Callable[[float], None]
+    ) -> None:
         self._data = data
+        self._settings = settings
         self._before_last = before_last
-        self._seconds = seconds
         self._attempts = 0
         self.was_complete = False
         self.md5 = hashlib.md5(usedforsecurity=False)
@@ -79,7 +93,8 @@ class Sending:
         for block in blocks:
             yield held
             held = block
-        self._complete()
+        # The server waits for the last bytes meanwhile, for a minute by default.
+        self._complete(self._settings.read_timeout / 2)
         yield held
 
     def _hashed(self) -> Iterator[bytes]:
@@ -89,9 +104,9 @@ class Sending:
             self.size += len(block)
             yield block
 
-    def _complete(self) -> None:
+    def _complete(self, seconds: float) -> None:
         try:
-            self._before_last(self._seconds)
+            self._before_last(seconds)
         except Exception as exc:  # not to be taken for a failure of the request
             raise classify(exc) or exc from exc
         self.was_complete = True
@@ -108,7 +123,7 @@ class Small(Sending):
         return {"Etag": self.md5.hexdigest()}
 
     def _announced(self) -> object:
-        self._complete()
+        self._complete(self._settings.read_timeout)
         return Sized(self._data, self.size)
 
 
@@ -119,24 +134,12 @@ class Full(Sending):
     is sent a second time.
     """
 
-    def __init__(
-        self,
-        data: Segment,
-        before_last: Callable[[float], None],
-        seconds: float,
-        *,
-        size: int,
-    ) -> None:
-        """Prepare to send it as ``size`` bytes."""
-        super().__init__(data, before_last, seconds)
-        self._expected = size
-
     def _announced(self) -> object:
         if self._data.length is not None:
             return super()._announced()
-        return Sized(self._filling(), self._expected)
+        return Sized(self._filling(), self._settings.segment)
 
     def _filling(self) -> Iterator[bytes]:
         yield from self._hashed()
-        if self.size < self._expected:
+        if self.size < self._settings.segment:
             raise EndedError
