@@ -11,8 +11,8 @@ from imgstore.boundary.redaction import Redaction
 from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
 from imgstore.process import lazy
+from imgstore.secret import Secret
 
-# 498 is the rate limit of Swift.
 _OLD_PATH: Final = re.compile(r"/v2\.0$")
 _V3: Final = re.compile(r"/v3$")
 # What keystoneauth1 says of requests and answers, at DEBUG.
@@ -23,6 +23,7 @@ SDK_LOGGERS: Final = (
     "keystoneauth.session",
     "urllib3.connectionpool",
 )
+# Statuses that may pass; 498 is the rate limit of Swift.
 PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
 
 
@@ -33,6 +34,46 @@ def v3_of(address: str) -> str:
     """
     url = _OLD_PATH.sub("", address.rstrip("/"))
     return url if _V3.search(url) else f"{url}/v3"
+
+
+def session(
+    *,
+    verify: bool | str,
+    timeouts: tuple[float, float],
+    redaction: Redaction,
+    install: str,
+    is_logged: bool = True,
+) -> Any:
+    """Return a session of keystoneauth1 whose tokens a redaction learns.
+
+    ``timeouts`` are the seconds to connect and to wait for an answer. Without ``is_logged`` it
+    logs neither what is sent nor what is answered.
+    """
+    made = lazy.load_apart("keystoneauth1.session", install=install).Session
+    # A redirect would take the password, or the token, to another host.
+    found = (made if is_logged else _silent(made))(verify=verify, redirect=False)
+    found.timeout = timeouts
+    learn_tokens(found, redaction)
+    return found
+
+
+def _silent(base: Any) -> Any:
+    class Session(base):  # type: ignore[misc]
+        def request(self, *args: Any, **named: Any) -> Any:
+            return super().request(*args, **named | {"log": False})
+
+    return Session
+
+
+def plugin(address: str, options: Mapping[str, str | Secret], *, install: str) -> Any:
+    """Return what logs in at an address: with an application credential, or else a password.
+
+    ``options`` have the names that keystoneauth1 gives them.
+    """
+    v3 = lazy.load_apart("keystoneauth1.identity.v3", install=install)
+    kind = v3.ApplicationCredential if "application_credential_id" in options else v3.Password
+    plain = {name: Secret(value).reveal() for name, value in options.items()}
+    return kind(v3_of(address), **plain)
 
 
 def learn_tokens(session: Any, redaction: Redaction) -> None:

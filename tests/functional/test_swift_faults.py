@@ -303,7 +303,7 @@ def removed(container: Container) -> bool:
 
 def token_of(store: SwiftStore) -> str:
     session = store._session.get()
-    return session.caller(store._settings.account).identity.access().token
+    return session.caller(store._settings.account).asker.login().token
 
 
 def logins(keystone: Keystone) -> list[Any]:

@@ -21,7 +21,7 @@ def test_passwords_and_tokens(container: Container, caplog: Caplog) -> None:
         store = SwiftStore("swift", **right | options)
         if not options:
             caller = store._session.get().caller(store._settings.account)
-            tokens.append(caller.identity.access().token)
+            tokens.append(caller.asker.login().token)
         shown.smoke(store, f"{store.url_prefix}/missing")
     assert "keystoneauth" in shown.text()
     shown.has_none_of([container.user.password, WRONG, *tokens])

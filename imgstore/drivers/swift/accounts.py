@@ -23,7 +23,6 @@ _REMEDY: Final = (
     "give auth_address, and user with key or application_credential_id with "
     "application_credential_secret"
 )
-# Keystone's API v2 is gone; what is configured for it has v3 beside it.
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,11 @@ class Account:
             raise ConfigError("the user is not of the form project:user", remedy="give both")
         return project, user
 
+    def domain(self, whose: str) -> dict[str, str]:
+        """Return the domain of the "user" or the "project"; its id is "default" by default."""
+        given = {name: value for name, value in self.domains if name.startswith(f"{whose}_")}
+        return given or {f"{whose}_domain_id": "default"}
+
 
 def check_credential(name: str, value: str | Secret | None, *, version: str = "3") -> None:
     """Raise ConfigError, which does not quote it, for a credential that was read with a newline.
@@ -103,25 +107,27 @@ def account_of(given: Mapping[str, Any], *, version: str) -> Account:
     address = _address(given.get("auth_address"))
     for name in CREDENTIALS:
         check_credential(name, given.get(name), version=version)
-    one, other = given.get("application_credential_id"), given.get("application_credential_secret")
-    if bool(one) != bool(other):
-        raise ConfigError("half of an application credential is missing", remedy=_REMEDY)
-    user, key = given.get("user"), given.get("key")
-    if not one and bool(user) != bool(key):
-        raise ConfigError("one of user and key is set without the other", remedy=_REMEDY)
-    account = Account(
-        address=address,
-        version=version,
-        user=Secret(user) if user and not one else None,
-        key=Secret(key) if key and not one else None,
-        credential=(Secret(one), Secret(other)) if one and other else None,
-        domains=tuple((name, given[name]) for name in _DOMAINS if given.get(name)),
-    )
-    if account.credential and version == "1":
+    credential = _pair(given, CREDENTIALS[2:], "half of an application credential is missing")
+    if credential and version == "1":
         raise ConfigError("application credentials are Keystone's", remedy="use auth_version 3")
-    if account.key and version == "3":
+    fault = "one of user and key is set without the other"
+    password = None if credential else _pair(given, CREDENTIALS[:2], fault)
+    user, key = password or (None, None)
+    domains = tuple((name, given[name]) for name in _DOMAINS if given.get(name))
+    account = Account(address, version, user, key, credential, domains)
+    if key and version == "3":
         account.names()
     return account
+
+
+def _pair(
+    given: Mapping[str, Any], names: Sequence[str], fault: str
+) -> tuple[Secret, Secret] | None:
+    """Return two options that are of use only together, None if neither is set."""
+    one, other = (given.get(name) for name in names)
+    if bool(one) != bool(other):
+        raise ConfigError(fault, remedy=_REMEDY)
+    return (Secret(one), Secret(other)) if one and other else None
 
 
 def _address(given: object) -> str:
@@ -223,15 +229,11 @@ def account_in(
 
 def account_named(location: Location, own: Sequence[Account]) -> Account:
     """Return the account of ``own``, or at the address of its first, that a location names."""
-    named = _named(location)
-    if named is None:
-        return own[0]
-    user, key = named
+    user, key = _named(location)
     same = [each for each in own if each.user and each.user.reveal() == user]
-    if same or not user:
+    has_users = any(each.user for each in own) or not any(each.credential for each in own)
+    if same or not user or not has_users:
         return (same or own)[0]
-    if any(each.credential for each in own) and not any(each.user for each in own):
-        return own[0]
     return dataclasses.replace(own[0], user=Secret(user), key=Secret(key), credential=None)
 
 
@@ -241,10 +243,10 @@ def _is_at(account: Account, service: str) -> bool:
     return same_service(one, other)
 
 
-def _named(location: Location) -> tuple[str, str] | None:
-    """Return user and key of an old location, which has both percent-encoded."""
+def _named(location: Location) -> tuple[str, str]:
+    """Return user and key of an old location, which has both percent-encoded; "" for neither."""
     if location.credentials is None:
-        return None
+        return "", ""
     text = location.credentials.reveal()
     # project:user:key; the colon between project and user may be encoded, one in a key may not.
     if "%3A" in text.partition(":")[0].upper():

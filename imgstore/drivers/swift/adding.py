@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 import functools
-import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from imgstore.boundary.arguments import OWN
 from imgstore.data.parts import Part, PartedUpload, read_part
 from imgstore.data.segments import Segment, upload_in_segments
 from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import Claim
-from imgstore.drivers.swift.client import Caller, classify, status_of
+from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
-from imgstore.drivers.swift.removing import delete_seen, remove
-from imgstore.drivers.swift.sending import HEAD, EndedError, Sending
-from imgstore.drivers.swift.settings import MARK, TOKEN, Settings
+from imgstore.drivers.swift.deleting import delete_seen
+from imgstore.drivers.swift.errors import classify, may_be_done, status_of
+from imgstore.drivers.swift.manifests import MANIFEST, SIZE, Sent, most_segments, written
+from imgstore.drivers.swift.sending import HEAD, EndedError, Sending, sending_of
+from imgstore.drivers.swift.settings import TOKEN, Settings
 from imgstore.errors import (
     AlreadyExists,
     ConfigError,
+    ImgStoreError,
     IntegrityError,
     NotFound,
     Unavailable,
 )
+from imgstore.process.committing import in_doubt, is_in_doubt, settled
+from imgstore.process.patience import Patience
 
-SIZE: Final = "X-Object-Meta-Imgstore-Size"
-MANIFEST: Final = "X-Object-Manifest"
-STATIC: Final = "X-Static-Large-Object"
 _FEW: Final = 4  # segments
-_CHANCES: Final = 3  # of a segment that arrives damaged
-# https://docs.openstack.org/swift/latest/api/large_objects.html
-_ENTRIES: Final = 1000
+_CHANCES: Final = Patience(0, times=2)  # for a segment that arrives damaged
 _EXCLUSIVE: Final = {"If-None-Match": "*"}
 _DATA: Final = {"Content-Type": "application/octet-stream"}
 # What says that there is an object already, or one that was put later.
 _TAKEN: Final = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT})
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """An object that is part of a manifest: its name in the container for segments."""
-
-    name: str
-    etag: str
-    size: int
 
 
 class Adding:
@@ -64,23 +55,18 @@ class Adding:
         self.caller = caller
         self.containers = containers
         self.token = uuid.uuid4().hex
-        self.is_static = settings.static
-        self._settings = settings
+        self.settings = settings
         self._name = name
         self._claim = Claim(caller, settings, containers, name, self.token)
         self._is_cancelled = False
-        self._is_committing = False
+        self.is_committing = False
         self._is_refused = False
         self._may_be_stored = False
 
     def add(self, body: Body) -> None:
         """Store ``body``."""
-        settings, size, head = self._settings, body.size, None
-        if size is None:
-            first = min(HEAD, settings.segment)
-            head = read_part(body, first)
-            size = len(head) if len(head) < first else None
-        is_whole = size is not None and size < settings.large
+        head, size = self._look_ahead(body)
+        is_whole = size is not None and size < self.settings.large
         try:
             if size is None or size > HEAD or not is_whole:
                 self.containers.make_ready(with_segments=not is_whole)
@@ -88,19 +74,33 @@ class Adding:
             if is_whole:
                 self._upload(body, head, lambda: _Whole(self), max(1, size or 0), 1)
             else:
-                limit = _limit(self.caller) if self.is_static else 0
-                self._upload(
-                    body, head, lambda: _Large(self, limit), settings.segment, settings.workers
-                )
+                self._upload_segments(body, head)
         except BaseException as exc:
-            # Where the server may be at it still, the claim keeps others away until it expires.
-            # What was refused is refused again if it comes late.
-            is_interrupted = self._is_committing and not isinstance(exc, Exception)
-            is_in_doubt = getattr(exc, "indeterminate", False) and not self._is_refused
-            if not (is_interrupted or is_in_doubt):
+            if not self._may_go_on(exc):
                 self._claim.give_up()
             raise
         self._claim.give_up()
+
+    def _look_ahead(self, body: Body) -> tuple[Part | None, int | None]:
+        """Return the image's size if it can be told, and what was read to tell it."""
+        if body.size is not None:
+            return None, body.size
+        most = min(HEAD, self.settings.segment)
+        head = read_part(body, most)
+        return head, len(head) if len(head) < most else None
+
+    def _may_go_on(self, exc: BaseException) -> bool:
+        """Return whether the server may be at it still; the claim keeps others away then."""
+        if not isinstance(exc, Exception) and self.is_committing:
+            return True
+        # A request that was refused is refused again if it comes late.
+        return is_in_doubt(exc) and not self._is_refused
+
+    def _upload_segments(self, body: Body, head: Part | None) -> None:
+        settings = self.settings
+        limit = most_segments(self.caller) if settings.static else 0
+        start = functools.partial(_Large, self, limit)
+        self._upload(body, head, start, settings.segment, settings.workers)
 
     def _upload(
         self,
@@ -116,7 +116,7 @@ class Adding:
             segment_size=segment_size,
             workers=workers,
             head=head,
-            budget=self._settings.memory,
+            budget=self.settings.memory,
         )
 
     def _refuse_existing(self) -> None:
@@ -132,12 +132,7 @@ class Adding:
     @property
     def prefix(self) -> str:
         """Return what the names of this add's segments begin with."""
-        return f"{self._name}/{MARK}{self.token}/"
-
-    @property
-    def patience(self) -> float:
-        """Return for how many seconds other adds of this id are waited for."""
-        return self._settings.read_timeout
+        return f"{self._name}/{OWN}{self.token}/"
 
     def metadata(self, total: int | None) -> dict[str, str]:
         """Return what the image's own object is marked with."""
@@ -147,9 +142,9 @@ class Adding:
         """Send nothing again that fails from now on."""
         self._is_cancelled = True
 
-    def claim(self, *, patience: float) -> None:
-        """Have the right to commit; raises AlreadyExists, Unavailable."""
-        self._claim.take(self._refuse_existing, patience=patience)
+    def claim(self, within: float) -> None:
+        """Have the right to commit, in so many seconds; raises AlreadyExists, Unavailable."""
+        self._claim.take(self._refuse_existing, within=within)
 
     def put_data(
         self,
@@ -158,16 +153,13 @@ class Adding:
         sending: Sending,
         headers: Mapping[str, str],
         on_failure: Callable[[Exception], object] = lambda _: None,
-    ) -> _Sent:
+    ) -> Sent:
         """Send a segment, again if need be, and see that it arrived as it was sent."""
-        # The server refuses what does not fit, so that nobody ever sees it. It cannot be told
-        # beforehand of what is sent while it is read.
-        tag = {"Etag": sending.whole_md5()} if sending.is_small else {}
         put = functools.partial(
             self.caller.put,
             container,
             name,
-            headers={**_DATA, **headers, **tag},
+            headers={**_DATA, **headers, **sending.headers()},
             body=sending.blocks,
             is_cancelled=lambda: self._is_cancelled,
             on_failure=on_failure,
@@ -179,17 +171,7 @@ class Adding:
         etag = answer.headers.get("Etag", "").strip('"')
         if etag and etag != sending.md5.hexdigest():
             raise IntegrityError("the server stored other bytes than it was sent", retryable=True)
-        return _Sent(name, sending.md5.hexdigest(), sending.size)
-
-    def sending(
-        self,
-        data: Segment,
-        before_last: Callable[[float], None] | None = None,
-        *,
-        is_full: bool = False,
-    ) -> Sending:
-        """Return what sends a segment; ``is_full`` says that it is most probably full."""
-        return Sending(data, self._settings, before_last, is_full=is_full)
+        return Sent(name, sending.md5.hexdigest(), sending.size)
 
     def commit(
         self,
@@ -205,55 +187,48 @@ class Adding:
         """
 
         def note(exc: Exception) -> None:
-            self._may_be_stored |= was_complete() and self.caller.client.may_be_done(exc)
+            self._may_be_stored |= was_complete() and may_be_done(exc)
 
-        self._is_committing = True
-        try:
+        def send() -> bool:
             self.containers.inside(lambda: put(note))
-        except Exception as exc:
-            self._is_refused = status_of(exc) in _TAKEN
-            if not self._is_refused and not self._may_be_stored:
-                raise
-            if not self._is_own(exc):
-                raise
+            return True
 
-    def _is_own(self, exc: Exception) -> bool:
-        try:
-            found = self.caller.head(*self.place)
-        except Exception:
-            self._is_refused = False
-            raise _in_doubt() from exc
+        def is_refused(exc: Exception) -> bool:
+            return status_of(exc) not in _TAKEN and not self._may_be_stored
+
+        self.is_committing = True
+        settled(send, self._outcome, is_refused=is_refused)
+
+    def _outcome(self, exc: Exception) -> bool | ImgStoreError | None:
+        """Return what became of a commit that failed: True if it is done after all."""
+        found = self.caller.head(*self.place)
         if found is not None and found.get(TOKEN) == self.token:
             return True
-        if found is not None:
-            raise AlreadyExists(
-                "there is an image of this id", indeterminate=self._may_be_stored
-            ) from exc
-        if status_of(exc) == HTTPStatus.PRECONDITION_FAILED:
-            raise Unavailable(
-                "another request removed an image of this id at that moment",
-                remedy="add the image again",
-                indeterminate=self._may_be_stored,
-            ) from exc
-        if self._may_be_stored:
+        if found is None and status_of(exc) != HTTPStatus.PRECONDITION_FAILED:
             # A server that did not answer may have the request still.
-            self._is_refused = False
-            raise _in_doubt() from exc
-        return False
+            return in_doubt() if self._may_be_stored else None
+        self._is_refused = status_of(exc) in _TAKEN
+        if found is not None:
+            return AlreadyExists("there is an image of this id", indeterminate=self._may_be_stored)
+        return Unavailable(
+            "another request removed an image of this id at that moment",
+            remedy="add the image again",
+            indeterminate=self._may_be_stored,
+        )
 
     def check_manifest(self, total: int) -> None:
         """Raise ConfigError unless the manifest was taken for one."""
         try:
             found = self.caller.head(*self.place)
         except Exception as exc:
-            raise _in_doubt() from exc
+            raise in_doubt() from exc
         if found is None:
-            raise _in_doubt()
+            raise in_doubt()
         if found.get(TOKEN) != self.token:
             # A reader may have had this one before.
             raise AlreadyExists("another add of this id won", indeterminate=True)
         size = whole_number(found.get("Content-Length"))
-        if size not in {None, total} and self.is_static:
+        if size not in {None, total} and self.settings.static:
             raise ConfigError(
                 f"the cluster made {size} bytes of segments with {total} bytes: it has no static "
                 "large objects",
@@ -265,14 +240,6 @@ class Adding:
         delete_seen(self.caller, *self.place, lambda found: found.get(TOKEN) == self.token)
 
 
-def _in_doubt() -> Unavailable:
-    return Unavailable(
-        "it cannot be told whether the image was stored",
-        remedy="look for the image later",
-        indeterminate=True,
-    )
-
-
 class _Whole:
     """An image that is one object, as an upload of one segment."""
 
@@ -282,7 +249,7 @@ class _Whole:
     def put(self, number: int, data: Segment) -> None:
         """Send the image."""
         adding = self._adding
-        sending = adding.sending(data, lambda patience: adding.claim(patience=patience))
+        sending = sending_of(data, adding.settings, adding.claim)
         headers = {**_EXCLUSIVE, **adding.metadata(None)}
         adding.commit(
             lambda note: adding.put_data(*adding.place, sending, headers, note),
@@ -309,49 +276,48 @@ class _Large:
         self._segments = adding.containers.segments
         self._limit = limit
         self._names: list[str] = []
-        self._is_committing = False
 
-    def put(self, number: int, data: Segment) -> _Sent:
+    def put(self, number: int, data: Segment) -> Sent:
         """Send a segment."""
         adding = self._adding
         name = f"{adding.prefix}{number:08d}"
         self._names.append(name)
-        # Of few segments one that is sent twice would be much.
-        sending = adding.sending(data, is_full=number > _FEW)
-        for chance in range(_CHANCES):
-            try:
-                return adding.put_data(self._segments, name, sending, {})
-            except Exception as exc:
-                if status_of(exc) == HTTPStatus.NOT_FOUND:
-                    raise NotFound(
-                        "the container for segments was deleted while they were sent",
-                        remedy="find out who deletes containers, and add the image again",
-                    ) from exc
-                is_damaged = isinstance(classify(exc) or exc, IntegrityError) and data.may_restart
-                if not is_damaged or chance == _CHANCES - 1:
-                    raise
-        raise AssertionError("unreachable")
+        # Where there are few segments, to send the last one twice would cost much.
+        sending = sending_of(data, adding.settings, is_full=number > _FEW)
 
-    def finish(self, parts: list[_Sent]) -> None:
+        def is_damaged(exc: Exception) -> bool:
+            return isinstance(classify(exc) or exc, IntegrityError) and data.may_restart
+
+        try:
+            put = functools.partial(adding.put_data, self._segments, name, sending, {})
+            return _CHANCES.repeat(put, is_damaged)
+        except Exception as exc:
+            if status_of(exc) != HTTPStatus.NOT_FOUND:
+                raise
+            raise NotFound(
+                "the container for segments was deleted while they were sent",
+                remedy="find out who deletes containers, and add the image again",
+            ) from exc
+
+    def finish(self, parts: list[Sent]) -> None:
         """Make the segments an image."""
         adding = self._adding
         total = sum(part.size for part in parts)
-        if adding.is_static:
+        if adding.settings.static:
             while len(parts) > self._limit:
                 parts = self._nested(parts)
-            body, headers = _manifest(self._segments, parts), {}
+            body, headers = written(self._segments, parts), {}
             query = "multipart-manifest=put"
         else:
             prefix = f"{quote(self._segments)}/{quote(adding.prefix)}"
             body, headers, query = b"", {MANIFEST: prefix}, ""
         sent = {**_EXCLUSIVE, **_DATA, **adding.metadata(total), **headers}
         try:
-            adding.claim(patience=adding.patience)
+            adding.claim(adding.settings.read_timeout)
         except BaseException as exc:
             if not isinstance(exc, Exception):  # nothing is committed yet, which others cannot tell
                 self.abort()
             raise
-        self._is_committing = True
         adding.commit(
             lambda note: adding.caller.put(
                 *adding.place, headers=sent, body=lambda: body, query=query, on_failure=note
@@ -359,7 +325,7 @@ class _Large:
         )
         adding.check_manifest(total)
 
-    def _nested(self, parts: list[_Sent]) -> list[_Sent]:
+    def _nested(self, parts: list[Sent]) -> list[Sent]:
         """Put manifests of as many parts as one may have; return them as parts."""
         step = self._limit
         nested = []
@@ -369,13 +335,13 @@ class _Large:
             nested.append(self._put_nested(name, parts[start : start + step]))
         return nested
 
-    def _put_nested(self, name: str, parts: list[_Sent]) -> _Sent:
-        body = _manifest(self._segments, parts)
+    def _put_nested(self, name: str, parts: list[Sent]) -> Sent:
+        body = written(self._segments, parts)
         answer = self._adding.caller.put(
             self._segments, name, body=lambda: body, query="multipart-manifest=put"
         )
         size = sum(part.size for part in parts)
-        return _Sent(name, answer.headers.get("Etag", "").strip('"'), size)
+        return Sent(name, answer.headers.get("Etag", "").strip('"'), size)
 
     def cancel(self) -> None:
         """Send no segment again that fails from now on."""
@@ -383,30 +349,6 @@ class _Large:
 
     def abort(self) -> None:
         """Remove the segments."""
-        if self._is_committing:
+        if self._adding.is_committing:
             self._adding.remove_own()
-        remove(self._adding.caller, self._segments, self._names[::-1])
-
-
-def _manifest(container: str, parts: list[_Sent]) -> bytes:
-    entries = [
-        {"path": f"/{container}/{part.name}", "etag": part.etag, "size_bytes": part.size}
-        for part in parts
-    ]
-    for entry in entries:
-        if not entry["etag"]:
-            del entry["etag"]
-    return json.dumps(entries).encode()
-
-
-def _limit(caller: Caller) -> int:
-    """Return how many segments a manifest may have; raises ConfigError without static ones."""
-    about = caller.about()
-    if not about:
-        return _ENTRIES
-    if "slo" not in about:
-        raise ConfigError(
-            "the cluster has no static large objects",
-            remedy="set swift_store_large_object_type to dlo",
-        )
-    return max(2, whole_number(about["slo"].get("max_manifest_segments")) or _ENTRIES)
+        delete_many(self._adding.caller, self._segments, self._names[::-1])

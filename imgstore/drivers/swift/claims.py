@@ -6,8 +6,6 @@ If-None-Match says, and Ceph's gateway knows no such condition.
 
 from __future__ import annotations
 
-import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +13,13 @@ from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.boundary.translation import describe
-from imgstore.drivers.swift.client import Caller, date_of, status_of
+from imgstore.drivers.swift.client import Caller, date_of
 from imgstore.drivers.swift.containers import Containers
+from imgstore.drivers.swift.errors import status_of
 from imgstore.drivers.swift.settings import CLAIM, Settings
 from imgstore.errors import Unavailable
-
-LOG = logging.getLogger(__name__)
+from imgstore.process.committing import attempted
+from imgstore.process.patience import Patience
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _FIRST_PAUSE: Final = 0.05  # seconds; later ones are longer
@@ -51,30 +49,26 @@ class Claim:
         self._is_held = False
         self._is_listed = False
 
-    def take(self, refuse: Callable[[], object], *, patience: float) -> None:
+    def take(self, refuse: Callable[[], object], *, within: float) -> None:
         """Wait until nobody else has a claim, and have it; ``refuse`` raises if that is in vain.
 
-        Raises Unavailable after ``patience`` seconds, and where it was held for too long.
+        Raises Unavailable after ``within`` seconds, and where it was held for too long.
         """
         if self._is_held:
             self._check()
             return
-        deadline = time.monotonic() + patience
-        pause = _FIRST_PAUSE
-        while True:
-            is_alone = self._try(is_waiting=pause > _FIRST_PAUSE)
+        patience = Patience(_FIRST_PAUSE, longest=_LONGEST_PAUSE, seconds=within, spread=True)
+        for attempt in patience.attempts():
+            is_alone = self._try(is_waiting=attempt > 1)
             refuse()
             if is_alone:
                 self._is_held = True
                 return
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    "another add of this id is being committed, or its process died, or the "
-                    "container's listing is not up to date",
-                    remedy=f"try again; after {self._lease} s a dead process counts no more",
-                )
-            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        raise Unavailable(
+            "another add of this id is being committed, or its process died, or the container's "
+            "listing is not up to date",
+            remedy=f"try again; after {self._lease} s a dead process counts no more",
+        )
 
     def _try(self, *, is_waiting: bool) -> bool:
         """Return whether nobody else has a claim; of two that see each other one withdraws."""
@@ -115,14 +109,11 @@ class Claim:
             raise Unavailable("the server took too long to let this add commit")
 
     def give_up(self) -> None:
-        """Remove the claim; best effort, for it expires."""
+        """Remove the claim; best effort, for it expires and leftovers() finds it."""
         if not self._may_exist:
             return
         self._may_exist = self._is_held = False
-        try:
-            self._caller.delete(self._container, self._own)
-        except Exception as exc:  # leftovers() finds it
-            LOG.warning("a claim could not be removed: %s", describe(exc))
+        attempted(lambda: self._caller.delete(self._container, self._own), "removing a claim")
 
 
 def is_expired(entry: Mapping[str, Any], headers: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""Requests to Swift, and what its answers mean."""
+"""Requests to Swift."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -16,24 +15,12 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from imgstore.boundary.settings import check_ca_file
-from imgstore.drivers import _keystone
-from imgstore.drivers._http.errors import classify as classify_transport
-from imgstore.drivers.swift.identity import INSTALL, NO_KEYSTONE, Access, Identity
+from imgstore.drivers._keystone import PASSING
+from imgstore.drivers.swift.errors import INSTALL, may_pass, status_of
+from imgstore.drivers.swift.identity import Asker, Login, Shown
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
-from imgstore.errors import (
-    ImgStoreError,
-    IntegrityError,
-    InvalidRange,
-    NotFound,
-    PermissionDenied,
-    StorageFull,
-    StoreError,
-    Throttled,
-    TimedOut,
-    Unavailable,
-    Unsupported,
-)
 from imgstore.process import lazy
+from imgstore.process.patience import Patience
 
 T = TypeVar("T")
 
@@ -88,13 +75,14 @@ class Client:
         self.settings = settings
         self._http = lazy.load("swiftclient.client", install=INSTALL)
         self._failure: Any = lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
-        self._requests = lazy.load("requests", install=INSTALL)
-        self._urllib3 = lazy.load("urllib3.exceptions", install=INSTALL)
-        self._keystone = lazy.load("keystoneauth1.exceptions", install=INSTALL)
         if isinstance(settings.verify, str):
             check_ca_file("swift_store_cacert", settings.verify)
-        self._patience = (settings.connect_timeout, settings.read_timeout)
-        self._long_patience = (settings.read_timeout, settings.read_timeout)
+        self._timeouts = (settings.connect_timeout, settings.read_timeout)
+        self._long_timeouts = (settings.read_timeout, settings.read_timeout)
+        # At once first: a server may have closed a connection that was idle.
+        self._patience = Patience(
+            1.0, longest=LONGEST_PAUSE, times=settings.attempts - 1, at_once=True
+        )
         self._idle: dict[str, deque[Any]] = {}
         # What clusters say of themselves, and since when.
         self.known: dict[str, tuple[dict[str, Any], float]] = {}
@@ -123,8 +111,8 @@ class Client:
             connection = self._connect(origin)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         # The first of the two bounds each wait of a body's sending, too.
-        patience = self._patience if isinstance(body, bytes | None) else self._long_patience
-        connection.requests_args["timeout"] = patience
+        timeouts = self._timeouts if isinstance(body, bytes | None) else self._long_timeouts
+        connection.requests_args["timeout"] = timeouts
         try:
             connection.request(method, target, body, dict(headers))
             response = connection.getresponse()
@@ -163,17 +151,12 @@ class Client:
 
         ``on_failure`` is called with each failure, also with those after which it is called again.
         """
-        for attempt in range(1, self.settings.attempts + 1):
-            try:
-                return call()
-            except Exception as exc:
-                on_failure(exc)
-                is_last = attempt == self.settings.attempts or is_cancelled()
-                if is_last or not self.may_pass(exc):
-                    raise
-            # At once first: a server may have closed a connection that was idle.
-            time.sleep(min(2.0 ** (attempt - 2), LONGEST_PAUSE) if attempt > 1 else 0)
-        raise AssertionError("unreachable")
+
+        def is_repeated(exc: Exception) -> bool:
+            on_failure(exc)
+            return not is_cancelled() and may_pass(exc)
+
+        return self._patience.repeat(call, is_repeated)
 
     def failure(self, answer: Answer) -> Exception:
         """Return an answer that is no success as the SDK's exception."""
@@ -181,64 +164,27 @@ class Client:
         error: Exception = self._failure(text, http_status=answer.status)
         return error
 
-    def may_be_done(self, exc: Exception) -> bool:
-        """Return whether a request that failed may have been carried out all the same."""
-        if isinstance(exc, self._failure):
-            # A majority of replicas may be missing, or a load balancer have given up.
-            return status_of(exc) >= HTTPStatus.INTERNAL_SERVER_ERROR
-        if not isinstance(exc, self._requests.RequestException):
-            return False
-        inner = getattr(exc.args[0] if exc.args else None, "reason", None)
-        is_unsent = isinstance(exc, self._requests.ConnectTimeout) or isinstance(
-            inner, self._urllib3.NewConnectionError
-        )
-        return not (is_unsent or isinstance(classify(exc), PermissionDenied))
-
-    def may_pass(self, exc: Exception) -> bool:
-        """Return whether the same request may succeed later."""
-        if isinstance(exc, self._failure):
-            return status_of(exc) in _keystone.PASSING
-        if isinstance(exc, self._keystone.ClientException):
-            return isinstance(classify(exc), Unavailable)
-        if isinstance(exc, self._requests.RequestException):
-            return isinstance(classify(exc), Unavailable)
-        return False
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The tokens that a request shows."""
-
-    user: Access
-    service: Access | None
-
-    def headers(self) -> dict[str, str]:
-        shown = {"X-Auth-Token": self.user.token}
-        if self.service is not None:
-            shown["X-Service-Token"] = self.service.token
-        return shown
-
 
 class Caller:
-    """Swift as one identity sees it; ``url`` is that of the account, the identity's by default."""
+    """Swift as one asker sees it; ``url`` is that of the account, the asker's by default."""
 
     def __init__(
         self,
         client: Client,
-        identity: Identity,
+        asker: Asker,
         *,
         url: str | None = None,
-        service: Identity | None = None,
+        service: Asker | None = None,
     ) -> None:
         self.client = client
-        self.identity = identity
+        self.asker = asker
         self._url = url
         self._service = service
 
     @property
     def account_url(self) -> str:
         """Return the URL of the account."""
-        return self._url or self.identity.access().url
+        return self._url or self.asker.login().url
 
     def ask(
         self,
@@ -257,43 +203,23 @@ class Caller:
         ``body`` is called for each attempt, and raises where there cannot be another;
         ``on_failure`` with what each attempt that failed raised.
         """
-        refused: _Pass | None = None
+        shown = Shown(self.asker, self._service)
 
         def send() -> Answer:
-            nonlocal refused
             while True:
-                shown = self._pass(refused)
+                user, tokens = shown.get()
                 data = body() if body is not None else None
-                answer = self.client.send(
-                    method,
-                    self._target(shown.user, container, name, query),
-                    {**shown.headers(), **(headers or {})},
-                    data,
-                )
+                target = self._target(user, container, name, query)
+                answer = self.client.send(method, target, {**tokens, **(headers or {})}, data)
                 if answer.status != HTTPStatus.UNAUTHORIZED:
                     return self._checked(answer)
                 answer.close()
-                if refused is not None:
-                    raise self.identity.refused()
-                refused = shown
+                shown.refuse()
 
         return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
 
-    def _pass(self, refused: _Pass | None) -> _Pass:
-        """Return tokens, other ones than those that were refused as far as there are others."""
-        if refused is None:
-            service = None if self._service is None else self._service.access()
-            return _Pass(self.identity.access(), service)
-        if self._service is None:
-            return _Pass(self.identity.access(instead_of=refused.user), None)
-        service = self._service.access(instead_of=refused.service)
-        try:
-            return _Pass(self.identity.access(instead_of=refused.user), service)
-        except PermissionDenied:  # with a valid one beside it, an expired token is good
-            return _Pass(refused.user, service)
-
-    def _target(self, access: Access, container: str, name: str, query: str) -> str:
-        parts = [self._url or access.url, *(quote(part) for part in (container, name) if part)]
+    def _target(self, user: Login, container: str, name: str, query: str) -> str:
+        parts = [self._url or user.url, *(quote(part) for part in (container, name) if part)]
         return "/".join(parts) + (f"?{query}" if query else "")
 
     def _checked(self, answer: Answer) -> Answer:
@@ -313,7 +239,7 @@ class Caller:
 
     def _ask_about(self, root: str) -> dict[str, Any]:
         answer = self.client.send("GET", f"{root}/info", {})
-        if answer.status in _keystone.PASSING:
+        if answer.status in PASSING:
             raise self.client.failure(answer)
         try:
             found = json.loads(answer.text())
@@ -388,73 +314,3 @@ def all_of(answer: Answer) -> bytes:
         return answer.read()
     finally:
         answer.close()
-
-
-class Sized:
-    """Blocks whose whole length is known; requests announces it."""
-
-    def __init__(self, blocks: Iterable[bytes], size: int) -> None:
-        self._blocks = blocks
-        self._size = size
-
-    def __len__(self) -> int:
-        """Return the number of bytes."""
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Iterate the blocks."""
-        return iter(self._blocks)
-
-
-def status_of(exc: BaseException) -> int:
-    """Return the HTTP status of an answer of Swift, 0 for other exceptions."""
-    return int(getattr(exc, "http_status", 0) or 0) if _is_of(exc, "swiftclient") else 0
-
-
-def _is_of(exc: BaseException, package: str) -> bool:
-    return type(exc).__module__.partition(".")[0] == package
-
-
-def classify(exc: Exception) -> ImgStoreError | None:
-    """Map what Swift and Keystone answer, and their SDKs raise; None for all else."""
-    if _is_of(exc, "swiftclient"):
-        return _answered(status_of(exc), getattr(exc, "msg", ""))
-    if _is_of(exc, "keystoneauth1"):
-        return _keystone.explain(
-            exc, ca_option="swift_store_cacert", remedy=NO_KEYSTONE, install=INSTALL
-        )
-    return classify_transport(exc, ca_option="swift_store_cacert")
-
-
-_KINDS: Final[dict[int, type[ImgStoreError]]] = {
-    400: StoreError,
-    401: PermissionDenied,
-    403: PermissionDenied,
-    404: NotFound,
-    405: Unsupported,
-    408: TimedOut,
-    409: Unavailable,
-    412: IntegrityError,
-    413: StorageFull,
-    416: InvalidRange,
-    422: IntegrityError,
-    429: Throttled,
-    498: Throttled,
-    501: Unsupported,
-    507: StorageFull,
-}
-
-
-def _answered(status: int, text: str) -> ImgStoreError:
-    if status == HTTPStatus.PRECONDITION_FAILED:
-        return IntegrityError("the image changed while it was read")
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        return IntegrityError("the server received other bytes than were sent", retryable=True)
-    try:
-        phrase = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        phrase = str(status)
-    reason = f"Swift answers {phrase}"
-    if text and text not in phrase:
-        reason += f": {text}"
-    return _KINDS.get(status, Unavailable if status >= 500 else StoreError)(reason)

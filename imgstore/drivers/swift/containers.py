@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from imgstore.boundary.translation import describe
-from imgstore.drivers.swift.client import Caller, status_of
-from imgstore.drivers.swift.removing import delete_seen
+from imgstore.drivers.swift.client import Caller
+from imgstore.drivers.swift.deleting import delete_seen
+from imgstore.drivers.swift.errors import status_of
 from imgstore.drivers.swift.settings import SEGMENTS, Settings
 from imgstore.errors import ConfigError
-
-LOG = logging.getLogger(__name__)
+from imgstore.process.committing import attempted
+from imgstore.process.patience import Patience
 
 T = TypeVar("T")
 
-_PAUSES: Final = (0.0, 0.2, 1.0)  # seconds: a container counts its objects with a delay
+_COUNTING: Final = Patience(0.4, times=2)  # a container counts its objects with a delay
 _ACLS: Final = ("X-Container-Read", "X-Container-Write")
 
 
@@ -69,11 +67,12 @@ class Containers:
         self._put(self.images, dict.fromkeys(_ACLS, acl) if acl else {})
 
     def _put(self, name: str, headers: Mapping[str, str]) -> None:
-        if self._caller.put(name, headers=headers).status == HTTPStatus.CREATED:
+        is_new = self._caller.put(name, headers=headers).status == HTTPStatus.CREATED
+        if is_new and self._settings.multi_tenant:
             self._made.append(name)
 
     def remove_made(self) -> None:
-        """Remove what was made here, unless something is in it by now."""
+        """Remove what was made here for one image, unless something is in it by now."""
         for name in reversed(self._made):
             self._remove(name)
 
@@ -83,21 +82,19 @@ class Containers:
             self._remove(name)
 
     def _remove(self, name: str) -> None:
+        attempted(
+            lambda: _COUNTING.repeat(lambda: self._delete(name), _is_in_use),
+            f"deleting the container {name}",
+        )
+
+    def _delete(self, name: str) -> None:
+        """Delete an empty container; raises a conflict where it is empty and not known to be."""
         try:
-            for pause in _PAUSES:
-                time.sleep(pause)
-                try:
-                    # Not again: a container that is there then may be another add's.
-                    delete_seen(self._caller, name, "", lambda _: False, was_just_seen=True)
-                except Exception as exc:
-                    if status_of(exc) != HTTPStatus.CONFLICT:
-                        raise
-                    if self._caller.page(name, "")[0]:
-                        return
-                else:
-                    return
+            # Not again: a container that is there then may be another add's.
+            delete_seen(self._caller, name, "", lambda _: False, was_just_seen=True)
         except Exception as exc:
-            LOG.warning("container %s could not be deleted: %s", name, describe(exc))
+            if not _is_in_use(exc) or not self._caller.page(name, "")[0]:
+                raise
 
     def set_acls(self, *, public: bool, read: Sequence[str], write: Sequence[str]) -> None:
         """Say who may read and write them."""
@@ -112,3 +109,7 @@ class Containers:
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
                 raise
+
+
+def _is_in_use(exc: Exception) -> bool:
+    return status_of(exc) == HTTPStatus.CONFLICT

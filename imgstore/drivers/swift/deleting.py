@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
-from urllib.parse import unquote
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from imgstore.drivers.swift.adding import MANIFEST, STATIC
-from imgstore.drivers.swift.client import Caller, all_of
-from imgstore.drivers.swift.removing import delete_seen, is_seen, remove
+from imgstore.drivers.swift.bulk import delete_many
+from imgstore.drivers.swift.client import Caller
+from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static, segments, split
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import NotFound, Unavailable
 
-# glance_store's segments: <image id>-00001.
-_NUMBER: Final = re.compile(r"\d{5,}")
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ROUNDS: Final = 3
-
-
-def is_like_segment(image_id: str) -> bool:
-    """Return whether an id is what glance_store calls a segment of another image."""
-    base, _, number = image_id.rpartition("-")
-    return _UUID.fullmatch(base) is not None and _NUMBER.fullmatch(number) is not None
 
 
 def delete(caller: Caller, container: str, name: str) -> None:
@@ -31,14 +19,14 @@ def delete(caller: Caller, container: str, name: str) -> None:
     found = caller.head(container, name)
     if found is None:
         raise NotFound("there is no such image")
-    is_same = is_seen(found)
-    is_static = found.get(STATIC, "").lower() == "true"
-    was_just_seen = not (is_static or found.get(MANIFEST))
-    if is_static:
+    is_same, is_whole = is_seen(found), False
+    if is_static(found):
         _delete_listed(caller, container, name, is_same)
     elif found.get(MANIFEST):
         _delete_found(caller, found[MANIFEST])
-    if delete_seen(caller, container, name, is_same, was_just_seen=was_just_seen):
+    else:
+        is_whole = True
+    if delete_seen(caller, container, name, is_same, was_just_seen=is_whole):
         return
     found = caller.head(container, name)
     if found is not None and is_same(found):
@@ -56,7 +44,7 @@ def _delete_listed(
     """
     below: dict[str, list[str]] = {}
     segments: dict[str, list[str]] = {}
-    for entry in manifest(caller, container, name, is_same):
+    for entry in entries_of(caller, container, name, is_same):
         is_manifest = entry.get("sub_slo")
         where, _, what = (entry.get("name") or entry["path"]).lstrip("/").partition("/")
         if is_manifest and (found := caller.head(where, what)) is not None:
@@ -64,22 +52,7 @@ def _delete_listed(
         (below if is_manifest else segments).setdefault(where, []).append(what)
     for group in (segments, below):
         for where, names in group.items():
-            remove(caller, where, names)
-
-
-def manifest(
-    caller: Caller,
-    container: str,
-    name: str,
-    is_same: Callable[[Mapping[str, str]], bool] = lambda _: True,
-) -> list[dict[str, Any]]:
-    """Return the entries of a static large object; raises NotFound if it is another by now."""
-    answer = caller.ask("GET", container, name, query="multipart-manifest=get")
-    if not is_same(answer.headers):
-        answer.close()
-        raise NotFound("the image was deleted meanwhile")
-    found: list[dict[str, Any]] = json.loads(all_of(answer) or b"[]")
-    return [entry for entry in found if "name" in entry or "path" in entry]
+            delete_many(caller, where, names)
 
 
 def _delete_found(caller: Caller, at: str) -> None:
@@ -89,26 +62,43 @@ def _delete_found(caller: Caller, at: str) -> None:
         names = [entry["name"] for entry in segments(caller, container, prefix)]
         if not names:
             return
-        remove(caller, container, names)
+        delete_many(caller, container, names)
 
 
-def split(manifest: str) -> tuple[str, str]:
-    """Return container and prefix of a dynamic large object's segments."""
-    container, _, prefix = unquote(manifest).partition("/")
-    return container, prefix
+def delete_seen(
+    caller: Caller,
+    container: str,
+    name: str,
+    is_same: Callable[[Mapping[str, str]], bool],
+    *,
+    was_just_seen: bool = False,
+) -> bool:
+    """Delete an object, or an empty container, that is the same still; return whether it was there.
+
+    It is looked at before each request, for one that is sent again because its answer was lost
+    may meet what was put since.
+    """
+    is_asked_for, is_sure = False, was_just_seen
+
+    def look_and_delete() -> bool:
+        nonlocal is_asked_for, is_sure
+        found = None if is_sure else caller.head(container, name, is_cancelled=lambda: True)
+        if not is_sure and (found is None or not is_same(found)):
+            return is_asked_for
+        is_asked_for, is_sure = True, False
+        return caller.delete(container, name, is_cancelled=lambda: True)
+
+    return caller.client.repeated(look_and_delete)
 
 
-def segments(caller: Caller, container: str, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield the segments of a dynamic large object, without images whose ids begin like them."""
-    image_id = prefix.removesuffix("-")
-    for entry in caller.entries(container, prefix):
-        name = entry.get("name")
-        if name is None:
-            continue
-        if prefix.endswith("/"):
-            yield entry
-        elif _NUMBER.fullmatch(name.removeprefix(prefix)):
-            # UUIDs of this form are not added; other images have this library's mark.
-            found = None if _UUID.fullmatch(image_id) else caller.head(container, name)
-            if found is None or TOKEN not in found:
-                yield entry
+def is_seen(seen: Mapping[str, str]) -> Callable[[Mapping[str, str]], bool]:
+    """Return what tells whether another look finds the object that was seen."""
+
+    def is_same(found: Mapping[str, str]) -> bool:
+        if seen.get(TOKEN) or found.get(TOKEN):
+            return seen.get(TOKEN) == found.get(TOKEN)
+        # When it was put: of an object the ETag depends on how it is asked for.
+        name = next((n for n in ("X-Timestamp", "Last-Modified") if n in seen and n in found), None)
+        return name is None or seen[name] == found[name]
+
+    return is_same

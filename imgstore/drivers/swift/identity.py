@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.drivers import _keystone
-from imgstore.drivers._keystone import check_sendable, no_keystone
+from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.accounts import Account
+from imgstore.drivers.swift.errors import INSTALL, no_keystone, no_tempauth
 from imgstore.drivers.swift.settings import Settings
-from imgstore.errors import ConfigError, PermissionDenied, Unavailable
-from imgstore.process import lazy
+from imgstore.errors import ConfigError, PermissionDenied
+from imgstore.process.shared import Shared
+from imgstore.secret import Secret
 
-INSTALL: Final = "imgstore[swift]"
 # A trust outlives what it is made for only where its process dies.
 _TRUST_LIFE: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Access:
+class Login:
     """A token, the URL of the account that it opens, and when it expires (time.monotonic)."""
 
     url: str
@@ -31,11 +31,15 @@ class Access:
     expires: float | None = None
     life: float = 0.0
 
+    def left(self) -> float:
+        """Return for how many seconds it is valid."""
+        return math.inf if self.expires is None else self.expires - time.monotonic()
 
-class Identity(Protocol):
+
+class Asker(Protocol):
     """Who asks."""
 
-    def access(self, *, instead_of: Access | None = None) -> Access:
+    def login(self, *, instead_of: Login | None = None) -> Login:
         """Return a token that does not expire soon; not ``instead_of``, which was refused."""
 
     def refused(self) -> PermissionDenied:
@@ -49,52 +53,31 @@ class Identity(Protocol):
 
 
 class Tokens:
-    """The tokens of one account, for all threads: got with ``log_in``, and renewed in time."""
+    """The logins of one account, for all threads: made with ``log_in``, and renewed in time."""
 
-    def __init__(self, log_in: Callable[[], Access], expires_soon: float) -> None:
+    def __init__(self, log_in: Callable[[], Login], expires_soon: float) -> None:
         self._log_in = log_in
         self._expires_soon = expires_soon
-        self._lock = threading.Lock()
-        self._access: Access | None = None
-        self._login: Future[Access] | None = None  # which is under way
+        self._shared = Shared(self._made, is_good=self._is_young)
+        self._last: Login | None = None
 
-    def access(self, *, instead_of: Access | None = None) -> Access:
-        """Return a token that does not expire soon; not ``instead_of``, which was refused."""
-        with self._lock:
-            known = self._access if self._access is not instead_of else None
-            if known is not None and not self._is_old(known):
-                return known
-            login = self._login or Future()
-            is_mine = self._login is None
-            self._login = login
-        if is_mine:
-            self._get(login)
+    def login(self, *, instead_of: Login | None = None) -> Login:
+        """Return a login that does not expire soon; not ``instead_of``, which was refused."""
         try:
-            return login.result()
+            return self._shared.get(instead_of=instead_of)
         except Exception:
-            if known is None or self._is_over(known):
+            last = self._last
+            if last is None or last is instead_of or last.left() <= 0:
                 raise
-            return known  # for as long as it lives
+            return last  # for as long as it lives
 
-    def _get(self, login: Future[Access]) -> None:
-        """Log in for all threads that wait for it."""
-        try:
-            found = self._log_in()
-        except BaseException as exc:
-            with self._lock:
-                self._login = None
-            is_error = isinstance(exc, Exception)
-            login.set_exception(exc if is_error else Unavailable("the login was interrupted"))
-            if not is_error:
-                raise
-        else:
-            with self._lock:
-                self._access, self._login = found, None
-            login.set_result(found)
+    def _made(self) -> Login:
+        self._last = self._log_in()
+        return self._last
 
-    @staticmethod
-    def _is_over(access: Access) -> bool:
-        return access.expires is not None and access.expires <= time.monotonic()
+    def _is_young(self, login: Login) -> bool:
+        # Tokens that live for less than the interval are used for half of their lives.
+        return login.left() >= min(self._expires_soon, login.life / 2)
 
     def refused(self) -> PermissionDenied:
         """Return what to say when Swift refuses the tokens."""
@@ -109,11 +92,39 @@ class Tokens:
     def end(self) -> None:
         """Do nothing."""
 
-    def _is_old(self, access: Access) -> bool:
-        if access.expires is None:
-            return False
-        # Tokens that live for less than the interval are used for half of their lives.
-        return access.expires - time.monotonic() < min(self._expires_soon, access.life / 2)
+
+_Logins: TypeAlias = tuple["Login | None", "Login | None"]
+
+
+class Shown:
+    """The tokens that one request shows; once they were refused others, as far as there are any."""
+
+    def __init__(self, asker: Asker, service: Asker | None) -> None:
+        self._asker = asker
+        self._service = service
+        # The asker's, and the service's.
+        self._last: _Logins = None, None
+        self._refused: _Logins = None, None
+
+    def get(self) -> tuple[Login, dict[str, str]]:
+        """Return the asker's login, and the headers that show all tokens."""
+        user, service = self._refused
+        if self._service is not None:
+            service = self._service.login(instead_of=service)
+        try:
+            user = self._asker.login(instead_of=user)
+        except PermissionDenied:  # with a valid one beside it, an expired token is good
+            if user is None or service is None:
+                raise
+        self._last = user, service
+        beside = {} if service is None else {"X-Service-Token": service.token}
+        return user, {"X-Auth-Token": user.token, **beside}
+
+    def refuse(self) -> None:
+        """Show other tokens from now on; raises PermissionDenied if these are others already."""
+        if self._refused[0] is not None:
+            raise self._asker.refused()
+        self._refused = self._last
 
 
 class Tempauth:
@@ -123,7 +134,7 @@ class Tempauth:
         self._settings = settings
         self._account = account
 
-    def log_in(self, send: Callable[[str, str, Mapping[str, str]], Mapping[str, str]]) -> Access:
+    def log_in(self, send: Callable[[str, str, Mapping[str, str]], Mapping[str, str]]) -> Login:
         """Return a new token; ``send`` asks for it and returns the headers of the answer."""
         account = self._account
         user, key = (each.reveal() if each else "" for each in (account.user, account.key))
@@ -137,7 +148,7 @@ class Tempauth:
         seconds = float(life) if life.isascii() and life.isdigit() else 0.0
         expires = time.monotonic() + seconds if seconds else None
         endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
-        return Access(endpoint, token, expires, seconds)
+        return Login(endpoint, token, expires, seconds)
 
 
 class Keystone:
@@ -146,16 +157,16 @@ class Keystone:
     def __init__(self, settings: Settings, account: Account) -> None:
         self._settings = settings
         self._account = account
-        sessions = lazy.load("keystoneauth1.session", install=INSTALL)
-        self._v3 = lazy.load("keystoneauth1.identity.v3", install=INSTALL)
-        # A redirect would take the password to another host.
-        self._session: Any = sessions.Session(verify=settings.verify, redirect=False)
-        self._session.timeout = (settings.connect_timeout, settings.read_timeout)
-        _keystone.learn_tokens(self._session, settings.redaction)
+        self._session = _keystone.session(
+            verify=settings.verify,
+            timeouts=(settings.connect_timeout, settings.read_timeout),
+            redaction=settings.redaction,
+            install=INSTALL,
+        )
 
-    def log_in(self, **scope: str) -> Access:
+    def log_in(self, **scope: str) -> Login:
         """Return a new token, of the account's project or of the trust in ``scope``."""
-        return self._access(self._plugin(**scope).get_access(self._session))
+        return self._login(self._plugin(**scope).get_access(self._session))
 
     @property
     def makes_trusts(self) -> bool:
@@ -172,29 +183,17 @@ class Keystone:
 
     def _plugin(self, **scope: str) -> Any:
         account = self._account
+        options: dict[str, str | Secret]
         if account.credential is not None:
-            one, other = account.credential
-            return self._v3.ApplicationCredential(
-                account.url,
-                application_credential_id=one.reveal(),
-                application_credential_secret=other.reveal(),
-                **scope,
-            )
-        project, user = account.names()
-        domains = dict(account.domains)
-        users = {key: value for key, value in domains.items() if key.startswith("user_")}
-        projects = {key: value for key, value in domains.items() if key.startswith("project_")}
-        if not scope:
-            scope = {"project_name": project, **(projects or {"project_domain_id": "default"})}
-        return self._v3.Password(
-            account.url,
-            username=user,
-            password=account.key.reveal() if account.key else "",
-            **(users or {"user_domain_id": "default"}),
-            **scope,
-        )
+            names = "application_credential_id", "application_credential_secret"
+            options = dict(zip(names, account.credential, strict=True))
+        else:
+            project, user = account.names()
+            options = {"username": user, "password": account.key or "", **account.domain("user")}
+            scope = scope or {"project_name": project, **account.domain("project")}
+        return _keystone.plugin(account.url, {**options, **scope}, install=INSTALL)
 
-    def _access(self, found: Any) -> Access:
+    def _login(self, found: Any) -> Login:
         settings = self._settings
         url = settings.endpoint_of(self._account) or endpoint_in(
             _catalogue(found.service_catalog), settings
@@ -202,7 +201,7 @@ class Keystone:
         now, life = datetime.now(timezone.utc), None
         if found.expires is not None:
             life = (found.expires - now).total_seconds()
-        return Access(
+        return Login(
             url, found.auth_token, None if life is None else time.monotonic() + life, life or 0.0
         )
 
@@ -237,8 +236,7 @@ class Keystone:
         try:
             found: dict[str, Any] = answer.json()
         except ValueError:
-            what = f"answers {answer.status_code} without JSON"
-            raise no_keystone(what, remedy=NO_KEYSTONE) from None
+            raise no_keystone(f"answers {answer.status_code} without JSON") from None
         return found
 
     def _request(
@@ -256,20 +254,6 @@ class Keystone:
             authenticated=False,
             log=False,
         )
-
-
-def no_tempauth(what: str) -> ConfigError:
-    """Return the error for an auth_address that has no version 1."""
-    return ConfigError(
-        f"the auth_address {what}",
-        remedy="correct the auth_address (http://host/auth/v1.0), or set auth_version to 3",
-    )
-
-
-NO_KEYSTONE: Final = (
-    "correct the auth_address, by the URL that it redirects to if it does; set auth_version to 1 "
-    "for tempauth"
-)
 
 
 def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> str:

@@ -10,17 +10,18 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
+from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.adding import MANIFEST, STATIC
+from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import lease_of, modified
-from imgstore.drivers.swift.client import Caller, status_of
-from imgstore.drivers.swift.deleting import manifest
-from imgstore.drivers.swift.removing import remove
-from imgstore.drivers.swift.settings import CHECK, CLAIM, MARK, SEGMENTS, TOKEN, Settings
+from imgstore.drivers.swift.client import Caller
+from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static
+from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
-_OWN: Final = re.compile(rf"(?P<id>[^/]+)/{MARK}(?P<token>[0-9a-f]{{32}})/[^/]+")
+_OWN: Final = re.compile(rf"(?P<id>[^/]+)/{OWN}(?P<token>[0-9a-f]{{32}})/[^/]+")
 # glance_store's, beside the image and for the UUIDs that are usual there.
 _OLD: Final = re.compile(
     r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})-(?P<number>\d{5})"
@@ -88,7 +89,7 @@ def _containers(caller: Caller, settings: Settings) -> list[str]:
 
 def _marked(caller: Caller, container: str, settings: Settings, now: datetime) -> Iterator[_Group]:
     """Yield claims whose lease is over, and what checks left that are as old."""
-    for entry in _entries(caller, container, MARK):
+    for entry in _entries(caller, container, OWN):
         name = str(entry.get("name"))
         lease = lease_of(name) if name.startswith(CLAIM) else None
         life = timedelta(seconds=settings.lease if lease is None else lease)
@@ -133,22 +134,22 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
     found = caller.head(group.container, group.image_id) if group.image_id else None
     if found is None:
         return False
-    is_static = found.get(STATIC, "").lower() == "true"
+    is_large = is_static(found)
     if not group.token:
-        return is_static or bool(found.get(MANIFEST))
+        return is_large or bool(found.get(MANIFEST))
     if found.get(TOKEN) == group.token:
         return True
     # Whoever changes an object's metadata may have removed the token from there.
-    part = f"/{MARK}{group.token}/"
-    if not is_static:
+    part = f"/{OWN}{group.token}/"
+    if not is_large:
         return part in unquote(found.get(MANIFEST, ""))
-    entries = manifest(caller, group.container, group.image_id)
+    entries = entries_of(caller, group.container, group.image_id)
     return any(part in (entry.get("name") or entry["path"]) for entry in entries)
 
 
-def discard(caller: Caller, leftover: Leftover) -> None:
+def remove(caller: Caller, leftover: Leftover) -> None:
     """Remove it; raises NotFound if an image claims the segments by now."""
     group: _Group = leftover.key
     if _is_claimed(caller, group):
         raise NotFound("an image consists of these segments")
-    remove(caller, group.segments, group.names)
+    delete_many(caller, group.segments, group.names)

@@ -9,9 +9,9 @@ from typing import Final
 from imgstore.data.ranges import Arriving, Got, whole_size
 from imgstore.data.units import MIB
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.adding import MANIFEST, SIZE
-from imgstore.drivers.swift.client import Answer, Caller, status_of
-from imgstore.drivers.swift.deleting import split
+from imgstore.drivers.swift.client import Answer, Caller
+from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.manifests import MANIFEST, SIZE, split
 from imgstore.errors import IntegrityError, NotFound, Unavailable
 
 _TIME: Final = "time "
@@ -64,30 +64,40 @@ class Reading:
             raise IntegrityError("a segment of the image is missing, or was changed") from exc
 
     def _got(self, answer: Answer, offset: int, length: int | None) -> Got:
-        headers, version = answer.headers, version_of(answer.headers)
         is_ranged = bool(offset) or length is not None
-        declared = whole_number(headers.get("Content-Length"))
-        total = declared
-        if is_ranged and declared and (answer.status == HTTPStatus.PARTIAL_CONTENT):
-            total = whole_size(headers.get("Content-Range", ""), offset, declared)
-        if MANIFEST not in headers:
-            if declared is None or total is None:
-                raise IntegrityError("Swift does not tell the image's size")
-            if is_ranged and declared and answer.status != HTTPStatus.PARTIAL_CONTENT:
-                total = whole_size("", offset, declared)
-            check_size(headers, total)
-            return Got(answer, total, version)
+        if MANIFEST in answer.headers:
+            return self._dynamic(answer, offset, length, is_ranged=is_ranged)
+        return self._plain(answer, offset, is_ranged=is_ranged)
+
+    def _plain(self, answer: Answer, offset: int, *, is_ranged: bool) -> Got:
+        """Return what arrives of an object whose size Swift knows."""
+        headers = answer.headers
+        size = whole_number(headers.get("Content-Length"))
+        if size is None:
+            raise IntegrityError("Swift does not tell the image's size")
+        if is_ranged and size:
+            is_partial = answer.status == HTTPStatus.PARTIAL_CONTENT
+            told = headers.get("Content-Range", "") if is_partial else ""
+            size = whole_size(told, offset, size)
+        check_size(headers, size)
+        return Got(answer, size, version_of(headers))
+
+    def _dynamic(self, answer: Answer, offset: int, length: int | None, *, is_ranged: bool) -> Got:
+        """Return what arrives of a dynamic large object, whose size Swift may not know."""
+        headers, version = answer.headers, version_of(answer.headers)
         body: Arriving = answer
+        size = whole_number(headers.get("Content-Length"))
         if is_ranged and answer.status != HTTPStatus.PARTIAL_CONTENT:
-            body, total = _Window(answer, offset, length), None
-        elif is_ranged and total != whole_number(headers.get(SIZE)):
-            listed, total = total, self._dynamic_size()
-            if total != listed:  # beyond the first page of segments there are no ranges
-                version = None
-        if total is None:
-            total = self._dynamic_size()
-        check_size(headers, total)
-        return Got(body, total, version)
+            body, size = Cut(answer, offset, length), None
+        elif is_ranged:
+            if size:
+                size = whole_size(headers.get("Content-Range", ""), offset, size)
+            if size != whole_number(headers.get(SIZE)) and size != self._dynamic_size():
+                # Beyond the first page of segments there are no ranges.
+                size, version = None, None
+        size = self._dynamic_size() if size is None else size
+        check_size(headers, size)
+        return Got(body, size, version)
 
     def _dynamic_size(self) -> int:
         if self._size is None:
@@ -95,7 +105,7 @@ class Reading:
         return self._size
 
 
-class _Window:
+class Cut:
     """A part of a body that begins too early: Swift sends all of what has too many segments."""
 
     def __init__(self, answer: Answer, offset: int, length: int | None) -> None:

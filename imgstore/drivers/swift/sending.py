@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from imgstore.data.segments import Segment
 from imgstore.data.units import MIB
-from imgstore.drivers.swift.client import Sized, classify
+from imgstore.drivers.swift.errors import classify
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import Unavailable
 
@@ -19,42 +19,58 @@ class EndedError(Exception):
     """A segment of unknown size ended before the size that all but the last have."""
 
 
-class Sending:
-    """The bytes of a segment on their way, and their MD5.
+def sending_of(
+    data: Segment,
+    settings: Settings,
+    before_last: Callable[[float], None] = lambda _: None,
+    *,
+    is_full: bool = False,
+) -> Sending:
+    """Return what sends a segment; ``is_full`` says that it most probably is.
 
     ``before_last`` is called before the last byte goes out, with the seconds that it may take: an
     object is committed when it is complete.
     """
+    if data.size is not None and data.size <= min(HEAD, settings.memory):
+        return Small(data, settings, before_last)
+    if data.size is None and is_full and settings.segment <= settings.memory:
+        return Full(data, settings, before_last)
+    return Sending(data, settings, before_last)
+
+
+class Sized:
+    """Blocks whose whole length is known; requests announces it."""
+
+    def __init__(self, blocks: Iterable[bytes], size: int) -> None:
+        self._blocks = blocks
+        self._size = size
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate the blocks."""
+        return iter(self._blocks)
+
+
+class Sending:
+    """Sends a segment while it is read; its MD5 and size are known when it was sent."""
 
     def __init__(
-        self,
-        data: Segment,
-        settings: Settings,
-        before_last: Callable[[float], None] | None,
-        *,
-        is_full: bool,
+        self, data: Segment, settings: Settings, before_last: Callable[[float], None]
     ) -> None:
         self._data = data
-        self._attempts = 0
+        self._settings = settings
         self._before_last = before_last
-        self._patience = settings.read_timeout
-        # Chunked transfers cost a tenth more. All segments but the last are full; that one is sent
-        # a second time, if it is in memory by then.
-        may_repeat = is_full and settings.segment <= settings.memory
-        self._expected = settings.segment if may_repeat else None
-        self.is_small = data.size is not None and data.size <= min(HEAD, settings.memory)
+        self._attempts = 0
         self.was_complete = False
-        self._whole: Any = None
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
 
-    def whole_md5(self) -> str:
-        """Return the MD5 of a small segment, which is waited for."""
-        self._data.wait_whole()
-        for block in self._data if self._whole is None else ():
-            self.md5.update(block)
-        self._whole = self.md5
-        return self.md5.hexdigest()
+    def headers(self) -> dict[str, str]:
+        """Return what the server has to know beforehand."""
+        return {}
 
     def blocks(self) -> object:
         """Return what to send, once more."""
@@ -65,42 +81,65 @@ class Sending:
                 "the connection broke, and what was sent is not in memory any more",
                 remedy="raise swift_store_upload_memory, or use smaller segments",
             )
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self.size = 0
-        size = self._data.length
-        if self.is_small:
-            self._complete(self._patience)
-            self.md5, self.size = self._whole, size or 0
-            return Sized(self._data, self.size)
-        # The server waits for the last bytes meanwhile, for a minute by default.
-        if size is None and self._expected is not None:
-            return Sized(self._filling(self._expected), self._expected)
-        ending = self._ending(self._hashed(), self._patience / 2)
-        return ending if size is None else Sized(ending, size)
+        return self._announced()
 
-    def _filling(self, expected: int) -> Iterator[bytes]:
-        yield from self._hashed()
-        if self.size < expected:
-            raise EndedError
+    def _announced(self) -> object:
+        size = self._data.length
+        return self._ending() if size is None else Sized(self._ending(), size)
+
+    def _ending(self) -> Iterator[bytes]:
+        blocks = self._hashed()
+        held = next(blocks, b"")
+        for block in blocks:
+            yield held
+            held = block
+        # The server waits for the last bytes meanwhile, for a minute by default.
+        self._complete(self._settings.read_timeout / 2)
+        yield held
 
     def _hashed(self) -> Iterator[bytes]:
+        self.md5, self.size = hashlib.md5(usedforsecurity=False), 0
         for block in self._data:
             self.md5.update(block)
             self.size += len(block)
             yield block
 
-    def _ending(self, blocks: Iterator[bytes], patience: float) -> Iterator[bytes]:
-        held = next(blocks, b"")
-        for block in blocks:
-            yield held
-            held = block
-        self._complete(patience)
-        yield held
-
-    def _complete(self, patience: float) -> None:
-        if self._before_last is not None:
-            try:
-                self._before_last(patience)
-            except Exception as exc:  # not to be taken for a failure of the request
-                raise classify(exc) or exc from exc
+    def _complete(self, seconds: float) -> None:
+        try:
+            self._before_last(seconds)
+        except Exception as exc:  # not to be taken for a failure of the request
+            raise classify(exc) or exc from exc
         self.was_complete = True
+
+
+class Small(Sending):
+    """Sends a segment once all of it is in memory: the server refuses what does not fit its MD5."""
+
+    def headers(self) -> dict[str, str]:
+        """Return the MD5, which the segment is waited for."""
+        self._data.wait_whole()
+        for _ in self._hashed():
+            pass
+        return {"Etag": self.md5.hexdigest()}
+
+    def _announced(self) -> object:
+        self._complete(self._settings.read_timeout)
+        return Sized(self._data, self.size)
+
+
+class Full(Sending):
+    """Sends a segment of unknown size as one of the size that all segments have but the last.
+
+    Chunked transfers cost a tenth more. The last segment is in memory when it ends too early, and
+    is sent a second time.
+    """
+
+    def _announced(self) -> object:
+        if self._data.length is not None:
+            return super()._announced()
+        return Sized(self._filling(), self._settings.segment)
+
+    def _filling(self) -> Iterator[bytes]:
+        yield from self._hashed()
+        if self.size < self._settings.segment:
+            raise EndedError

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from imgstore.boundary.arguments import OWN
 from imgstore.boundary.redaction import Redaction
-from imgstore.boundary.settings import all_checked, typed
+from imgstore.boundary.settings import all_checked
 from imgstore.data.units import MIB
 from imgstore.drivers.swift.accounts import (
     CREDENTIALS,
@@ -24,9 +26,8 @@ from imgstore.errors import ConfigError
 from imgstore.secret import Secret
 
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with
-MARK: Final = "imgstore-"  # what the names of all objects begin with that are no images
-CLAIM: Final = f"{MARK}claim-"
-CHECK: Final = f"{MARK}check-"
+CLAIM: Final = f"{OWN}claim-"
+CHECK: Final = f"{OWN}check-"
 TOKEN: Final = "X-Object-Meta-Imgstore-Add"  # noqa: S105  # a header: whose object it is
 # https://docs.openstack.org/swift/latest/api/object_api_v1_overview.html: 256 bytes of UTF-8.
 MAX_CONTAINER: Final = 256
@@ -94,13 +95,11 @@ class Settings:
 
 def read(given: Mapping[str, Any]) -> Settings:
     """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
-    values: dict[str, Any] = dict(
-        zip(
-            given,
-            all_checked(*(_reader(keyword, value) for keyword, value in given.items())),
-            strict=True,
-        )
+    version, *_ = all_checked(
+        lambda: version_of(given["auth_version"], name=OPTIONS["auth_version"].name),
+        *(partial(check_credential, OPTIONS[each].name, given[each]) for each in CREDENTIALS),
     )
+    values = {**given, "auth_version": version}
     accounts, container, endpoint, verify, _ = all_checked(
         lambda: _accounts(values),
         lambda: _container(values),
@@ -136,20 +135,6 @@ def read(given: Mapping[str, Any]) -> Settings:
         read_timeout=values["read_timeout"],
         expires_soon=values["expire_soon_interval"],
     )
-
-
-def _reader(keyword: str, value: object) -> Any:
-    if keyword == "auth_version":
-        return lambda: version_of(str(value), name="swift_store_auth_version")
-    if keyword in CREDENTIALS:
-        return lambda: _credential(keyword, value)
-    return lambda: typed(OPTIONS[keyword], value)
-
-
-def _credential(keyword: str, value: object) -> Any:
-    found = typed(OPTIONS[keyword], value)
-    check_credential(OPTIONS[keyword].name, found)
-    return found
 
 
 def _accounts(values: Mapping[str, Any]) -> dict[str, Account]:

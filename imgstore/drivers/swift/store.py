@@ -6,14 +6,12 @@ import dataclasses
 import functools
 import secrets
 import sys
-import threading
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
-from imgstore.boundary.arguments import is_below
+from imgstore.boundary.arguments import check_storable, is_below
+from imgstore.boundary.settings import read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.ranges import RANGE, open_ranges
@@ -22,36 +20,24 @@ from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers
 from imgstore.drivers.swift.accounts import Account, account_in, account_named
 from imgstore.drivers.swift.adding import Adding
-from imgstore.drivers.swift.client import Caller, Client, classify
+from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
-from imgstore.drivers.swift.deleting import delete, is_like_segment
-from imgstore.drivers.swift.identity import (
-    INSTALL,
-    Identity,
-    Keystone,
-    Tempauth,
-    Tokens,
-    no_tempauth,
-)
+from imgstore.drivers.swift.deleting import delete
+from imgstore.drivers.swift.errors import INSTALL, classify
+from imgstore.drivers.swift.manifests import is_like_segment
 from imgstore.drivers.swift.options import OPTIONS
 from imgstore.drivers.swift.places import CONFIG, Place
 from imgstore.drivers.swift.reading import Reading, size_of
-from imgstore.drivers.swift.settings import CHECK, MARK, MAX_CONTAINER, SEGMENTS, Settings, read
-from imgstore.drivers.swift.tenants import Tenants
-from imgstore.errors import (
-    ImgStoreError,
-    InvalidArgument,
-    InvalidLocation,
-    PermissionDenied,
-)
+from imgstore.drivers.swift.session import Session
+from imgstore.drivers.swift.settings import CHECK, MAX_CONTAINER, SEGMENTS, read
+from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location, same_service
 from imgstore.model import Added, Capability, Leftover, Ownership
 from imgstore.process import lazy
+from imgstore.process.committing import undone
 from imgstore.process.per_process import PerProcess
 from imgstore.secret import Secret
 from imgstore.store import Store
-
-_FOREIGN: Final = 32  # accounts that locations name, whose tokens are kept
 
 
 class SwiftStore(Store):
@@ -115,16 +101,16 @@ class SwiftStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        values = read_options(OPTIONS, locals())
         super().__init__(name, **common)
         lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
-        self._settings = dataclasses.replace(read(given), redaction=self._redaction)
+        self._settings = dataclasses.replace(read(values), redaction=self._redaction)
         for account in self._settings.accounts.values():
             self._redaction.keep(account.user, account.key, *(account.credential or ()))
-        if multi_tenant:  # otherwise images are in one container, which has one ACL
+        if self._settings.multi_tenant:  # otherwise images are in one container, which has one ACL
             self.capabilities |= Capability.ACLS
-        self.read_retries = retry_get_count
-        self._session = PerProcess(functools.partial(_Session, self._settings), _Session.close)
+        self.read_retries = values["retry_get_count"]
+        self._session = PerProcess(functools.partial(Session, self._settings), Session.close)
         # Adds of this process that are under way, whose segments leftovers() must not list.
         self._live: set[str] = set()
 
@@ -215,18 +201,18 @@ class SwiftStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         caller, container, name = self._at(location, context)
-        settings, identity = self._settings, caller.identity
+        settings, asker = self._settings, caller.asker
         # Each range is a request: a transfer in ranges survives the end of a user's token.
         workers = max(settings.get_workers, 2 if settings.multi_tenant else 1)
         reading = Reading(caller, container, name)
         opened = open_ranges(reading, offset, length, if_version, workers=workers)
         if workers == 1 or min(opened.image_size - offset, length or sys.maxsize) <= RANGE:
             return opened
-        identity.prolong()
+        asker.prolong()
 
         def close() -> None:
             opened.close()
-            identity.end()
+            asker.end()
 
         return dataclasses.replace(opened, close=close)
 
@@ -248,16 +234,13 @@ class SwiftStore(Store):
         adding = Adding(caller, settings, containers, image_id)
         self._live.add(adding.token)
         try:
-            if body.size is None or body.size > RANGE:
-                caller.identity.prolong()
-            adding.add(body)
-        except BaseException as exc:
-            if settings.multi_tenant and not getattr(exc, "indeterminate", False):
-                containers.remove_made()
-            raise
+            with undone(containers.remove_made, "removing the containers of no image"):
+                if body.size is None or body.size > RANGE:
+                    caller.asker.prolong()
+                adding.add(body)
         finally:
             self._live.discard(adding.token)
-            caller.identity.end()
+            caller.asker.end()
         return Added(Location.parse(f"{base}/{container}/{image_id}"))
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
@@ -293,7 +276,7 @@ class SwiftStore(Store):
     def _remove_leftover(self, leftover: Leftover) -> None:
         account = self._settings.account
         assert account is not None  # noqa: S101  # it was found with it
-        leftovers.discard(self._session.get().caller(account), leftover)
+        leftovers.remove(self._session.get().caller(account), leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
@@ -305,7 +288,7 @@ class SwiftStore(Store):
             return
         caller = self._session.get().caller(account)
         if settings.multi_tenant:
-            caller.identity.access()
+            caller.asker.login()
             return
         caller.ask("HEAD").close()
         if not settings.seed and caller.head(settings.container) is None:
@@ -324,78 +307,12 @@ class SwiftStore(Store):
         self._session.close()
 
 
-class _Session:
-    """What one process has of the service: connections, tokens, and what it found out."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._client = Client(settings)
-        self._lock = threading.Lock()
-        self._callers: list[tuple[Account, Caller]] = []  # secrets are not hashable
-        self._keystones: weakref.WeakSet[Keystone] = weakref.WeakSet()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-        for keystone in list(self._keystones):
-            keystone.close()
-
-    def caller(self, account: Account) -> Caller:
-        """Return who acts as an account."""
-        with self._lock:
-            for number, (known, caller) in enumerate(self._callers):
-                if known == account:
-                    self._callers.append(self._callers.pop(number))
-                    return caller
-            made = Caller(self._client, self._tokens(account))
-            self._callers.append((account, made))
-            if len(self._callers) > len(self._settings.accounts) + _FOREIGN:
-                del self._callers[0]
-            return made
-
-    def _tokens(self, account: Account) -> Tokens:
-        settings = self._settings
-        if account.version == "1":
-            tempauth = Tempauth(settings, account)
-            return Tokens(lambda: tempauth.log_in(self._send), settings.expires_soon)
-        return Tokens(self._keystone(account).log_in, settings.expires_soon)
-
-    def _keystone(self, account: Account) -> Keystone:
-        made = Keystone(self._settings, account)
-        self._keystones.add(made)
-        return made
-
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        answer = self._client.send(method, url, headers)
-        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            answer.close()
-            return answer.headers
-        failure = self._client.failure(answer)
-        if self._client.may_pass(failure):
-            raise failure
-        if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise PermissionDenied(
-                f"the auth_address answers {answer.status}", remedy="check the user and its key"
-            )
-        raise no_tempauth(f"answers {answer.status}")
-
-    @functools.cached_property
-    def tenants(self) -> Tenants:
-        """Return who makes callers of contexts."""
-        account = self._settings.account
-        if account is None:
-            return Tenants(self._client, None, None)
-        service: Identity | None = None
-        if account.has_credentials:
-            service = self.caller(account).identity
-        return Tenants(self._client, self._keystone(account), service)
-
-
 def _check_id(image_id: str, container: str) -> None:
-    if "@" in image_id or image_id.startswith(MARK) or is_like_segment(image_id):
+    check_storable(image_id, "Swift", without="@")
+    if is_like_segment(image_id):
         raise InvalidArgument(
-            f"the image id {image_id!a} cannot be stored in Swift",
-            remedy=f"use a UUID, or an id without '@' that does not begin with {MARK!r}",
+            f"the image id {image_id!a} is what a segment of another image is called",
+            remedy="use a UUID",
         )
     if len(f"{container}{SEGMENTS}".encode()) > MAX_CONTAINER:
         raise InvalidArgument(

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
 from imgstore.drivers._keystone import check_sendable
-from imgstore.drivers.swift.client import Caller, Client, classify
+from imgstore.drivers.swift.client import Caller, Client
+from imgstore.drivers.swift.errors import classify
 from imgstore.drivers.swift.identity import (
-    Access,
-    Identity,
+    Asker,
     Keystone,
+    Login,
     Tokens,
     endpoint_in,
 )
@@ -27,7 +28,7 @@ LOG = logging.getLogger(__name__)
 class Tenants:
     """Makes callers of requests' contexts; ``service`` are the store's own tokens, if any."""
 
-    def __init__(self, client: Client, keystone: Keystone | None, service: Identity | None) -> None:
+    def __init__(self, client: Client, keystone: Keystone | None, service: Asker | None) -> None:
         self._client = client
         self._keystone = keystone
         self._own = service
@@ -45,9 +46,9 @@ class Tenants:
 
         Raises InvalidArgument without a token, InvalidLocation for another Swift's location.
         """
-        access, url = self._access(context), None
+        login, url = self._login(context), None
         if base is not None:
-            own = urlsplit(access.url)
+            own = urlsplit(login.url)
             host, _, path = base.rstrip("/").partition("/")
             if not (is_former or same_service(own.netloc, host)) or not path:
                 raise InvalidLocation(
@@ -56,9 +57,9 @@ class Tenants:
                 )
             url = f"{own.scheme}://{own.netloc}/{path}"
         service = self._own if self._client.settings.send_service_token else None
-        return Caller(self._client, Loan(access, self._trust), url=url, service=service)
+        return Caller(self._client, Loan(login, self._trust), url=url, service=service)
 
-    def _access(self, context: RequestContext | None) -> Access:
+    def _login(self, context: RequestContext | None) -> Login:
         if context is None or context.auth_token is None:
             raise InvalidArgument(
                 "images lie in the accounts of users, and no user asks",
@@ -67,7 +68,7 @@ class Tenants:
         token, settings = context.auth_token.reveal(), self._client.settings
         check_sendable(token)
         if settings.endpoint is not None:
-            return Access(settings.endpoint, token)
+            return Login(settings.endpoint, token)
         catalogue = context.service_catalog
         if catalogue is None:
             keystone = self._keystone
@@ -89,15 +90,15 @@ class Tenants:
                 f"the service catalogue is none of Keystone's: {type(exc).__name__}",
                 remedy="pass the catalog that came with the token, or none",
             ) from None
-        return Access(url, token)
+        return Login(url, token)
 
-    def _trust(self, access: Access) -> Trust | None:
+    def _trust(self, login: Login) -> Trust | None:
         """Let the store's own user act for a caller; return None where it may not."""
         keystone = self._keystone
         if keystone is None or not keystone.makes_trusts or not self._client.settings.use_trusts:
             return None
         try:
-            return Trust(keystone, access, self._trustee, self._client.settings.expires_soon)
+            return Trust(keystone, login, self._trustee, self._client.settings.expires_soon)
         except Exception as exc:
             LOG.warning("no trust was made, the user's own token is used: %s", describe(exc))
             return None
@@ -111,34 +112,32 @@ class Tenants:
 class Trust:
     """A trust of Keystone that lets the store's own user act for a caller."""
 
-    def __init__(
-        self, keystone: Keystone, access: Access, trustee: str, expires_soon: float
-    ) -> None:
+    def __init__(self, keystone: Keystone, login: Login, trustee: str, expires_soon: float) -> None:
         """Make it."""
         self._keystone = keystone
-        self._access = access
-        self._last: Access | None = None
-        self._id = keystone.trust(access.token, trustee)
+        self._login = login
+        self._last: Login | None = None
+        self._id = keystone.trust(login.token, trustee)
         self._tokens = Tokens(lambda: keystone.log_in(trust_id=self._id), expires_soon)
 
-    def access(self, *, instead_of: Access | None) -> Access:
+    def login(self, *, instead_of: Login | None) -> Login:
         """Return a token of the trust, for the caller's account."""
-        self._last = self._tokens.access(instead_of=instead_of)
+        self._last = self._tokens.login(instead_of=instead_of)
         return self._last
 
     def end(self) -> None:
         """Remove it; best effort, for it expires."""
-        for access in (self._access, self._last):
-            if access is None:
+        for login in (self._login, self._last):
+            if login is None:
                 continue
             try:
-                self._keystone.end_trust(self._id, access.token)
+                self._keystone.end_trust(self._id, login.token)
             except Exception as exc:
                 LOG.debug("removing a trust: %s", describe(exc))
             else:
                 return
         try:
-            self._keystone.end_trust(self._id, self.access(instead_of=self._last).token)
+            self._keystone.end_trust(self._id, self.login(instead_of=self._last).token)
         except Exception as exc:
             LOG.warning("a trust could not be removed, it ends in a week: %s", describe(exc))
 
@@ -146,23 +145,23 @@ class Trust:
 class Loan:
     """The token of a caller, which nobody else can renew; with a trust, its tokens after it."""
 
-    def __init__(self, access: Access, make_trust: Callable[[Access], Trust | None]) -> None:
-        self._access = access
+    def __init__(self, login: Login, make_trust: Callable[[Login], Trust | None]) -> None:
+        self._login = login
         self._make_trust = make_trust
         self._trust: Trust | None = None
         self._is_refused = False
 
-    def access(self, *, instead_of: Access | None = None) -> Access:
+    def login(self, *, instead_of: Login | None = None) -> Login:
         """Return a token that is not ``instead_of``; raises PermissionDenied."""
         trust = self._trust
-        if instead_of is self._access:
+        if instead_of is self._login:
             if trust is None:
                 raise self.refused()
             self._is_refused, instead_of = True, None
         if not self._is_refused or trust is None:
-            return self._access
-        found = trust.access(instead_of=instead_of)
-        return Access(self._access.url, found.token, found.expires, found.life)
+            return self._login
+        found = trust.login(instead_of=instead_of)
+        return Login(self._login.url, found.token, found.expires, found.life)
 
     def refused(self) -> PermissionDenied:  # as the protocol has it
         """Return what to say when Swift refuses the token."""
@@ -171,7 +170,7 @@ class Loan:
     def prolong(self) -> None:
         """Make a trust, if that may be."""
         if self._trust is None:
-            self._trust = self._make_trust(self._access)
+            self._trust = self._make_trust(self._login)
 
     def end(self) -> None:
         """Remove the trust."""

@@ -17,9 +17,10 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import _part
 from imgstore.drivers.s3.client import told
 from imgstore.drivers.swift import adding as swift
+from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.leftovers import _Group
+from imgstore.drivers.swift.manifests import most_segments
 from imgstore.drivers.swift.reading import size_of
-from imgstore.drivers.swift.removing import remove
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.drivers.vmware.adding import Adding as VmwareAdding
 from imgstore.drivers.vmware.files import Stamp
@@ -67,7 +68,8 @@ def test_a_manifest_whose_size_is_not_told(said: Any) -> None:
     found = {TOKEN: "token", **({} if said is None else {"Content-Length": said})}
     adding.caller = SimpleNamespace(head=lambda *_: found)  # type: ignore[assignment]
     adding.containers = SimpleNamespace(images="images")  # type: ignore[assignment]
-    adding.token, adding.is_static, adding._name = "token", True, "image"
+    adding.settings = SimpleNamespace(static=True)  # type: ignore[assignment]
+    adding.token, adding._name = "token", "image"
     adding.check_manifest(5)
 
 
@@ -94,8 +96,8 @@ def test_a_cluster_that_does_not_tell_its_limits(said: Any) -> None:
         )
 
     caller: Any = SimpleNamespace(about=lambda: about, ask=ask)
-    assert swift._limit(caller) == 1000
-    remove(caller, "images", [f"{number}" for number in range(5)])
+    assert most_segments(caller) == 1000
+    delete_many(caller, "images", [f"{number}" for number in range(5)])
     assert len(asked) == 1
 
 

@@ -13,9 +13,9 @@ from swiftclient.exceptions import ClientException
 from imgstore import Capability, Location, StoreManager, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.client import classify
-from imgstore.drivers.swift.deleting import is_like_segment
+from imgstore.drivers.swift.errors import classify
 from imgstore.drivers.swift.identity import endpoint_in
+from imgstore.drivers.swift.manifests import is_like_segment
 from imgstore.drivers.swift.settings import MAX_CONTAINER, Settings
 from imgstore.model import Ownership
 

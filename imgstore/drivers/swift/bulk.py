@@ -1,4 +1,4 @@
-"""Removing many objects, in as few requests as the cluster allows."""
+"""Deleting many objects, in as few requests as the cluster allows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.client import Caller, all_of, classify, status_of
-from imgstore.drivers.swift.settings import TOKEN
+from imgstore.drivers.swift.client import Caller, all_of
+from imgstore.drivers.swift.errors import classify, status_of
 from imgstore.errors import Unavailable
 
 _FEW: Final = 3  # are not worth a question about what the cluster can
@@ -22,46 +22,7 @@ _BULK: Final = "bulk_delete"
 _DEFAULT: Final = 1000
 
 
-def delete_seen(
-    caller: Caller,
-    container: str,
-    name: str,
-    is_same: Callable[[Mapping[str, str]], bool],
-    *,
-    was_just_seen: bool = False,
-) -> bool:
-    """Delete an object, or an empty container, that is the same still; return whether it was there.
-
-    It is looked at before each request, for one that is sent again because its answer was lost
-    may meet what was put since.
-    """
-    is_asked_for, is_sure = False, was_just_seen
-
-    def look_and_delete() -> bool:
-        nonlocal is_asked_for, is_sure
-        found = None if is_sure else caller.head(container, name, is_cancelled=lambda: True)
-        if not is_sure and (found is None or not is_same(found)):
-            return is_asked_for
-        is_asked_for, is_sure = True, False
-        return caller.delete(container, name, is_cancelled=lambda: True)
-
-    return caller.client.repeated(look_and_delete)
-
-
-def is_seen(seen: Mapping[str, str]) -> Callable[[Mapping[str, str]], bool]:
-    """Return what tells whether another look finds the object that was seen."""
-
-    def is_same(found: Mapping[str, str]) -> bool:
-        if seen.get(TOKEN) or found.get(TOKEN):
-            return seen.get(TOKEN) == found.get(TOKEN)
-        # When it was put: of an object the ETag depends on how it is asked for.
-        name = next((n for n in ("X-Timestamp", "Last-Modified") if n in seen and n in found), None)
-        return name is None or seen[name] == found[name]
-
-    return is_same
-
-
-def remove(caller: Caller, container: str, names: Iterable[str]) -> None:
+def delete_many(caller: Caller, container: str, names: Iterable[str]) -> None:
     """Delete objects; raises the first failure after it has tried all."""
     rest = list(names)
     if len(rest) > _FEW and _BULK in (about := caller.about()):
@@ -88,16 +49,19 @@ def _in_bulk(caller: Caller, container: str, names: Sequence[str]) -> Sequence[s
         report: dict[str, Any] = json.loads(all_of(answer))
     except Exception:  # it broke off, or is none
         return names
+    return _left(report, container, names)
+
+
+def _left(report: Mapping[str, Any], container: str, names: Sequence[str]) -> Sequence[str]:
+    """Return the objects that may still be there after Swift's report."""
     errors = report.get("Errors") or ()
     said = (report.get(f"Number {what}") for what in ("Deleted", "Not Found"))
-    if sum(whole_number(count) or 0 for count in said) + len(errors) != len(
-        names
-    ):  # Swift gave up in between
-        return names
+    if sum(whole_number(count) or 0 for count in said) + len(errors) != len(names):
+        return names  # Swift gave up in between
+    if not errors and str(report.get("Response Status", "")).startswith("2"):
+        return ()
     failed = {unquote(str(path)) for path, *_ in errors}
-    if failed:
-        return [name for name in names if f"/{container}/{name}" in failed] or names
-    return () if str(report.get("Response Status", "")).startswith("2") else names
+    return [name for name in names if f"/{container}/{name}" in failed] or names
 
 
 def _one_by_one(caller: Caller, container: str, names: Sequence[str]) -> None:
