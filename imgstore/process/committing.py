@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from imgstore.boundary.translation import describe
-from imgstore.errors import Unavailable
+from imgstore.errors import ImgStoreError, Unavailable
 
 LOG = logging.getLogger(__name__)
 
@@ -40,15 +40,15 @@ def in_doubt(
 
 def settled(
     send: Callable[[], T],
-    ask: Callable[[Exception], T | None],
+    ask: Callable[[Exception], T | ImgStoreError | None],
     *,
     is_refused: Callable[[Exception], bool],
 ) -> T:
     """Return what ``send`` commits; where its answer is lost, what ``ask`` finds committed.
 
     A failure that ``is_refused`` is raised. After any other, ``ask`` looks at the backend: None
-    says that nothing is committed, and the failure is raised; where ``ask`` cannot tell, the
-    outcome is in doubt.
+    says that nothing is committed, and the failure is raised; an error that it returns says what
+    else became of the commit, and is raised. Where ``ask`` fails the outcome is in doubt.
     """
     try:
         return send()
@@ -59,8 +59,10 @@ def settled(
             found = ask(exc)
         except Exception:
             raise in_doubt() from exc
-        if found is None:
+        if found is None or found is exc:
             raise
+        if isinstance(found, ImgStoreError):
+            raise found from exc
         return found
 
 

@@ -43,6 +43,24 @@ class TestSettled:
             settled(failing(ConnectionResetError()), lambda exc: None, is_refused=lambda exc: False)
         assert not is_in_doubt(caught.value)
 
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_another_outcome(self, is_known):
+        """What is there may be another's: the error says so, and what is known of one's own."""
+        lost = ConnectionResetError()
+        error = AlreadyExists("another's", indeterminate=not is_known)
+        with pytest.raises(AlreadyExists) as caught:
+            settled(failing(lost), lambda exc: error, is_refused=lambda exc: False)
+        assert caught.value is error
+        assert caught.value.__cause__ is lost
+
+    def test_the_failure_itself(self):
+        """It may say all that is known, and is no cause of its own."""
+        lost = Unavailable("lost", indeterminate=True)
+        with pytest.raises(Unavailable) as caught:
+            settled(failing(lost), lambda exc: exc, is_refused=lambda exc: False)
+        assert caught.value is lost
+        assert caught.value.__cause__ is None
+
     def test_nobody_can_tell(self):
         """The outcome is in doubt, because of the first failure."""
         lost = ConnectionResetError()
