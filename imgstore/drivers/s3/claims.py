@@ -10,16 +10,17 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
+from imgstore.boundary.arguments import OWN
 from imgstore.drivers._claims import Lease
-from imgstore.drivers.s3.client import Client, head, is_conflict, server_time, status_of, told
+from imgstore.drivers.s3.client import Client, head, server_time, told
 from imgstore.drivers.s3.deleting import delete
-from imgstore.drivers.s3.settings import CLAIM, Settings
+from imgstore.drivers.s3.errors import is_conflict, status_of
+from imgstore.drivers.s3.places import CLAIM, TOKEN
 from imgstore.errors import Unavailable
 from imgstore.process.committing import attempted, undone
 from imgstore.process.patience import Patience
 
-_TOKEN: Final = "imgstore-holder"  # noqa: S105  # a name
-_LEASE: Final = "imgstore-lease"
+_LEASE: Final = f"{OWN}lease"
 _SETTLING: Final = 0.25  # seconds in which one of several that took a claim over is the last
 _REMOVAL: Final = "the removal of a claim"
 _IN_THE_WAY: Final = "other adds of this id are being committed all the time"
@@ -34,11 +35,12 @@ class Claim(Lease):
     is dead, and another may take it over.
     """
 
-    def __init__(self, client: Client, settings: Settings, key: str, *, lease: float) -> None:
+    def __init__(self, client: Client, key: str, *, lease: float) -> None:
         """Prepare to claim the object ``key``; ``lease`` is in seconds."""
         super().__init__(lease)
         self._client = client
         self._s3 = client.s3
+        settings = client.settings
         image_id = key.removeprefix(settings.key_prefix)
         self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{CLAIM}{image_id}"}
         self._token = uuid.uuid4().hex
@@ -46,7 +48,7 @@ class Claim(Lease):
             **self._at,
             **settings.encryption,
             "Body": self._token.encode(),  # so that each claim has an ETag of its own
-            "Metadata": {_TOKEN: self._token, _LEASE: str(lease)},
+            "Metadata": {TOKEN: self._token, _LEASE: str(lease)},
         }
         self._etag = ""
         self._is_held = False
@@ -124,7 +126,7 @@ class Claim(Lease):
         return head(self._s3, self._at)
 
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
-        return bool(found["Metadata"].get(_TOKEN) == self._token)
+        return bool(found["Metadata"].get(TOKEN) == self._token)
 
 
 def is_expired(found: Mapping[str, Any]) -> bool:
