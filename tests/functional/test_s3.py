@@ -22,11 +22,10 @@ from servers.radosgw import RadosGateway, User
 
 from imgstore import ImageReader, Location, RequestContext, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
-from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.claims import Claim
+from imgstore.drivers.s3.copying import Copying, Original
+from imgstore.drivers.s3.places import CLAIM
 from imgstore.drivers.s3.probe import honours_conditions
-from imgstore.drivers.s3.settings import CLAIM
-from imgstore.drivers.s3.store import copy_in_parts
 from imgstore.testing.concurrency import in_threads
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
@@ -66,8 +65,7 @@ def allow(bucket: Bucket, user: User, actions: list[str]) -> None:
 
 
 def claim(make: Make, key: str, *, lease: float = 300) -> Claim:
-    store = make()
-    return Claim(store._client.get(), store._settings, key, lease=lease)
+    return Claim(make()._client.get(), key, lease=lease)
 
 
 def ignore_conditions(store: S3Store) -> None:
@@ -691,16 +689,16 @@ class TestCopies:
         store, source = make(), {"Bucket": bucket.name, "Key": "image"}
         etag = bucket.raw.head_object(**source)["ETag"]
 
-        def adding(key: str) -> Adding:
-            return store._adding(key)
+        def copy(key: str, etag: str) -> None:
+            original = Original(store._client.get(), source, len(data), etag)
+            Copying(store._adding(key), original).in_parts(5 * MIB)
 
-        copy = {"size": len(data), "part_size": 5 * MIB}
-        copy_in_parts(adding("copy"), source, etag=etag, **copy)
+        copy("copy", etag)
         assert not difference(content(store, f"{store.url_prefix}/copy"), data)
         with pytest.raises(errors.AlreadyExists):
-            copy_in_parts(adding("copy"), source, etag=etag, **copy)
+            copy("copy", etag)
         with pytest.raises(errors.IntegrityError, match="changed"):
-            copy_in_parts(adding("second"), source, etag='"other"', **copy)
+            copy("second", '"other"')
         assert sorted(bucket.keys()) == ["copy", "image"]
         assert bucket.uploads() == []
 

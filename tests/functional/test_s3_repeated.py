@@ -172,7 +172,7 @@ class TestClaims:
     ) -> None:
         """The answer to that is lost, too: the add does not wait for itself."""
         store = make()
-        Claim(store._client.get(), store._settings, "image", lease=0).take()
+        Claim(store._client.get(), "image", lease=0).take()
         time.sleep(1.1)  # servers tell times in whole seconds
 
         def cut(request: Any, **_: Any) -> None:
@@ -258,9 +258,7 @@ class TestDeletes:
     ) -> None:
         """A claim that expired is removed once, however its answer is lost."""
         store = make()
-        claims = [
-            Claim(store._client.get(), store._settings, "image", lease=lease) for lease in (0, 300)
-        ]
+        claims = [Claim(store._client.get(), "image", lease=lease) for lease in (0, 300)]
         claims[0].take()
         time.sleep(1.1)  # servers tell times in whole seconds
         seen = bucket.raw.head_object(Bucket=bucket.name, Key=CLAIM)

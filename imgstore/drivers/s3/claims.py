@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 import uuid
@@ -11,21 +10,24 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.s3.client import Client, head, is_conflict, server_time, status_of, told
+from imgstore.boundary.arguments import OWN
+from imgstore.drivers._claims import Lease
+from imgstore.drivers.s3.client import Client, head, server_time, told
 from imgstore.drivers.s3.deleting import delete
-from imgstore.drivers.s3.settings import CLAIM, Settings
+from imgstore.drivers.s3.errors import is_conflict, status_of
+from imgstore.drivers.s3.places import CLAIM, TOKEN
 from imgstore.errors import Unavailable
+from imgstore.process.committing import attempted, undone
+from imgstore.process.patience import Patience
 
-LOG = logging.getLogger(__name__)
-
-_HOLDER: Final = "imgstore-holder"
-_LEASE: Final = "imgstore-lease"
-_FIRST_PAUSE: Final = 0.25  # seconds; later ones are longer
-_LONGEST_PAUSE: Final = 2.0
+_LEASE: Final = f"{OWN}lease"
+_SETTLING: Final = 0.25  # seconds in which one of several that took a claim over is the last
+_REMOVAL: Final = "the removal of a claim"
+_IN_THE_WAY: Final = "other adds of this id are being committed all the time"
 _NOT_TAKEN: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 
 
-class Claim:
+class Claim(Lease):
     """An object beside an image that only one add at a time can put.
 
     It lies at ``<key prefix>imgstore-claim-<image id>`` while an upload of the image is completed.
@@ -33,48 +35,45 @@ class Claim:
     is dead, and another may take it over.
     """
 
-    def __init__(self, client: Client, settings: Settings, key: str, *, lease: float) -> None:
+    def __init__(self, client: Client, key: str, *, lease: float) -> None:
         """Prepare to claim the object ``key``; ``lease`` is in seconds."""
+        super().__init__(lease)
         self._client = client
         self._s3 = client.s3
-        self._lease = lease
+        settings = client.settings
         image_id = key.removeprefix(settings.key_prefix)
         self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{CLAIM}{image_id}"}
-        self._holder = uuid.uuid4().hex
+        self._token = uuid.uuid4().hex
         self._new = {
             **self._at,
             **settings.encryption,
-            "Body": self._holder.encode(),  # so that each claim has an ETag of its own
-            "Metadata": {_HOLDER: self._holder, _LEASE: str(lease)},
+            "Body": self._token.encode(),  # so that each claim has an ETag of its own
+            "Metadata": {TOKEN: self._token, _LEASE: str(lease)},
         }
         self._etag = ""
-        self._since = 0.0
         self._is_held = False
 
     def take(self) -> None:
         """Wait until nobody has the claim, and have it; raises Unavailable after two leases."""
-        try:
-            while not self._put():
-                self.wait()
-            self._is_held = True
-        except BaseException:
-            self.give_up()
-            raise
+        with undone(self._remove, _REMOVAL):
+            for attempt in self._patience.attempts():
+                if (attempt == 1 or self._is_free()) and self._put():
+                    self._is_held = True
+                    return
+            raise Unavailable(_IN_THE_WAY)
 
     def wait(self) -> None:
         """Wait until nobody has the claim; raises Unavailable after two leases."""
-        deadline = time.monotonic() + 2 * self._lease
-        pause = _FIRST_PAUSE
-        while (found := head(self._s3, self._at)) is not None and not is_expired(found):
-            if time.monotonic() > deadline:
-                raise Unavailable("other adds of this id are being committed all the time")
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        if not any(self._is_free() for _ in self._patience.attempts()):
+            raise Unavailable(_IN_THE_WAY)
 
-    def check(self) -> None:
-        """Raise Unavailable if the claim may be over before a commit that begins now."""
-        if time.monotonic() - self._since > self._lease / 2:
-            raise Unavailable("the server took too long to let this add commit")
+    @property
+    def _patience(self) -> Patience:
+        return Patience(0.25, 2.0, seconds=2 * self.lease, spread=True)
+
+    def _is_free(self) -> bool:
+        found = head(self._s3, self._at)
+        return found is None or is_expired(found)
 
     def is_held(self) -> bool:
         """Return whether the claim is ours still, by asking the server."""
@@ -83,20 +82,21 @@ class Claim:
         return self._is_held
 
     def give_up(self) -> None:
-        """Remove the claim if it is still ours; best effort, for it expires.
+        """Remove the claim if it is still ours; best effort, for it expires."""
+        attempted(self._remove, _REMOVAL)
 
-        It is asked for once: sent again, the request may meet the claim of the next add, also
-        where that came between a look and the request.
+    def _remove(self) -> None:
+        """Ask for its removal once.
+
+        Sent again, the request may meet the claim of the next add, also where that came between a
+        look and the request.
         """
-        try:
-            is_sure = self._is_held and time.monotonic() - self._since < self._lease / 4
-            if is_sure or self.is_held():
-                delete(self._client, self._at, self._etag, self._is_ours, attempts=1)
-        except Exception as exc:  # leftovers() finds it
-            LOG.warning("a claim could not be removed: %s", type(exc).__name__)
+        is_sure = self._is_held and not self.is_over(self.lease / 4)
+        if is_sure or self.is_held():
+            delete(self._client, self._at, self._etag, self._is_ours, attempts=1)
 
     def _put(self) -> bool:
-        self._since = time.monotonic()
+        self.begin()
         try:
             self._etag = self._s3.put_object(**self._new, IfNoneMatch="*").get("ETag", "")
             return True
@@ -121,12 +121,12 @@ class Claim:
                 if not is_conflict(exc) and status_of(exc) not in _NOT_TAKEN:
                     raise
                 continue
-            time.sleep(_FIRST_PAUSE)  # where If-Match has no effect the last one has it
+            time.sleep(_SETTLING)  # where If-Match has no effect the last one has it
             break
         return head(self._s3, self._at)
 
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
-        return bool(found["Metadata"].get(_HOLDER) == self._holder)
+        return bool(found["Metadata"].get(TOKEN) == self._token)
 
 
 def is_expired(found: Mapping[str, Any]) -> bool:

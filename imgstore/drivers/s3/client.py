@@ -1,35 +1,23 @@
-"""The SDK's client, and what its errors mean."""
+"""The SDK's client: requests, and what becomes of them."""
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from imgstore.boundary.settings import check_ca_file
+from imgstore.drivers.s3.errors import INSTALL, error_code, is_untrusted, status_of
 from imgstore.drivers.s3.settings import Settings
-from imgstore.errors import (
-    ConfigError,
-    ImgStoreError,
-    IntegrityError,
-    InvalidRange,
-    NotFound,
-    PermissionDenied,
-    StorageFull,
-    StoreError,
-    Throttled,
-    TimedOut,
-    Unavailable,
-    Unsupported,
-)
+from imgstore.errors import ConfigError, PermissionDenied, StoreError, Unavailable
 from imgstore.process import lazy
 from imgstore.secret import Secret
 
-INSTALL: Final = "imgstore[s3]"
+T = TypeVar("T")
 
 # What botocore says at DEBUG of requests, their signatures and answers.
 SDK_LOGGERS: Final = (
@@ -62,9 +50,9 @@ class Client:
         self._watching = threading.local()
         self._is_conditional: bool | None = None
         self._has_md5_tags: bool | None = None
-        self.attempts = settings.max_attempts
+        self.settings = settings
         if isinstance(settings.verify, str):
-            _check_ca_file(settings.verify)
+            check_ca_file("s3_store_cacert", settings.verify)
         options: dict[str, Any] = {"addressing_style": settings.addressing}
         if not settings.sign_payload:
             options["payload_signing_enabled"] = False
@@ -75,7 +63,6 @@ class Client:
             }
         )
         self._credentials: Any = session.get_credentials()
-        self._learn = settings.redaction.learn
         self.s3: Any = session.client(
             "s3",
             endpoint_url=settings.endpoint.url,
@@ -106,6 +93,34 @@ class Client:
     def close(self) -> None:
         """Close the pooled connections."""
         self.s3.close()
+
+    def inside(self, call: Callable[[], T]) -> T:
+        """Call, and once more with a new bucket if there was none and one may be made."""
+        bucket = self.settings.bucket
+        try:
+            return call()
+        except Exception as exc:
+            if error_code(exc) != "NoSuchBucket":
+                raise
+            if not self.settings.create_bucket:
+                raise ConfigError(
+                    f"the bucket {bucket!r} does not exist",
+                    remedy="create it, or set s3_store_create_bucket_on_put",
+                ) from exc
+        self._create_bucket()
+        return call()
+
+    def _create_bucket(self) -> None:
+        """Create the bucket; one that another add has just created is as good."""
+        request: dict[str, Any] = {"Bucket": self.settings.bucket}
+        region = self.settings.region
+        if region and region != "us-east-1":  # which has no name there
+            request["CreateBucketConfiguration"] = {"LocationConstraint": region}
+        try:
+            self.s3.create_bucket(**request)
+        except Exception as exc:
+            if error_code(exc) != "BucketAlreadyOwnedByYou":
+                raise
 
     def takes(self, operation: str, parameter: str) -> bool:
         """Return whether the installed SDK knows a parameter of an operation."""
@@ -148,7 +163,7 @@ class Client:
         # They may be those of a role or a profile, and be renewed.
         if self._credentials is not None:
             found = self._credentials.get_frozen_credentials()
-            self._learn(found.access_key, found.secret_key, found.token)
+            self.settings.redaction.learn(found.access_key, found.secret_key, found.token)
 
     def _on_sending(self, request: Any, **_: Any) -> None:
         _check_credentials(request.headers)
@@ -230,44 +245,6 @@ def _check_credentials(headers: Mapping[str, Any]) -> None:
             )
 
 
-def _check_ca_file(path: str) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except OSError as exc:
-        raise ConfigError(
-            f"s3_store_cacert {path} cannot be used: {exc.strerror or exc}",
-            remedy="give the path of a PEM file with certificates",
-        ) from exc
-
-
-def is_untrusted(exc: BaseException) -> bool:
-    """Return whether a TLS handshake failed because of the server's certificate."""
-    return type(exc).__name__ == "SSLError" and "CERTIFICATE_VERIFY_FAILED" in str(exc)
-
-
-def is_conflict(exc: BaseException) -> bool:
-    """Return whether the service refused a request because of its conditions."""
-    is_refused = status_of(exc) == HTTPStatus.PRECONDITION_FAILED
-    return is_refused or error_code(exc) in {"ConditionalRequestConflict", "OperationAborted"}
-
-
-def error_code(exc: BaseException) -> str:
-    """Return the code of an error that the service answered, "" for any other exception.
-
-    Answers to HEAD have no body; their code is the HTTP status.
-    """
-    response = getattr(exc, "response", None)
-    error = response.get("Error", {}) if isinstance(response, dict) else {}
-    return str(error.get("Code", ""))
-
-
-def status_of(exc: BaseException) -> int:
-    """Return the HTTP status of an error that the service answered, 0 for any other exception."""
-    response = getattr(exc, "response", None)
-    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    return int(metadata.get("HTTPStatusCode", 0))
-
-
 def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what the service says of an object, None if there is none.
 
@@ -298,118 +275,3 @@ def server_time(answer: Mapping[str, Any]) -> datetime:
     """Return the server's clock at the time of an answer; ages are told by no other."""
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     return parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
-
-
-def classify(exc: Exception) -> ImgStoreError | None:
-    """Map what boto3, botocore and urllib3 raise to one of our errors; None for all else."""
-    botocore = lazy.load("botocore.exceptions", install=INSTALL)
-    parsers = lazy.load("botocore.parsers", install=INSTALL)
-    if isinstance(exc, parsers.ResponseParserError):
-        return Unavailable("the endpoint's answer is not one of S3")
-    if isinstance(exc, botocore.ClientError):
-        return _answered(exc)
-    kinds: list[tuple[str, ImgStoreError]] = [
-        ("NoCredentialsError", PermissionDenied("no credentials were found", remedy=_NO_KEYS)),
-        ("PartialCredentialsError", PermissionDenied("credentials lack a part", remedy=_NO_KEYS)),
-        ("CredentialRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("TokenRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("SSOError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("MetadataRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("ProfileNotFound", ConfigError(_first_line(exc), remedy="correct s3_store_profile")),
-        ("SSLError", _tls_error(exc)),
-        ("ConnectTimeoutError", TimedOut("the endpoint does not accept connections in time")),
-        ("ReadTimeoutError", TimedOut("the endpoint does not answer in time")),
-        ("EndpointConnectionError", Unavailable("the endpoint cannot be connected to")),
-        ("ProxyConnectionError", Unavailable("the proxy cannot be connected to")),
-        ("ConnectionClosedError", Unavailable("the endpoint closed the connection")),
-        ("ResponseStreamingError", Unavailable("the connection broke while data arrived")),
-        ("IncompleteReadError", IntegrityError("the data ended early", retryable=True)),
-        ("FlexibleChecksumError", IntegrityError("the data does not match its checksum")),
-        ("ConnectionError", Unavailable("the connection to the endpoint failed")),
-        ("HTTPClientError", Unavailable("the connection to the endpoint failed")),
-        ("ParamValidationError", StoreError(" ".join(str(exc).split()))),
-        ("BotoCoreError", ConfigError(_first_line(exc), remedy="look at the options of the store")),
-    ]
-    found = next((e for name, e in kinds if isinstance(exc, getattr(botocore, name, ()))), None)
-    if found is None and type(exc).__module__.startswith("urllib3."):
-        return Unavailable(f"the connection broke: {type(exc).__name__}")
-    return found
-
-
-_NO_KEYS: Final = (
-    "set s3_store_access_key and s3_store_secret_key, or give the AWS SDK a profile or a role"
-)
-_CA: Final = "name the bundle of its authority in s3_store_cacert"
-_CHECKSUMS: Final = (
-    "set s3_store_request_checksum_calculation to when_required: this server does not know the "
-    "trailing checksums of S3"
-)
-_REGION: Final = "set s3_store_region_name to the bucket's region"
-
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; QuotaExceeded is Ceph's,
-# XMinioStorageFull MinIO's.
-_CODES: Final[dict[type[ImgStoreError], str]] = {
-    NotFound: "404 NoSuchKey NotFound",
-    PermissionDenied: "401 403 AccessDenied AccountProblem AllAccessDisabled ExpiredToken "
-    "InvalidAccessKeyId InvalidPayer InvalidSecurity InvalidToken NotSignedUp "
-    "SignatureDoesNotMatch TokenRefreshRequired UserSuspended",
-    StorageFull: "507 EntityTooLarge InsufficientStorage QuotaExceeded StorageFull "
-    "TooManyBuckets XMinioStorageFull",
-    InvalidRange: "416 InvalidRange",
-    Throttled: "429 BandwidthLimitExceeded OperationAborted RequestLimitExceeded "
-    "RequestThrottled SlowDown SlowDownRead SlowDownWrite Throttling TooManyRequests "
-    "TooManyRequestsException",
-    TimedOut: "408 RequestTimeout",
-    Unavailable: "500 502 503 504 InternalError ServiceUnavailable",
-    IntegrityError: "BadDigest InvalidDigest InvalidPart XAmzContentSHA256Mismatch",
-    Unsupported: "405 501 MethodNotAllowed NotImplemented",
-}
-_CLASSES: Final = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
-
-
-def _answered(exc: Exception) -> ImgStoreError:
-    """Return the error for what the service answered."""
-    code, status = error_code(exc), status_of(exc)
-    told = getattr(exc, "response", {}).get("Error", {}).get("Message")
-    reason = f"the service answers {status} {code}" if code != str(status) else _status(status)
-    if told and str(told) not in {code, "None"}:
-        reason += f": {' '.join(str(told).split())[:200]}"
-    special: dict[str, ImgStoreError] = {
-        "NoSuchBucket": NotFound(reason, remedy="check the bucket in the location"),
-        "BucketAlreadyExists": ConfigError(reason, remedy="choose another name: it is taken"),
-        "PermanentRedirect": ConfigError(reason, remedy=_REGION),
-        "301": ConfigError(reason, remedy=_REGION),
-        "AuthorizationHeaderMalformed": ConfigError(reason, remedy=_REGION),
-        "IllegalLocationConstraintException": ConfigError(reason, remedy=_REGION),
-        "InvalidLocationConstraint": ConfigError(reason, remedy=_REGION),
-        "InvalidStorageClass": ConfigError(reason, remedy="correct s3_store_storage_class"),
-        "RequestTimeTooSkewed": PermissionDenied(reason, remedy="set this machine's clock"),
-        "InvalidObjectState": StoreError(reason, remedy="restore the object from its archive"),
-        "MissingContentLength": StoreError(reason, remedy=_CHECKSUMS),
-        "PreconditionFailed": IntegrityError("the image changed while it was read"),
-        "412": IntegrityError("the image changed while it was read"),
-        "NoSuchUpload": StoreError(
-            f"{reason}: the upload was removed while it was under way",
-            remedy="look for lifecycle rules and clean-ups that remove young uploads",
-        ),
-    }
-    if code in special:
-        return special[code]
-    kind = _CLASSES.get(code) or _CLASSES.get(str(status))
-    if kind is None:
-        kind = Unavailable if status >= 500 else StoreError
-    return kind(reason)
-
-
-def _status(status: int) -> str:
-    return f"the service answers {status}"
-
-
-def _tls_error(exc: Exception) -> StoreError:
-    if is_untrusted(exc):
-        return PermissionDenied("the endpoint's certificate is not trusted", remedy=_CA)
-    return Unavailable("the TLS connection to the endpoint failed")
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).partition("\n")[0]

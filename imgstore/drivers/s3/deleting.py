@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.s3.client import Client, head, is_conflict, status_of
+from imgstore.drivers.s3.client import Client, head
+from imgstore.drivers.s3.errors import is_conflict, status_of
+from imgstore.process.patience import Patience
 
-_LONGEST_PAUSE: Final = 8.0  # seconds
 # From servers that do not know the condition.
 _NOT_TAKEN: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
 
@@ -29,26 +30,30 @@ def delete(
     still, ``attempts`` times at the most. Its ``etag`` goes with it as a condition: AWS heeds
     that, Ceph 16 takes no notice.
     """
-    condition, lost = _condition(client, etag), 0
+    condition, was_lost = _condition(client, etag), False
+    pauses = Patience(
+        1.0, 8.0, times=(attempts or client.settings.max_attempts) - 1, at_once=True
+    ).pauses()
     while True:
         failure, is_lost = _sent(client, at, condition)
         if failure is None:
             return True
-        if is_lost:
-            lost += 1
-        elif status_of(failure) == HTTPStatus.NOT_FOUND:
-            return lost > 0
-        elif condition and (is_conflict(failure) or status_of(failure) in _NOT_TAKEN):
+        was_lost |= is_lost
+        if not is_lost:
+            if status_of(failure) == HTTPStatus.NOT_FOUND:
+                return was_lost
+            if not condition or not (is_conflict(failure) or status_of(failure) in _NOT_TAKEN):
+                raise failure
             condition = {}  # not the same, which is seen now, or a server that cannot compare
-        else:
-            raise failure
         found = head(client.s3, at)
         if found is None or not is_same(found):
-            return lost > 0
-        if lost >= (attempts or client.attempts):
-            raise failure
-        if is_lost and lost > 1:  # at once first: a connection that was idle may just be closed
-            time.sleep(min(2.0 ** (lost - 2), _LONGEST_PAUSE))
+            return was_lost
+        if is_lost:
+            # At once first: a connection that was idle may just be closed.
+            pause = next(pauses, None)
+            if pause is None:
+                raise failure
+            time.sleep(pause)
 
 
 def _sent(

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from imgstore.boundary.arguments import is_safe_image_id
 from imgstore.drivers.s3 import claims
-from imgstore.drivers.s3.client import Client, head, server_time, status_of
+from imgstore.drivers.s3.client import Client, head, server_time
 from imgstore.drivers.s3.deleting import delete
-from imgstore.drivers.s3.settings import CLAIM, PROBE, Settings
+from imgstore.drivers.s3.errors import status_of
+from imgstore.drivers.s3.places import CLAIM, PROBE
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
@@ -38,22 +39,22 @@ class _Object:
 
 
 def find(
-    s3: Any, settings: Settings, store: str, *, live: Collection[str], older_than: timedelta
+    client: Client, store: str, *, live: Collection[str], older_than: timedelta
 ) -> Iterator[Leftover]:
     """Yield uploads that got no part for ``older_than``, and claims and probes as old.
 
     S3 does not tell whose an upload is or whether its process lives. ``live`` are those of this
     process; those of others show that they live by the parts that arrive.
     """
-    yield from _uploads(s3, settings, store, live=live, older_than=older_than)
+    yield from _uploads(client, store, live=live, older_than=older_than)
     for prefix in (CLAIM, PROBE):
-        yield from _objects(s3, settings, store, prefix, older_than=older_than)
+        yield from _objects(client, store, prefix, older_than=older_than)
 
 
 def _uploads(
-    s3: Any, settings: Settings, store: str, *, live: Collection[str], older_than: timedelta
+    client: Client, store: str, *, live: Collection[str], older_than: timedelta
 ) -> Iterator[Leftover]:
-    bucket, prefix = settings.bucket, settings.key_prefix
+    s3, bucket, prefix = client.s3, client.settings.bucket, client.settings.key_prefix
     pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
     for page in pages:
         now = server_time(page)
@@ -89,9 +90,10 @@ def _look_at(s3: Any, at: Mapping[str, str], initiated: datetime) -> _Upload | N
 
 
 def _objects(
-    s3: Any, settings: Settings, store: str, prefix: str, *, older_than: timedelta
+    client: Client, store: str, prefix: str, *, older_than: timedelta
 ) -> Iterator[Leftover]:
     age = max(older_than, _YOUNGEST)
+    s3, settings = client.s3, client.settings
     request = {"Bucket": settings.bucket, "Prefix": settings.key_prefix + prefix}
     for page in s3.get_paginator("list_objects_v2").paginate(**request):
         now = server_time(page)

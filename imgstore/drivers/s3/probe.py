@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import uuid
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from imgstore.drivers.s3.client import error_code, head, is_conflict, status_of
-from imgstore.drivers.s3.settings import PROBE, Settings
+from imgstore.drivers.s3.client import head
+from imgstore.drivers.s3.errors import error_code, is_conflict, status_of
+from imgstore.drivers.s3.places import PROBE
+from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import PermissionDenied
-
-LOG = logging.getLogger(__name__)
+from imgstore.process.committing import attempted
 
 BYTES: Final = b"check"
 MD5: Final = hashlib.md5(BYTES, usedforsecurity=False).hexdigest()
@@ -50,14 +50,10 @@ def honours_conditions(
             raise
         if not answer:
             s3.put_object(**new)  # raises if it was refused for another reason
-    try:
-        s3.delete_object(**at)
-    except Exception as exc:  # leftovers() finds it
-        LOG.warning("the object %s could not be removed: %s", at["Key"], type(exc).__name__)
-    else:
-        # AWS needs no look before a commit.
-        if not settings.endpoint.is_amazon:
-            _check_sight(s3, at)
+    is_removed = attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
+    # AWS needs no look before a commit.
+    if is_removed and not settings.endpoint.is_amazon:
+        _check_sight(s3, at)
     return answer
 
 

@@ -12,15 +12,12 @@ from typing import Any, Final
 
 from imgstore.boundary.arguments import is_safe_image_id
 from imgstore.boundary.redaction import Redaction
-from imgstore.boundary.settings import all_checked, typed
+from imgstore.boundary.settings import all_checked
 from imgstore.data.units import MIB
 from imgstore.drivers.s3.options import OPTIONS
+from imgstore.drivers.s3.places import CLAIM, PROBE, is_bucket, is_own
 from imgstore.errors import ConfigError
 from imgstore.secret import Secret
-
-# What the names of objects beside the images begin with, after the key prefix.
-CLAIM: Final = "imgstore-claim-"
-PROBE: Final = "imgstore-check-"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS: Final = 10_000
@@ -48,13 +45,10 @@ _AMAZON_REGION: Final = re.compile(
     rf"\.{_AMAZON_DOMAIN}"
 )
 _GLOBAL: Final = frozenset({"s3.amazonaws.com", "s3-external-1.amazonaws.com"})
-# The names of S3 and the more liberal ones of other servers; not ARNs, which lead elsewhere.
-_BUCKET: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}(?<!--x-s3)(?<!--op-s3)")
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{0,63}")
 _ENCRYPTION: Final = frozenset({"", "AES256", "aws:kms", "aws:kms:dsse"})
 # A name that can be one label of a host, so that certificates with a wildcard cover it.
 _DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
-_NEEDED: Final = frozenset({"host", "bucket"})
 
 
 @dataclass(frozen=True)
@@ -109,16 +103,6 @@ class Endpoint:
         return "us-east-1" if self.host.lower() in _GLOBAL else ""
 
 
-def is_bucket(name: str) -> bool:
-    """Return whether a bucket can be called so: what else S3 takes for one leads elsewhere."""
-    return _BUCKET.fullmatch(name) is not None
-
-
-def is_reserved(name: str) -> bool:
-    """Return whether a name begins like those of objects beside the images."""
-    return name.startswith((CLAIM, PROBE))
-
-
 def _bracketed(authority: str) -> str:
     try:
         return f"[{ipaddress.IPv6Address(authority)}]"
@@ -163,7 +147,7 @@ class Settings:
     retry_mode: str
     max_attempts: int
     max_pool_connections: int
-    redaction: Redaction = field(default_factory=Redaction, compare=False, repr=False)
+    redaction: Redaction = field(compare=False, repr=False)
 
     @property
     def encryption(self) -> dict[str, str]:
@@ -208,13 +192,8 @@ class Settings:
         return min(max(self.part_size, _GROWTH * (number - _EVEN_PARTS)), MAX_PART)
 
 
-def read(given: Mapping[str, Any]) -> Settings:
-    """Check the keywords of the store; raises one ConfigError for all that is wrong."""
-    checks = [
-        functools.partial(typed, OPTIONS[keyword], value, needed=keyword in _NEEDED)
-        for keyword, value in given.items()
-    ]
-    given = dict(zip(given, all_checked(*checks), strict=True))
+def read(given: Mapping[str, Any], redaction: Redaction) -> Settings:
+    """Check the values of the options; raises one ConfigError for all that is wrong."""
     endpoint, bucket, key_prefix, credentials, part_size, options, *_ = all_checked(
         lambda: Endpoint.of(given["host"]),
         lambda: _bucket(given["bucket"], given["bucket_url_format"]),
@@ -250,6 +229,7 @@ def read(given: Mapping[str, Any]) -> Settings:
         retry_mode=given["retry_mode"],
         max_attempts=given["max_attempts"],
         max_pool_connections=given["max_pool_connections"],
+        redaction=redaction,
     )
 
 
@@ -283,7 +263,7 @@ def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
 
 
 def _key_prefix(prefix: str) -> str:
-    if is_reserved(prefix) or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
+    if is_own(prefix) or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
         raise ConfigError(
             f"s3_store_key_prefix: {prefix!a} cannot begin the name of an image",
             remedy=f"use printable text without '/', '?', '#' and '@', not {CLAIM} or {PROBE}",

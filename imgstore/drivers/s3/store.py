@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any, Final
 
+from imgstore.boundary.settings import read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.parts import upload_in_parts
 from imgstore.data.ranges import open_ranges
 from imgstore.data.streams import Body
-from imgstore.data.units import MIB
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
-from imgstore.drivers.s3.client import (
-    INSTALL,
-    SDK_LOGGERS,
-    Client,
-    classify,
-    error_code,
-    head,
-    told,
-)
+from imgstore.drivers.s3.client import SDK_LOGGERS, Client, head, told
+from imgstore.drivers.s3.committing import Commit
+from imgstore.drivers.s3.copying import Copying, Original
 from imgstore.drivers.s3.deleting import delete, is_seen
+from imgstore.drivers.s3.errors import INSTALL, classify, error_code
 from imgstore.drivers.s3.options import OPTIONS
+from imgstore.drivers.s3.places import Place, key_of
 from imgstore.drivers.s3.probe import honours_conditions, is_there
 from imgstore.drivers.s3.reading import Reading
-from imgstore.drivers.s3.settings import MAX_PARTS, is_bucket, is_reserved, read
+from imgstore.drivers.s3.settings import read
 from imgstore.errors import (
     ImgStoreError,
-    InvalidArgument,
+    InvalidLocation,
     NotFound,
-    PermissionDenied,
     Unavailable,
 )
 from imgstore.location import Location, same_service
@@ -48,10 +41,6 @@ from imgstore.store import Store
 
 LOG = logging.getLogger(__name__)
 
-# The limit of S3 is 5 GiB; servers that copy bytes would not answer in time.
-_LARGEST_COPY: Final = 1024 * MIB
-_COPIED_PART: Final = 256 * MIB
-_COPIES: Final = 4
 _UNCONDITIONAL: Final = (
     "the server takes no notice of If-None-Match, so that simultaneous adds of one id may replace "
     "each other; set s3_store_conditional_writes to false to accept that"
@@ -110,10 +99,10 @@ class S3Store(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        given = read_options(OPTIONS, locals(), needed=("host", "bucket"))
         super().__init__(name, **common)
         lazy.require("boto3", "botocore", install=INSTALL)
-        self._settings = dataclasses.replace(read(given), redaction=self._redaction)
+        self._settings = read(given, self._redaction)
         self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.
         self._live: set[str] = set()
@@ -131,11 +120,10 @@ class S3Store(Store):
 
     def owns(self, location: Location) -> Ownership:
         """Own the bucket's keys with the prefix; the rest of the endpoint may be readable."""
-        service, bucket, key = _split(location)
-        settings = self._settings
-        if not key or not same_service(service, settings.endpoint.service):
+        place, settings = Place.of(location), self._settings
+        if place is None or not same_service(place.service, settings.endpoint.service):
             return Ownership.NO
-        is_own = bucket == settings.bucket and key.startswith(settings.key_prefix)
+        is_own = place.bucket == settings.bucket and place.key.startswith(settings.key_prefix)
         return Ownership.YES if is_own else Ownership.MAYBE
 
     def _get(
@@ -147,7 +135,7 @@ class S3Store(Store):
         if_version: str | None,
         context: RequestContext | None,
     ) -> Opened:
-        request = Reading(self._client.get(), _object(location))
+        request = Reading(self._client.get(), _at(location))
         workers = self._settings.get_workers
         return open_ranges(request, offset, length, if_version, workers=workers)
 
@@ -155,7 +143,7 @@ class S3Store(Store):
         return int(told(self._found(location), "ContentLength"))
 
     def _found(self, location: Location) -> dict[str, Any]:
-        found = head(self._client.get().s3, _object(location))
+        found = head(self._client.get().s3, _at(location))
         if found is None:
             raise NotFound("there is no such image")
         return found
@@ -175,14 +163,10 @@ class S3Store(Store):
 
     def _adding(self, image_id: str) -> Adding:
         client, settings = self._client.get(), self._settings
-        key = settings.key_prefix + image_id
-        if "@" in image_id or is_reserved(image_id) or is_reserved(key):
-            raise InvalidArgument(
-                f"the image id {image_id!a} cannot be stored in S3",
-                remedy="use an id without '@' that does not begin with 'imgstore-'",
-            )
+        key = key_of(image_id, settings.key_prefix)
         is_conditional = client.is_conditional(self._ask_for_conditions)
-        return Adding(client, settings, key, is_conditional=is_conditional, live=self._live)
+        commit = Commit(client, key, is_conditional=is_conditional)
+        return Adding(client, commit, live=self._live)
 
     def _ask_for_conditions(self) -> bool | None:
         """Return whether If-None-Match is honoured; None: ask again, there is no bucket yet."""
@@ -201,13 +185,13 @@ class S3Store(Store):
 
     def _location(self, image_id: str) -> Location:
         settings = self._settings
-        place = f"{settings.endpoint.service}/{settings.bucket}/{settings.key_prefix}{image_id}"
-        return Location(self._scheme, place)
+        place = Place(settings.endpoint.service, settings.bucket, settings.key_prefix + image_id)
+        return place.location(self._scheme)
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         seen = self._found(location)  # S3 deletes what is not there without a word
         etag = seen.get("ETag", "")
-        if not delete(self._client.get(), _object(location), etag, is_seen(seen)):
+        if not delete(self._client.get(), _at(location), etag, is_seen(seen)):
             raise NotFound("the image was deleted meanwhile")
 
     def _copy(
@@ -215,46 +199,23 @@ class S3Store(Store):
     ) -> Added | None:
         if not isinstance(origin, S3Store) or not self._shares_service(origin):
             return None
-        source = _object(location)
-        found = origin._found(location)
-        size, etag = int(told(found, "ContentLength")), told(found, "ETag")
-        if origin is not self and not self._sees(source, size, etag):
+        source = _at(location)
+        original = Original.of(self._client.get(), source, origin._found(location))
+        if origin is not self and not original.is_seen():
             return None
-        adding = self._adding(image_id)
-        if size <= _LARGEST_COPY and (size == 0 or self._copies_exclusively()):
-            adding.copy_whole(source, etag=etag, size=size)
-        else:
-            part_size = max(_COPIED_PART, -(-size // MAX_PARTS))
-            copy_in_parts(adding, source, etag=etag, size=size, part_size=part_size)
-        return Added(self._location(image_id), size=size)
-
-    def _copies_exclusively(self) -> bool:
-        """Return whether CopyObject can be: by its condition on AWS, by a claim elsewhere."""
-        client = self._client.get()
-        return not self._settings.endpoint.is_amazon or client.takes("CopyObject", "IfNoneMatch")
-
-    def _sees(self, source: dict[str, str], size: int, etag: str) -> bool:
-        """Return whether this store's credentials reach the same object; buckets have tenants."""
-        try:
-            found = head(self._client.get().s3, source)
-        except Exception as exc:
-            if not isinstance(classify(exc), PermissionDenied):
-                raise
-            return False
-        return found is not None and (found.get("ContentLength"), found.get("ETag")) == (size, etag)
+        Copying(self._adding(image_id), original).copy()
+        return Added(self._location(image_id), size=original.size)
 
     def _shares_service(self, other: S3Store) -> bool:
         mine, others = self._settings.endpoint, other._settings.endpoint
         return same_service(mine.service, others.service)
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
-        s3, settings = self._client.get().s3, self._settings
+        client = self._client.get()
         try:
-            yield from leftovers.find(
-                s3, settings, self.name, live=self._live, older_than=older_than
-            )
+            yield from leftovers.find(client, self.name, live=self._live, older_than=older_than)
         except Exception as exc:
-            if error_code(exc) != "NoSuchBucket" or not settings.create_bucket:
+            if error_code(exc) != "NoSuchBucket" or not self._settings.create_bucket:
                 raise
 
     def _remove_leftover(self, leftover: Leftover) -> None:
@@ -282,44 +243,8 @@ class S3Store(Store):
         self._client.close()
 
 
-def copy_in_parts(
-    adding: Adding, source: dict[str, str], *, etag: str, size: int, part_size: int
-) -> None:
-    """Let the server copy an object in parts, a few at once."""
-    offsets = range(0, size, part_size)
-    adding.start()
-    with ThreadPoolExecutor(_COPIES, thread_name_prefix="imgstore-part") as pool:
-        try:
-            copies = [
-                pool.submit(
-                    adding.put_copy, number, source, etag, offset, min(part_size, size - offset)
-                )
-                for number, offset in enumerate(offsets, start=1)
-            ]
-            wait(copies, return_when=FIRST_EXCEPTION)
-            failed = next((copy for copy in copies if copy.done() and copy.exception()), None)
-            if failed is not None:
-                failed.result()
-            adding.check_source(source, etag)
-            adding.finish([copy.result() for copy in copies])
-        except BaseException as exc:
-            adding.cancel()
-            pool.shutdown(wait=True, cancel_futures=True)
-            if not getattr(exc, "indeterminate", False):
-                adding.discard()
-            raise
-
-
-def _split(location: Location) -> tuple[str, str, str]:
-    """Return service, bucket and key: the last two segments are bucket and key.
-
-    Nothing is decoded, as glance_store does not either. Three empty texts if a part is missing.
-    """
-    service, bucket, key = ("", "", *location.rest.strip("/").rsplit("/", 2))[-3:]
-    is_sound = service and is_bucket(bucket) and key not in {"", ".", ".."}
-    return (service, bucket, key) if is_sound else ("", "", "")
-
-
-def _object(location: Location) -> dict[str, str]:
-    _, bucket, key = _split(location)
-    return {"Bucket": bucket, "Key": key}
+def _at(location: Location) -> dict[str, str]:
+    place = Place.of(location)
+    if place is None:
+        raise InvalidLocation("a location of S3 ends with bucket and key")
+    return place.at

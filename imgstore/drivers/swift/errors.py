@@ -7,7 +7,7 @@ from typing import Final
 
 from imgstore.boundary.translation import status_class
 from imgstore.drivers import _keystone
-from imgstore.drivers._http_transport import classify as classify_transport
+from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,

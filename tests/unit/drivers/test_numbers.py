@@ -14,7 +14,7 @@ from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.cinder.client import SIZE, Volume
 from imgstore.drivers.cinder.store import _size_of
 from imgstore.drivers.s3 import S3Store
-from imgstore.drivers.s3.adding import _part
+from imgstore.drivers.s3.adding import part_of
 from imgstore.drivers.s3.client import told
 from imgstore.drivers.swift import adding as swift
 from imgstore.drivers.swift.bulk import delete_many
@@ -115,7 +115,7 @@ def test_a_file_of_vmware_whose_size_is_not_told(said: Any) -> None:
 
 def test_an_answer_of_s3_that_lacks_something() -> None:
     """The error names the server's fault."""
-    for ask in (lambda: _part(1, {}), lambda: told({"ETag": "1"}, "ETag2")):
+    for ask in (lambda: part_of(1, {}), lambda: told({"ETag": "1"}, "ETag2")):
         with pytest.raises(errors.StoreError, match="answer has no ETag"):
             ask()
 

@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 from imgstore import Location, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.claims import is_expired
-from imgstore.drivers.s3.client import classify
-from imgstore.drivers.s3.settings import (
-    MAX_OBJECT,
-    MAX_PART,
-    MAX_PARTS,
-    Endpoint,
-    Settings,
-)
+from imgstore.drivers.s3.errors import classify
+from imgstore.drivers.s3.settings import MAX_OBJECT, MAX_PART, MAX_PARTS, Endpoint, Settings
 from imgstore.model import Ownership
 
 MIB = 1024 * 1024
@@ -257,6 +251,15 @@ def test_a_store_owns_its_endpoint(url: str, ownership: Ownership) -> None:
         assert made.ownership(Location.parse(url)) is ownership
 
 
+def test_a_former_place_that_names_no_object() -> None:
+    """It is the store's, and says what it lacks."""
+    with (
+        store(also_owns=["s3+https://former.example.org"]) as made,
+        pytest.raises(errors.InvalidLocation, match="bucket and key"),
+    ):
+        made.size("s3+https://former.example.org/8c9f")
+
+
 def test_key_prefixes_tell_stores_apart() -> None:
     """Two stores of one bucket own what begins with their prefixes, and perhaps the rest."""
     location = Location.parse("s3+https://s3.example.org/images/one-8c9f")
@@ -271,6 +274,7 @@ def test_ids_that_no_location_could_name_are_refused() -> None:
         ("", "a@b"),
         ("", "imgstore-claim-8c9f"),
         ("", "imgstore-check-8c9f"),
+        ("", "imgstore-8c9f"),
         ("p-", "imgstore-claim-8c9f"),
         ("imgstore-", "claim-8c9f"),
     ):
@@ -386,6 +390,10 @@ def answered(code: str, status: int, message: str | None = None) -> Exception:
         (answered("QuotaExceeded", 403), errors.StorageFull),
         (answered("EntityTooLarge", 400), errors.StorageFull),
         (answered("507", 507), errors.StorageFull),
+        (answered("405", 405), errors.Unsupported),
+        (answered("408", 408), errors.TimedOut),
+        (answered("412", 412), errors.IntegrityError),
+        (answered("429", 429), errors.Throttled),
         (answered("SlowDown", 503), errors.Throttled),
         (answered("ServiceUnavailable", 503), errors.Unavailable),
         (answered("Strange", 599), errors.Unavailable),

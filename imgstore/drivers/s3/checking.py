@@ -1,10 +1,9 @@
-"""What proves that the server has what it was sent."""
+"""Whether the server has what it was sent: MD5s and checksums."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,24 +11,22 @@ from typing import Any, Final
 from imgstore.data.parts import Part
 from imgstore.drivers.s3.client import Client
 from imgstore.drivers.s3.probe import BYTES, MD5, probe_at
-from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import IntegrityError
-
-LOG = logging.getLogger(__name__)
+from imgstore.process.committing import attempted
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
-class Proving:
-    """The proofs of one store's uploads.
+class Checking:
+    """Checks what one store uploads.
 
     The server compares an MD5 that it was sent, a signed SHA-256, or the SDK's checksum, which it
     then returns; one that does not know these returns an MD5 as ETag.
     """
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._settings = settings
+        self._settings = client.settings
 
     def md5(self, data: Part) -> str | None:
         """Return what to send, None where it is not needed."""
@@ -59,10 +56,7 @@ class Proving:
         at = probe_at(settings)
         new = {**at, **settings.encryption, **content_md5(MD5), "Body": BYTES}
         self._client.saw_tag(s3.put_object(**new), MD5)
-        try:
-            s3.delete_object(**at)  # nobody else ever has this key
-        except Exception as exc:  # leftovers() finds it
-            LOG.warning("the object %s could not be removed: %s", at["Key"], type(exc).__name__)
+        attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
 
 
 def _md5(data: Part) -> str:

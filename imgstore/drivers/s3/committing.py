@@ -1,0 +1,229 @@
+"""How an object comes to be: by one request, asked after, and never over another object."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+from imgstore.drivers.s3.claims import Claim
+from imgstore.drivers.s3.client import Client, head, told
+from imgstore.drivers.s3.deleting import delete
+from imgstore.drivers.s3.errors import doubtful, in_doubt, is_conflict, status_of
+from imgstore.drivers.s3.places import TOKEN
+from imgstore.errors import AlreadyExists, ImgStoreError, IntegrityError, Unavailable
+from imgstore.process.committing import attempted, settled, undone
+from imgstore.process.patience import Patience
+
+# For an object to show up that may be on its way.
+_PATIENCE: Final = Patience(0.25, 0.25, seconds=5.0)
+_REMOVAL: Final = "the removal of an object that was added"
+
+
+class Outcome(enum.Enum):
+    """What became of the request that makes the object of an add."""
+
+    NONE = enum.auto()  # it was not sent, or not carried out
+    OURS = enum.auto()
+    ANOTHER = enum.auto()  # the object is that of another add
+    UNKNOWN = enum.auto()  # the server may still be at it
+
+
+class Commit:
+    """The object of one add, which replaces none.
+
+    Its metadata holds a token: it tells a success whose answer was lost from an object that
+    somebody else put there. ``is_conditional`` says that the server honours If-None-Match when an
+    object is put.
+    """
+
+    def __init__(self, client: Client, key: str, *, is_conditional: bool) -> None:
+        """Prepare to make the object ``key``; nothing is sent yet."""
+        self._client = client
+        self._token = uuid.uuid4().hex
+        self.at = {"Bucket": client.settings.bucket, "Key": key}
+        self.condition = {"IfNoneMatch": "*"} if is_conditional else {}
+        self.is_amazon = client.settings.endpoint.is_amazon
+        self.outcome = Outcome.NONE
+
+    @property
+    def new(self) -> dict[str, Any]:
+        """Return the parameters of a request that makes the object, or begins to."""
+        return {**self.at, **self._client.settings.object_options, "Metadata": {TOKEN: self._token}}
+
+    @property
+    def needs_claim(self) -> bool:
+        """Return whether the server heeds the condition of a put only; AWS heeds all."""
+        return bool(self.condition) and not self.is_amazon
+
+    def refuse_existing(self) -> None:
+        """Raise AlreadyExists if there is an object."""
+        if self._find() is not None:
+            raise AlreadyExists("an image of this id exists")
+
+    @contextmanager
+    def alone(self, *, is_exclusive: bool) -> Iterator[None]:
+        """Let no other add of the id commit meanwhile, as far as the server can.
+
+        ``is_exclusive`` says that the request inside replaces nothing. Otherwise the object is
+        looked for first, by the one add that has the claim. What fails inside, or is interrupted,
+        leaves no object unless its outcome is in doubt.
+        """
+        with undone(self._remove, _REMOVAL):
+            if is_exclusive:
+                yield
+            elif self.needs_claim:
+                with self._claimed():
+                    yield
+            else:
+                self.refuse_existing()
+                yield
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        claim = self._claim()
+        self._client.inside(claim.take)
+        try:
+            self.refuse_existing()
+            claim.check()
+            yield
+            self._confirm(claim)
+        finally:
+            # What is in doubt stays guarded: the claim expires.
+            if self.outcome is not Outcome.UNKNOWN:
+                claim.give_up()
+
+    def _claim(self) -> Claim:
+        return Claim(self._client, self.at["Key"], lease=self._client.settings.lease)
+
+    def _confirm(self, claim: Claim) -> None:
+        """Raise if another add may have committed meanwhile: ours may have replaced its image."""
+        with in_doubt():
+            is_held = claim.is_held()
+        if not is_held:
+            self.take_back()
+            raise Unavailable(
+                "this add lost its claim while it committed, and was undone",
+                remedy="add the image again",
+                indeterminate=True,  # a reader may have had it
+            )
+
+    def wait_for_others(self) -> None:
+        """Wait until no add that looked for the object before it was there can replace it."""
+        with in_doubt():
+            self._claim().wait()
+
+    def send(
+        self,
+        request: Callable[[], Any],
+        *,
+        is_exclusive: bool,
+        refused: Callable[[], object] = lambda: None,
+    ) -> Mapping[str, Any]:
+        """Send the request that makes the object, and find out what became of it.
+
+        Returns when the object is there and ours: the answer, or nothing if that was lost.
+        ``is_exclusive`` says that the request replaces nothing. ``refused`` is called first where
+        it was refused because of its conditions, and not carried out before.
+        """
+        return settled(
+            lambda: self._sent(request, refused),
+            lambda failure: self._settle(failure, is_exclusive=is_exclusive),
+            is_refused=lambda exc: self.outcome is Outcome.NONE and not is_conflict(exc),
+        )
+
+    def _sent(self, request: Callable[[], Any], refused: Callable[[], object]) -> Mapping[str, Any]:
+        self.outcome = Outcome.UNKNOWN
+        with self._client.watched() as attempts:
+            try:
+                answer: Mapping[str, Any] = request()
+            except Exception as exc:
+                if not attempts.unknown:
+                    self.outcome = Outcome.NONE
+                    if is_conflict(exc):
+                        refused()
+                raise
+        self.outcome = Outcome.OURS
+        return answer
+
+    def _settle(
+        self, failure: Exception, *, is_exclusive: bool
+    ) -> Mapping[str, Any] | ImgStoreError:
+        """Return an empty answer if the object is there and ours, the error to raise otherwise."""
+        is_unknown = self.outcome is Outcome.UNKNOWN
+        self.outcome = self._look(failure, any_object=is_exclusive or not is_unknown)
+        match self.outcome:
+            case Outcome.OURS:
+                return {}
+            case Outcome.ANOTHER:
+                # Where it was unknown, ours may have been there before it, and been deleted.
+                return AlreadyExists("an image of this id exists", indeterminate=is_unknown)
+            case Outcome.NONE:
+                return Unavailable("other requests for this object are in the way")
+            case Outcome.UNKNOWN:
+                return doubtful(failure)
+
+    def _look(self, failure: Exception, *, any_object: bool) -> Outcome:
+        """Return what became of a request that failed.
+
+        With ``any_object`` the object of another add shows that ours was refused.
+        """
+        unseen = self.outcome
+        try:
+            found = self._await(any_object=any_object)
+        except Exception:  # the first failure says more
+            is_taken = status_of(failure) == HTTPStatus.PRECONDITION_FAILED
+            return Outcome.ANOTHER if unseen is Outcome.NONE and is_taken else unseen
+        if self._is_ours(found):
+            return Outcome.OURS
+        return Outcome.ANOTHER if any_object and found is not None else unseen
+
+    def check_stored(self, size: int) -> Mapping[str, Any]:
+        """See the object with our own eyes, and return it: whose it is, and how large."""
+        with in_doubt():
+            found = self._find()
+            stored = 0 if found is None else told(found, "ContentLength")
+        # Whoever read meanwhile may have had ours, so nobody can say that nothing was stored.
+        if found is None:
+            raise Unavailable(
+                "another request removed the object right after it was put",
+                remedy="add the image again",
+                indeterminate=True,
+            )
+        if not self._is_ours(found):  # as where a server takes no notice of If-None-Match
+            raise AlreadyExists(
+                "another add of this id replaced the image at that moment", indeterminate=True
+            )
+        if stored != size:
+            self.take_back()
+            raise IntegrityError(f"the server stored {stored} of {size} bytes", indeterminate=True)
+        return found
+
+    def take_back(self) -> None:
+        """Remove the object if it is ours; best effort, for an add that fails anyway."""
+        attempted(self._remove, _REMOVAL)
+
+    def _remove(self) -> None:
+        if self.outcome in {Outcome.NONE, Outcome.ANOTHER}:
+            return
+        found = self._await() if self.outcome is Outcome.UNKNOWN else self._find()
+        if found is not None and self._is_ours(found):
+            delete(self._client, self.at, found.get("ETag", ""), self._is_ours)
+
+    def _await(self, *, any_object: bool = False) -> dict[str, Any] | None:
+        """Wait for our object, or for any, to show up, as long as that usually takes."""
+        found = None
+        for _ in _PATIENCE.attempts():
+            found = self._find()
+            if self._is_ours(found) or (any_object and found is not None):
+                break
+        return found
+
+    def _find(self) -> dict[str, Any] | None:
+        return head(self._client.s3, self.at)
+
+    def _is_ours(self, found: Mapping[str, Any] | None) -> bool:
+        return found is not None and found["Metadata"].get(TOKEN) == self._token
