@@ -31,9 +31,9 @@ def delete(
     that, Ceph 16 takes no notice.
     """
     condition, was_lost = _condition(client, etag), False
-    pauses = Patience(
-        1.0, 8.0, times=(attempts or client.settings.max_attempts) - 1, at_once=True
-    ).pauses()
+    times = (attempts or client.settings.max_attempts) - 1
+    # At once first: a connection that was idle may just be closed.
+    pauses = Patience(1.0, 8.0, times=times, at_once=True).pauses()
     while True:
         failure, is_lost = _sent(client, at, condition)
         if failure is None:
@@ -49,7 +49,6 @@ def delete(
         if found is None or not is_same(found):
             return was_lost
         if is_lost:
-            # At once first: a connection that was idle may just be closed.
             pause = next(pauses, None)
             if pause is None:
                 raise failure

@@ -116,6 +116,8 @@ def classify(exc: Exception) -> ImgStoreError | None:
         return Unavailable("the endpoint's answer is not one of S3")
     if isinstance(exc, botocore.ClientError):
         return _answered(exc)
+    if is_untrusted(exc):
+        return PermissionDenied("the endpoint's certificate is not trusted", remedy=_CA)
     kinds: list[tuple[str, ImgStoreError]] = [
         ("NoCredentialsError", PermissionDenied("no credentials were found", remedy=_NO_KEYS)),
         ("PartialCredentialsError", PermissionDenied("credentials lack a part", remedy=_NO_KEYS)),
@@ -124,7 +126,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
         ("SSOError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
         ("MetadataRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
         ("ProfileNotFound", ConfigError(_first_line(exc), remedy="correct s3_store_profile")),
-        ("SSLError", _tls_error(exc)),
+        ("SSLError", Unavailable("the TLS connection to the endpoint failed")),
         ("ConnectTimeoutError", TimedOut("the endpoint does not accept connections in time")),
         ("ReadTimeoutError", TimedOut("the endpoint does not answer in time")),
         ("EndpointConnectionError", Unavailable("the endpoint cannot be connected to")),
@@ -178,12 +180,6 @@ def _answered(exc: Exception) -> ImgStoreError:
         kind, remedy = _REMEDIES[code]
         return kind(reason, remedy=remedy)
     return (_CLASSES.get(code) or status_class(status, _STATUSES))(reason)
-
-
-def _tls_error(exc: Exception) -> StoreError:
-    if is_untrusted(exc):
-        return PermissionDenied("the endpoint's certificate is not trusted", remedy=_CA)
-    return Unavailable("the TLS connection to the endpoint failed")
 
 
 def _first_line(exc: Exception) -> str:
