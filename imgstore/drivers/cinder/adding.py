@@ -43,7 +43,6 @@ LOG = logging.getLogger(__name__)
 # Characters of a name that Cinder takes.
 _NAME: Final = 255
 _ZEROS: Final = bytes(MIB)
-_FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
 _ALIVE: Final = 60.0  # seconds between two signs of life of an add
 _UNDO: Final = 60.0  # seconds that a failed add waits until its volume may be deleted
 _BRIEFLY: Final = 10.0  # seconds for which what a dead add left is waited for
@@ -258,22 +257,18 @@ class Adding:
 
     def _wait(self, volume_id: str, wanted: str, *passing: str, size: int = 0) -> Volume:
         """Wait until the volume is in a state; raises TimedOut, or what the state means."""
-        deadline = time.monotonic() + self._settings.patience
-        pause = min(_FIRST_LOOK, self._settings.poll_interval)
-        while True:
+        patience = self._settings.patience
+        for _ in patience.attempts():
             volume = self._api.volume(volume_id)
             if volume.status == wanted and volume.size >= size:
                 return volume
             if volume.status not in {wanted, *passing}:
                 raise _failed(volume)
-            if time.monotonic() > deadline:
-                raise TimedOut(
-                    f"the volume is still {volume.status} after {self._settings.patience:g} s",
-                    remedy="look at Cinder's services, or raise cinder_state_transition_timeout",
-                )
             self.note_alive()
-            time.sleep(pause)
-            pause = min(2 * pause, self._settings.poll_interval)
+        raise TimedOut(
+            f"the volume is still {volume.status} after {patience.seconds:g} s",
+            remedy="look at Cinder's services, or raise cinder_state_transition_timeout",
+        )
 
     def _finish(self, total: int) -> None:
         """Say that the image is complete, unless another one of this id is."""
@@ -328,7 +323,7 @@ class Adding:
             if self._committing:
                 delete_image(self._api, self.volume.id, self._settings)
                 return True
-            seconds = min(_UNDO, self._settings.patience)
+            seconds = min(_UNDO, self._settings.patience.seconds)
             gone = [self._discard(volume, seconds=seconds) for volume in found]
             return bool(gone) and all(gone)
         except Exception as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
@@ -301,11 +302,13 @@ class Attachments:
         """
         noted = self._locks.records().get(volume_id, ())
         forgotten = [each for each in noted if each.is_dead and not each.attachment]
-        reserved = set(api.reservations_of(volume_id)) if forgotten else set()
-        deadline = time.monotonic() + _FORGOTTEN
-        while reserved and time.monotonic() < deadline:
-            time.sleep(self._settings.poll_interval)
+        if not forgotten:
+            return False
+        reserved = set(api.reservations_of(volume_id))
+        for _ in dataclasses.replace(self._settings.patience, seconds=_FORGOTTEN).attempts():
             reserved &= set(api.reservations_of(volume_id))
+            if not reserved:
+                break
         noted = self._locks.records().get(volume_id, ())
         reserved -= {str(each.attachment) for each in noted if not each.is_dead}
         ended = [self.end(api, volume_id, each, is_here=False) for each in reserved]

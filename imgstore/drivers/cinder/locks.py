@@ -9,23 +9,27 @@ import fcntl
 import functools
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from oslo_config import cfg
 
 from imgstore.drivers.cinder.client import INSTALL
 from imgstore.errors import ConfigError, TimedOut
 from imgstore.process import lazy
+from imgstore.process.patience import Patience
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PREFIX: Final = "imgstore-cinder-"
 _LIFE: Final = _PREFIX + "life-"
@@ -56,13 +60,12 @@ class HostLock:
         self._pid = os.getpid()
         self._file: int | None = None
 
-    def take(self, *, seconds: float | None) -> None:
+    def take(self, *, seconds: float = math.inf) -> None:
         """Wait for the lock, at most ``seconds``; raises TimedOut."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not self.try_take():
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimedOut(f"another process holds the lock {self.path}")
-            time.sleep(_PAUSE)
+        for _ in Patience(_PAUSE, _PAUSE, seconds=seconds).attempts():
+            if self.try_take():
+                return
+        raise TimedOut(f"another process holds the lock {self.path}")
 
     def try_take(self) -> bool:
         """Take the lock if it is free; return whether it was."""
@@ -124,7 +127,7 @@ class HostLock:
 
     def __enter__(self) -> HostLock:
         """Return self, taken."""
-        self.take(seconds=None)
+        self.take()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -147,6 +150,55 @@ def _try_alone(file: int) -> bool:
     return True
 
 
+class SharedUse:
+    """A use of what the processes of a host share: a mount, or the device of a volume.
+
+    Processes make it and unmake it in turn. The kernel counts uses, as locks that a process gives
+    back however it ends: so what the dead used is unmade by the next process whose use ends.
+    """
+
+    def __init__(self, turn: HostLock, use: HostLock, *, seconds: float) -> None:
+        """Wait at most ``seconds`` for a turn."""
+        self._turn = turn
+        self._use = use
+        self._seconds = seconds
+
+    def begin(
+        self, make: Callable[[], T], undo: Callable[[BaseException], object] | None = None
+    ) -> T:
+        """Return what ``make`` returns, to be used until ``end``.
+
+        A failure to make it is given to ``undo`` if there is no other use. What that raises is
+        raised in its place.
+        """
+        with self._in_turn():
+            self._use.take(seconds=self._seconds)
+            try:
+                return make()
+            except BaseException as exc:
+                with self._use.leaving() as is_last:
+                    if is_last and undo is not None:
+                        undo(exc)
+                raise
+
+    def end(self, unmake: Callable[[], object]) -> None:
+        """End the use, and ``unmake`` after the last one of this host. Idempotent."""
+        try:
+            with self._in_turn(), self._use.leaving() as is_last:
+                if is_last:
+                    unmake()
+        finally:
+            self._use.leave()
+
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        self._turn.take(seconds=self._seconds)
+        try:
+            yield
+        finally:
+            self._turn.leave()
+
+
 class Life:
     """A name that tells the processes of this host whether its bearer still works at something.
 
@@ -157,7 +209,7 @@ class Life:
         number = secrets.token_hex(8)
         self.name = f"imgstore-{number}.{_boot()}.{_machine()}.{socket.gethostname()}"
         self._lock = locks.lock(f"life-{number}")
-        self._lock.take(seconds=None)
+        self._lock.take()
 
     def note(self, text: str) -> None:
         """Add a line for whoever finds the file."""
@@ -212,6 +264,11 @@ class Locks:
     def lock(self, name: str, *, shared: bool = False) -> HostLock:
         """Return a lock, which is not taken yet."""
         return HostLock(self.directory / f"{_PREFIX}{name}", shared=shared)
+
+    def use(self, name: str, *, seconds: float) -> SharedUse:
+        """Return a use that has not begun; one process at a time has at most ``seconds``."""
+        turn, use = self.lock(f"turn-{name}"), self.lock(f"use-{name}", shared=True)
+        return SharedUse(turn, use, seconds=seconds)
 
     def fate(self, life: str) -> Fate:
         """Return whether the bearer of a name lives, as far as this host can tell.

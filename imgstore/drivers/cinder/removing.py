@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import dataclasses
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -20,7 +20,6 @@ T = TypeVar("T")
 PASSING: Final = frozenset(
     {"creating", "extending", "attaching", "detaching", "reserved", "downloading"}
 )
-_FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
 
 
 def discard(
@@ -32,8 +31,7 @@ def discard(
     waited for. A state that only an administrator may leave is left, if the store's user is one.
     """
     is_here = attachments.fate(volume.mark or "") is not Fate.UNKNOWN
-    deadline = time.monotonic() + seconds
-    while True:
+    for _ in dataclasses.replace(settings.patience, seconds=seconds).attempts():
         found = present(lambda: api.volume(volume.id))
         if found.mark is None or found.mark != volume.mark:
             raise NotFound("the volume has become an image")
@@ -44,9 +42,8 @@ def discard(
                 found = api.volume(volume.id)
             except Exception as exc:
                 failure = exc
-        if found.status not in PASSING or time.monotonic() > deadline:
+        if found.status not in PASSING:
             break
-        time.sleep(settings.poll_interval)
     if failure is not None:
         # To reset the volume would end the attachment at Cinder, with a device still there.
         raise InUse("the volume is attached, and cannot be detached", retryable=True) from failure
@@ -86,9 +83,7 @@ def _delete(api: Api, volume_id: str) -> None:
 
 def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:
     """Wait until a volume that is being deleted is gone; raises TimedOut, StoreError."""
-    deadline = time.monotonic() + settings.patience
-    pause = min(_FIRST_LOOK, settings.poll_interval)
-    while time.monotonic() < deadline:
+    for _ in settings.patience.attempts():
         try:
             found = present(lambda: api.volume(volume_id))
         except NotFound:
@@ -99,9 +94,7 @@ def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:
                 remedy="try again later; Cinder's log says what is in the way",
                 retryable=True,
             )
-        time.sleep(pause)
-        pause = min(2 * pause, settings.poll_interval)
-    raise TimedOut(f"the volume is still there after {settings.patience:g} s")
+    raise TimedOut(f"the volume is still there after {settings.patience.seconds:g} s")
 
 
 def present(call: Callable[[], T]) -> T:

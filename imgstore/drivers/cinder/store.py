@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from oslo_config import cfg
 
+from imgstore.boundary.settings import read_options
 from imgstore.boundary.translation import describe
 from imgstore.context import RequestContext
 from imgstore.data.reader import Opened
@@ -115,10 +116,10 @@ class CinderStore(Store):
         what oslo.config's global configuration says under ``[oslo_concurrency]``, else the
         environment variable ``OSLO_LOCK_PATH``.
         """
-        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        values = read_options(OPTIONS, locals())
         super().__init__(name, **common)
         lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
-        settings = read(given, lock_path=lock_path)
+        settings = read(values, lock_path=lock_path)
         self._settings = dataclasses.replace(settings, redaction=self._redaction)
         self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)
         self._attachments = PerProcess(

@@ -11,6 +11,7 @@ import pytest
 
 from imgstore import Location, RequestContext, errors
 from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import read_options
 from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.cinder.adding import whole_gib
 from imgstore.drivers.cinder.client import Api, Clients, classify
@@ -31,7 +32,7 @@ VOLUME = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
 
 
 def settings(**options: Any) -> Settings:
-    return read(DEFAULTS | options)
+    return read(read_options(OPTIONS, DEFAULTS | options))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,54 @@ def test_the_last_of_those_who_share_is_told(locks: Locks) -> None:
     assert locks.lock("a").try_take()
 
 
+class TestSharedUse:
+    def test_the_last_use_ends(self, locks: Locks) -> None:
+        """It unmakes what the first one made, and nothing stays."""
+        calls: list[str] = []
+        one, two = (locks.use("a", seconds=5) for _ in range(2))
+        assert one.begin(lambda: "made") == "made"
+        two.begin(lambda: None)
+        one.end(lambda: calls.append("one"))
+        one.end(lambda: calls.append("again"))
+        assert calls == []
+        two.end(lambda: calls.append("two"))
+        assert calls == ["two"]
+        assert list(locks.directory.iterdir()) == []
+
+    def test_what_cannot_be_made(self, locks: Locks) -> None:
+        """It is undone unless there is another use; the use has not begun."""
+
+        def fail() -> None:
+            raise failure
+
+        failure = OSError("no route")
+        undone: list[BaseException] = []
+        one, two = (locks.use("a", seconds=5) for _ in range(2))
+        with pytest.raises(OSError, match="no route"):
+            one.begin(fail, undone.append)
+        assert undone == [failure]
+        assert list(locks.directory.iterdir()) == []
+        two.begin(lambda: None)
+        with pytest.raises(OSError, match="no route"):
+            one.begin(fail, undone.append)
+        assert undone == [failure]
+        two.end(lambda: None)
+        with pytest.raises(ZeroDivisionError):
+            one.begin(fail, lambda exc: 1 / 0)
+        assert list(locks.directory.iterdir()) == []
+
+    def test_one_at_a_time(self, locks: Locks) -> None:
+        """Who gets no turn begins nothing, and ends its use without unmaking anything."""
+        use, calls = locks.use("a", seconds=0.05), list[str]()
+        with locks.lock("turn-a"), pytest.raises(errors.TimedOut):
+            use.begin(lambda: calls.append("made"))
+        use.begin(lambda: None)
+        with locks.lock("turn-a"), pytest.raises(errors.TimedOut):
+            use.end(lambda: calls.append("unmade"))
+        assert calls == []
+        assert list(locks.directory.iterdir()) == []
+
+
 def in_child(what: Callable[[], object]) -> Any:
     """Run in a child that stays alive; return it once it has sent what `what` returns."""
     receive, send = FORK.Pipe(duplex=False)
