@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from imgstore.data.units import GIB
 from imgstore.drivers.cinder import rights, steps
-from imgstore.drivers.cinder.client import INSTALL, Volume, is_of
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
+from imgstore.drivers.cinder.errors import INSTALL, is_of
 from imgstore.drivers.cinder.locks import Locks, SharedUse
 from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
+from imgstore.drivers.cinder.volumes import Volume
 from imgstore.errors import ConfigError, Unavailable, Unsupported
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
@@ -112,7 +113,7 @@ class Connectors:
             raise
         return device
 
-    def forget(self, volume_id: str, connection: Mapping[str, Any]) -> None:
+    def disconnect(self, volume_id: str, connection: Mapping[str, Any]) -> None:
         """Disconnect a volume whose process died, unless another one of this host uses it."""
         protocol, data = _read(connection)
         if not connection or protocol == "nfs" or not _needs_device(protocol, data):

@@ -13,12 +13,13 @@ from imgstore import Location, RequestContext, errors
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import read_options
 from imgstore.drivers.cinder import CinderStore
-from imgstore.drivers.cinder.adding import whole_gib
-from imgstore.drivers.cinder.client import Api, Clients, classify
+from imgstore.drivers.cinder.client import Api, Clients
 from imgstore.drivers.cinder.devices import _configuration
+from imgstore.drivers.cinder.errors import classify
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import Place
 from imgstore.drivers.cinder.settings import Settings, read
+from imgstore.drivers.cinder.volumes import whole_gib
 from imgstore.secret import Secret
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
