@@ -47,7 +47,7 @@ class Attached:
         self.id: str | None = None
         self.is_in_doubt = False  # whether there may be an attachment without a known id
         self.connection: Mapping[str, Any] = {}
-        self.is_connected = False  # also where there is no device to use
+        self.is_still_connected = False  # without a device to use
         self.connected: Device | None = None
         self.is_ended = False
 
@@ -159,7 +159,7 @@ class Attachments:
             try:
                 attached.connected = self._connectors.connect(volume, attached.connection)
             except StillConnected:
-                attached.is_connected = True
+                attached.is_still_connected = True
                 raise
 
         try:
@@ -265,7 +265,7 @@ def _detach(attached: Attached, connectors: Connectors) -> None:
     try:
         if device is not None:
             device.disconnect()
-        elif attached.is_connected:
+        elif attached.is_still_connected:
             connectors.disconnect(attached.volume_id, attached.connection)
         if attached.id is not None:
             _end(attached.api, attached.id)

@@ -23,7 +23,7 @@ from imgstore.secret import Secret
 _VERSION: Final = "3.54"
 # Seconds to connect, and to wait for an answer. Cinder's API waits for its services for 60 s
 # (rpc_response_timeout), where nothing else is configured.
-_PATIENCE: Final = (20.0, 150.0)
+_TIMEOUTS: Final = (20.0, 150.0)
 
 
 class Api:
@@ -158,7 +158,7 @@ class Clients:
         self._version = lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
         # A redirect would take the password, or the token, to another host.
         self._session: Any = _session_class()(verify=settings.verify, redirect=False)
-        self._session.timeout = _PATIENCE
+        self._session.timeout = _TIMEOUTS
         _keystone.learn_tokens(self._session, settings.redaction)
         self._lock = threading.Lock()
         self._own: Api | None = None

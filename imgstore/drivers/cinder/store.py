@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -201,7 +201,10 @@ class CinderStore(Store):
                 f"{', '.join(settings.incomplete)} is missing, so the other credentials have no "
                 "effect; set all of them, or none"
             )
-        yield from _faults_of(lambda: Locks(settings.lock_path).directory)
+        try:
+            _ = Locks(settings.lock_path).directory
+        except ConfigError as exc:
+            yield str(exc)
         if settings.credentials is None:
             return
         api = self._clients.get().of(None)
@@ -214,10 +217,3 @@ class CinderStore(Store):
     def _close(self) -> None:
         self._attachments.close()
         self._clients.close()
-
-
-def _faults_of(call: Callable[[], object]) -> Iterator[str]:
-    try:
-        call()
-    except ConfigError as exc:
-        yield str(exc)
