@@ -118,9 +118,9 @@ class Connectors:
         protocol, data = _read(connection)
         if not connection or protocol == "nfs" or not _needs_device(protocol, data):
             return
-        use = self._use(volume_id)
-        use.begin(lambda: None)
-        use.end(lambda: _disconnect(self._connector(protocol, data), data, None))
+        self._use(volume_id).unmake_if_unused(
+            lambda: _disconnect(self._connector(protocol, data), data, None)
+        )
 
     def _connector(self, protocol: str, data: Mapping[str, Any]) -> Any:
         more: dict[str, Any] = {}

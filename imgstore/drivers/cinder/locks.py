@@ -175,6 +175,14 @@ class SharedUse:
         finally:
             self._use.leave()
 
+    def unmake_if_unused(self, unmake: Callable[[], object]) -> None:
+        """Unmake what a process made that died, unless it is used."""
+        with self._turn.taken(seconds=self._seconds):
+            self._use.take(seconds=self._seconds)
+            with self._use.leaving() as is_last:
+                if is_last:
+                    unmake()
+
 
 class Locks:
     """The locks in a directory, by their names: the one given, else that of oslo.concurrency."""

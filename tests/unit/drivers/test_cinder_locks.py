@@ -98,6 +98,17 @@ class TestSharedUse:
             one.begin(fail, lambda exc: 1 / 0)
         assert list(locks.directory.iterdir()) == []
 
+    def test_of_the_dead(self, locks: Locks) -> None:
+        """What they made is unmade, unless there is a use."""
+        calls: list[str] = []
+        use, other = (locks.use("a", seconds=5) for _ in range(2))
+        use.begin(lambda: None)
+        other.unmake_if_unused(lambda: calls.append("used"))
+        use.end(lambda: None)
+        other.unmake_if_unused(lambda: calls.append("unused"))
+        assert calls == ["unused"]
+        assert list(locks.directory.iterdir()) == []
+
     def test_one_at_a_time(self, locks: Locks) -> None:
         """Who gets no turn begins nothing, and ends its use without unmaking anything."""
         use, calls = locks.use("a", seconds=0.05), list[str]()
