@@ -1,89 +1,29 @@
-"""Cinder's API as one asker sees it, and what its answers mean."""
+"""Cinder's API as one asker sees it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from http import HTTPStatus
 from typing import Any, Final, TypeGuard
 
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import check_ca_file, is_web_url
 from imgstore.context import RequestContext
 from imgstore.drivers import _keystone
-from imgstore.drivers._http.errors import classify as classify_transport
+from imgstore.drivers.cinder.errors import CA, INSTALL
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.errors import (
-    ConfigError,
-    ImgStoreError,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    StorageFull,
-    StoreError,
-    Throttled,
-    Unavailable,
-)
+from imgstore.drivers.cinder.volumes import ALIVE, IMAGE, Volume
+from imgstore.errors import ConfigError, InvalidArgument, PermissionDenied
 from imgstore.process import lazy
 from imgstore.secret import Secret
 
-INSTALL: Final = "imgstore[cinder]"
 # Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
 _VERSION: Final = "3.54"
 # Seconds to connect, and to wait for an answer. Cinder's API waits for its services for 60 s
 # (rpc_response_timeout), where nothing else is configured.
-_PATIENCE: Final = (20.0, 150.0)
-_CA: Final = "cinder_ca_certificates_file"
-_ADDRESS: Final = "correct cinder_store_auth_address"
-
-# Keys of the metadata of volumes: those that Glance and Cinder know, and what marks an image that
-# is being added, with the life of whoever does that.
-IMAGE: Final = "glance_image_id"
-SIZE: Final = "image_size"
-OWNER: Final = "image_owner"
-MARK: Final = "imgstore_unfinished"
-# When such an add went on, now and then: Cinder does not see what is written to a volume.
-ALIVE: Final = "imgstore_alive"
-
-
-@dataclass(frozen=True)
-class Use:
-    """An attachment of a volume; ``device`` is what its maker calls the place."""
-
-    id: str
-    device: str
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume as Cinder describes it; ``size`` is in GiB."""
-
-    id: str
-    size: int
-    status: str
-    kind: str | None
-    metadata: Mapping[str, str]
-    uses: tuple[Use, ...]
-    multiattach: bool
-    encrypted: bool
-    created: datetime
-    updated: datetime
-
-    @property
-    def mark(self) -> str | None:
-        """Return what marks the image as being added, None for one that is complete."""
-        return self.metadata.get(MARK)
-
-    @property
-    def active(self) -> datetime:
-        """Return when something was last heard of the volume."""
-        try:
-            return max(self.updated, _time(self.metadata[ALIVE]))
-        except (KeyError, ValueError):
-            return self.updated
+_TIMEOUTS: Final = (20.0, 150.0)
 
 
 class Api:
@@ -108,27 +48,27 @@ class Api:
 
     def volume(self, volume_id: str) -> Volume:
         """Return a volume; raises the SDK's NotFound."""
-        return _volume(self._asking.volumes.get(volume_id))
+        return Volume.of(self._asking.volumes.get(volume_id))
 
     def volumes_of(self, image_id: str) -> list[Volume]:
         """Return the volumes that say that they are an image, complete or not."""
         asked = {"metadata": {IMAGE: image_id}}
         found = self._asking.volumes.list(detailed=True, search_opts=asked)
-        return [_volume(each) for each in found]
+        return [Volume.of(each) for each in found]
 
     def volumes(self) -> Iterator[Volume]:
         """Yield all volumes of the project."""
         for each in self._asking.volumes.list(detailed=True):
-            yield _volume(each)
+            yield Volume.of(each)
 
     def create(
-        self, size: int, *, name: str, kind: str | None, metadata: Mapping[str, str]
+        self, size: int, *, name: str, volume_type: str | None, metadata: Mapping[str, str]
     ) -> Volume:
         """Begin to make a volume."""
         made = self._changing.volumes.create(
-            size, name=name, volume_type=kind, metadata=dict(metadata)
+            size, name=name, volume_type=volume_type, metadata=dict(metadata)
         )
-        return _volume(made)
+        return Volume.of(made)
 
     def extend(self, volume_id: str, size: int) -> None:
         """Begin to extend a volume."""
@@ -198,11 +138,11 @@ class Api:
         """End an attachment."""
         self._changing.attachments.delete(attachment_id)
 
-    def kinds(self) -> list[str]:
+    def volume_types(self) -> list[str]:
         """Return the names of the volume types."""
         return [str(each.name) for each in self._asking.volume_types.list()]
 
-    def default_kind(self) -> str | None:
+    def default_type(self) -> str | None:
         """Return the name of the type that volumes have where none is asked for."""
         return str(self._asking.volume_types.default().name)
 
@@ -212,13 +152,13 @@ class Clients:
 
     def __init__(self, settings: Settings) -> None:
         if isinstance(settings.verify, str):
-            check_ca_file(_CA, settings.verify)
+            check_ca_file(CA, settings.verify)
         self._settings = settings
         self._client = lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
         self._version = lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
         # A redirect would take the password, or the token, to another host.
         self._session: Any = _session_class()(verify=settings.verify, redirect=False)
-        self._session.timeout = _PATIENCE
+        self._session.timeout = _TIMEOUTS
         _keystone.learn_tokens(self._session, settings.redaction)
         self._lock = threading.Lock()
         self._own: Api | None = None
@@ -333,77 +273,3 @@ def _sound(url: str, what: str) -> str:
     if not is_web_url(url):
         raise InvalidArgument(f"{what} is no URL of a service", remedy="pass another context")
     return url
-
-
-def _volume(found: Any) -> Volume:
-    uses = [
-        Use(each.get("attachment_id") or "", each.get("device") or "")
-        for each in getattr(found, "attachments", ())
-    ]
-    return Volume(
-        id=str(found.id),
-        size=int(found.size),
-        status=str(found.status),
-        kind=getattr(found, "volume_type", None),
-        metadata=dict(getattr(found, "metadata", None) or {}),
-        uses=tuple(uses),
-        multiattach=bool(getattr(found, "multiattach", False)),
-        encrypted=bool(getattr(found, "encrypted", False)),
-        created=_time(found.created_at),
-        updated=_time(getattr(found, "updated_at", None) or found.created_at),
-    )
-
-
-def _time(text: str) -> datetime:
-    """Read a time; Cinder's are in UTC and do not say so."""
-    found = datetime.fromisoformat(text.removesuffix("Z"))
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
-
-
-def status_of(exc: BaseException) -> int:
-    """Return the HTTP status of an answer of Cinder, 0 for other exceptions."""
-    return int(getattr(exc, "code", 0) or 0) if is_of(exc, "cinderclient") else 0
-
-
-def is_refusal(exc: BaseException) -> bool:
-    """Return whether Cinder said no, so that nothing was done."""
-    return HTTPStatus.BAD_REQUEST <= status_of(exc) < HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def is_of(exc: BaseException, package: str) -> bool:
-    """Return whether an exception is one of a package."""
-    return type(exc).__module__.partition(".")[0] == package
-
-
-def classify(exc: Exception) -> ImgStoreError | None:
-    """Map what Cinder and Keystone answer, and their SDKs raise; None for all else."""
-    if is_of(exc, "cinderclient"):
-        return _answered(exc)
-    if is_of(exc, "keystoneauth1"):
-        exceptions = lazy.load_apart("keystoneauth1.exceptions", install=INSTALL)
-        if isinstance(exc, exceptions.CatalogException):
-            return ConfigError(
-                "the service catalog has no such endpoint of Cinder",
-                remedy="correct cinder_catalog_info and cinder_os_region_name",
-            )
-        return _keystone.explain(exc, ca_option=_CA, remedy=_ADDRESS, install=INSTALL)
-    return classify_transport(exc, ca_option=_CA)
-
-
-def _answered(exc: Exception) -> ImgStoreError:
-    status = status_of(exc)
-    # The text is Cinder's own and tells what is wrong; what was sent is taken out of it.
-    said = str(getattr(exc, "message", "") or "").strip()
-    reason = f"Cinder answers {status}" + (f": {said}" if said else "")
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        is_quota = "quota" in said.lower() or "exceed" in said.lower()
-        return StorageFull(reason) if is_quota else Throttled(reason)
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return PermissionDenied(reason)
-    if status == HTTPStatus.NOT_FOUND:
-        return NotFound(reason)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Throttled(reason)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Unavailable(reason)
-    return StoreError(reason if status else f"python-cinderclient: {type(exc).__name__}")

@@ -6,28 +6,28 @@ import functools
 import logging
 import os
 import socket
-import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from imgstore.data.units import GIB
 from imgstore.drivers.cinder import rights, steps
-from imgstore.drivers.cinder.client import INSTALL, Volume, is_of
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
-from imgstore.drivers.cinder.locks import HostLock, Locks
+from imgstore.drivers.cinder.errors import INSTALL, is_of
+from imgstore.drivers.cinder.locks import Locks, SharedUse
 from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
+from imgstore.drivers.cinder.volumes import Volume
 from imgstore.errors import ConfigError, Unavailable, Unsupported
 from imgstore.process import lazy
+from imgstore.process.patience import Patience
+from imgstore.process.shared import Shared
 
 LOG = logging.getLogger(__name__)
 
 _SECONDS: Final = 600.0  # that another process may take to connect or disconnect the same volume
 # PowerFlex shows a volume before it has its size: 20 s in all.
-_SIZE_ATTEMPTS: Final = 6
-_SIZE_PAUSE: Final = 0.32
+_UNTIL_SIZED: Final = Patience(0.32, times=6)
 # Seen from the host, all of these are files of a mounted file system.
 FILE_SYSTEMS: Final = frozenset({"nfs", "glusterfs", "quobyte", "vzstorage", "scality"})
 _FILES: Final = FILE_SYSTEMS | {"gpfs"}
@@ -48,15 +48,11 @@ class Connectors:
         self._settings = settings
         self._locks = locks
         self._clusters = Clusters()
-        self._lock = threading.Lock()
-        self._properties: Mapping[str, Any] | None = None
+        self._properties = Shared(self._find_properties)
 
     def properties(self) -> Mapping[str, Any]:
         """Return what Cinder has to know of this host, as os-brick finds it; asked for once."""
-        with self._lock:
-            if self._properties is None:
-                self._properties = self._find_properties()
-            return self._properties
+        return self._properties.get()
 
     def _find_properties(self) -> Mapping[str, Any]:
         brick = _brick(self._locks)
@@ -97,28 +93,13 @@ class Connectors:
         return self._clusters.device(data)
 
     def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
-        """Connect a device, or a mount of another kind, of which os-brick knows how."""
+        """Let os-brick connect a device, or mount what is no export of nfs."""
         connector = self._connector(protocol, data)
-        turn, use = self._counting(volume.id)
-        found: dict[str, Any] = {}
-        turn.take(seconds=_SECONDS)
-        try:
-            use.take(seconds=_SECONDS)
-            try:
-                found = connector.connect_volume(data)
-                path = found["path"]
-            except BaseException as exc:
-                with use.leaving() as is_last:
-                    is_undone = not is_last or _undo(connector, data, exc)
-                shown = _shown(exc, data)
-                if not is_undone:
-                    raise StillConnected from shown
-                if shown is not exc:
-                    raise shown from None
-                raise
-        finally:
-            turn.leave()
-        let_go = functools.partial(_let_go, turn, use, lambda: _disconnect(connector, data, found))
+        use = self._use(volume.id)
+        found, path = use.begin(
+            functools.partial(_connect, connector, data), functools.partial(_undo, connector, data)
+        )
+        let_go = functools.partial(use.end, lambda: _disconnect(connector, data, found))
         try:
             if not isinstance(path, str | bytes):
                 raise Unsupported(f"os-brick connects {protocol} without a device")
@@ -132,20 +113,14 @@ class Connectors:
             raise
         return device
 
-    def forget(self, volume_id: str, connection: Mapping[str, Any]) -> None:
+    def disconnect(self, volume_id: str, connection: Mapping[str, Any]) -> None:
         """Disconnect a volume whose process died, unless another one of this host uses it."""
         protocol, data = _read(connection)
         if not connection or protocol == "nfs" or not _needs_device(protocol, data):
             return
-        turn, use = self._counting(volume_id)
-        turn.take(seconds=_SECONDS)
-        try:
-            use.take(seconds=_SECONDS)
-            with use.leaving() as is_last:
-                if is_last:
-                    _disconnect(self._connector(protocol, data), data, None)
-        finally:
-            turn.leave()
+        self._use(volume_id).unmake_if_unused(
+            lambda: _disconnect(self._connector(protocol, data), data, None)
+        )
 
     def _connector(self, protocol: str, data: Mapping[str, Any]) -> Any:
         more: dict[str, Any] = {}
@@ -159,12 +134,9 @@ class Connectors:
             **more,
         )
 
-    def _counting(self, volume_id: str) -> tuple[HostLock, HostLock]:
-        """Return the lock for who connects or disconnects, and that for who is connected."""
-        return (
-            self._locks.lock(f"turn-{volume_id}"),
-            self._locks.lock(f"use-{volume_id}", shared=True),
-        )
+    def _use(self, volume_id: str) -> SharedUse:
+        """Return a use of a volume's device, whose path is the same one for all of this host."""
+        return self._locks.use(volume_id, seconds=_SECONDS)
 
     def close(self) -> None:
         """Disconnect from Ceph."""
@@ -215,37 +187,29 @@ def _opener(protocol: str, path: str) -> Opener:
     return functools.partial(rights.open_device, path)
 
 
-def _let_go(turn: HostLock, use: HostLock, disconnect: Callable[[], None]) -> None:
-    """Disconnect where no other process of this host uses the device any more.
-
-    It would lose it, for the same path leads to it.
-    """
+def _connect(connector: Any, data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
+    """Return what os-brick says of the device, and its path."""
     try:
-        turn.take(seconds=_SECONDS)
-    except BaseException:
-        use.leave()
-        raise
-    try:
-        with use.leaving() as is_last:
-            if is_last:
-                disconnect()
-    finally:
-        turn.leave()
+        found = connector.connect_volume(data)
+        return found, found["path"]
+    except BaseException as exc:
+        shown = _shown(exc, data)
+        if shown is exc:
+            raise
+        raise shown from None
 
 
-def _undo(connector: Any, data: Mapping[str, Any], failed: BaseException) -> bool:
-    """Disconnect what failed to connect; return whether no device is left.
+def _undo(connector: Any, data: Mapping[str, Any], failed: BaseException) -> None:
+    """Disconnect what failed to connect; raises StillConnected if a device may be left.
 
     os-brick may have connected some of it, and have failed only later.
     """
     try:
         _disconnect(connector, data, None)
     except Exception as exc:
-        if _never_began(failed, exc):
-            return True
-        LOG.warning("disconnecting what could not be connected: %s", type(exc).__name__)
-        return False
-    return True
+        if not _never_began(failed, exc):
+            LOG.warning("disconnecting what could not be connected: %s", type(exc).__name__)
+            raise StillConnected from failed
 
 
 def _never_began(failed: BaseException, undoing: Exception) -> bool:
@@ -281,10 +245,9 @@ def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any
 
 
 def _await_size(device: FileDevice, volume: Volume) -> None:
-    for attempt in range(_SIZE_ATTEMPTS):
+    for _ in _UNTIL_SIZED.attempts():
         if device.size() >= volume.size * GIB:
             return
-        time.sleep(_SIZE_PAUSE * 2**attempt)
     raise Unavailable(f"the device has not the volume's {volume.size} GiB")
 
 

@@ -38,7 +38,7 @@ class Writing(Protocol):
     def size(self) -> int:
         """Return the bytes that fit in."""
 
-    def write(self, data: bytes, position: int) -> None:
+    def write(self, data: bytes | memoryview, position: int) -> None:
         """Write, maybe later; raises OSError, also for earlier writes."""
 
     def finish(self) -> None:
@@ -168,7 +168,7 @@ class _FileWriting(_Descriptor):
         # A device may hold what another volume left on it.
         self.reads_zero = stat.S_ISREG(os.fstat(fd).st_mode)
 
-    def write(self, data: bytes, position: int) -> None:
+    def write(self, data: bytes | memoryview, position: int) -> None:
         """Write all of ``data``."""
         rest = memoryview(data)
         while rest:
@@ -321,7 +321,7 @@ class _RbdWriting:
         """Return the size of the image, as librbd knows it."""
         return int(self._image.size())
 
-    def write(self, data: bytes, position: int) -> None:
+    def write(self, data: bytes | memoryview, position: int) -> None:
         """Begin to write."""
         self._judged(self._window.send, data, position)
 

@@ -7,11 +7,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from imgstore.data.units import GIB
-from imgstore.drivers.cinder.attaching import Attachments
-from imgstore.drivers.cinder.client import IMAGE, Api, Volume
-from imgstore.drivers.cinder.locks import Fate
-from imgstore.drivers.cinder.removing import discard, present
+from imgstore.drivers.cinder.client import Api
+from imgstore.drivers.cinder.deleting import delete_draft
+from imgstore.drivers.cinder.errors import present
+from imgstore.drivers.cinder.lives import Fate
+from imgstore.drivers.cinder.reconciling import Remains
 from imgstore.drivers.cinder.settings import Settings
+from imgstore.drivers.cinder.volumes import IMAGE, Volume
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
@@ -19,20 +21,20 @@ _SECONDS: Final = 10.0  # for Cinder to end what it does with a volume
 
 
 def find(
-    api: Api, settings: Settings, attachments: Attachments, store: str, older_than: timedelta
+    api: Api, settings: Settings, remains: Remains, store: str, older_than: timedelta
 ) -> Iterator[Leftover]:
     """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
     limit = datetime.now(timezone.utc) - older_than
-    records = attachments.records()
+    records = remains.lives.records()
     volumes = list(api.volumes())
-    attachments.sweep(volumes)
+    remains.sweep(volumes)
     for volume in volumes:
         if not _is_of_store(volume, settings) or volume.active > limit:
             continue
-        if volume.mark is not None:
-            if attachments.fate(volume.mark) is not Fate.ALIVE:
+        if volume.is_draft:
+            if remains.lives.fate(volume.life) is not Fate.ALIVE:
                 yield _leftover(store, volume)
-        elif attachments.has_dead(volume, records):
+        elif remains.are_of(volume, records):
             yield _leftover(store, volume)
 
 
@@ -41,26 +43,26 @@ def _is_of_store(volume: Volume, settings: Settings) -> bool:
 
     Stores of one project keep theirs apart by their types.
     """
-    return IMAGE in volume.metadata and settings.volume_type in {None, volume.kind}
+    return IMAGE in volume.metadata and settings.volume_type in {None, volume.volume_type}
 
 
 def _leftover(store: str, volume: Volume) -> Leftover:
-    state = "" if volume.mark is not None else ", attached by a process that died"
+    state = "" if volume.is_draft else ", attached by a process that died"
     name = f"volume {volume.id} ({volume.status}{state}) of {volume.metadata[IMAGE]}"
     return Leftover(store, name, volume.active, volume.size * GIB, key=volume)
 
 
-def remove(api: Api, settings: Settings, attachments: Attachments, leftover: Leftover) -> None:
+def remove(api: Api, settings: Settings, remains: Remains, leftover: Leftover) -> None:
     """Remove one; raises NotFound if it is gone, or was none."""
     volume: Volume = leftover.key
-    if volume.mark is not None:
-        if attachments.fate(volume.mark) is not Fate.DEAD:
+    if volume.is_draft:
+        if remains.lives.fate(volume.life) is not Fate.DEAD:
             found = present(lambda: api.volume(volume.id))
             if found.active > volume.active:
                 raise NotFound("the add of the volume goes on")
-        discard(api, volume, settings, attachments, seconds=_SECONDS)
+        delete_draft(api, volume, settings, remains, seconds=_SECONDS)
         return
     found = present(lambda: api.volume(volume.id))
-    ended = attachments.end_dead(api, found)
-    if not (attachments.end_forgotten(api, volume.id) or ended):
+    ended = remains.end_dead(api, found)
+    if not (remains.end_forgotten(api, volume.id) or ended):
         raise NotFound("the attachment is gone")

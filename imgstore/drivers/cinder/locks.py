@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import fcntl
-import functools
-import hashlib
-import logging
+import math
 import os
-import re
-import secrets
-import socket
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from oslo_config import cfg
 
-from imgstore.drivers.cinder.client import INSTALL
+from imgstore.boundary.arguments import OWN
+from imgstore.drivers.cinder.errors import INSTALL
 from imgstore.errors import ConfigError, TimedOut
 from imgstore.process import lazy
+from imgstore.process.patience import Patience
 
-LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
-_PREFIX: Final = "imgstore-cinder-"
-_LIFE: Final = _PREFIX + "life-"
+_PREFIX: Final = f"{OWN}cinder-"
 _PAUSE: Final = 0.02  # seconds between attempts to get a lock
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
-# imgstore-<number>.<start of the system>.<machine>.<host>
-_NAME: Final = re.compile(r"imgstore-([0-9a-f]{16})\.([0-9a-f]+)\.([0-9a-f]*)\.(.+)", re.DOTALL)
-_MACHINE: Final = Path("/etc/machine-id")  # machine-id(5)
-_KEPT: Final = 7 * 24 * 3600.0  # seconds that the file of a life without notes is kept
 # Descriptors of locks that this process has. A forked child would keep them locked.
 _open: set[int] = set()
 
@@ -56,13 +45,12 @@ class HostLock:
         self._pid = os.getpid()
         self._file: int | None = None
 
-    def take(self, *, seconds: float | None) -> None:
+    def take(self, *, seconds: float = math.inf) -> None:
         """Wait for the lock, at most ``seconds``; raises TimedOut."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not self.try_take():
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimedOut(f"another process holds the lock {self.path}")
-            time.sleep(_PAUSE)
+        for _ in Patience(_PAUSE, _PAUSE, seconds=seconds).attempts():
+            if self.try_take():
+                return
+        raise TimedOut(f"another process holds the lock {self.path}")
 
     def try_take(self) -> bool:
         """Take the lock if it is free; return whether it was."""
@@ -122,14 +110,14 @@ class HostLock:
         finally:
             _close(file)
 
-    def __enter__(self) -> HostLock:
-        """Return self, taken."""
-        self.take(seconds=None)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Give it back."""
-        self.leave()
+    @contextlib.contextmanager
+    def taken(self, *, seconds: float = math.inf) -> Iterator[None]:
+        """Wait for the lock, at most ``seconds``, and have it in the block; raises TimedOut."""
+        self.take(seconds=seconds)
+        try:
+            yield
+        finally:
+            self.leave()
 
 
 def _close(file: int) -> None:
@@ -147,48 +135,53 @@ def _try_alone(file: int) -> bool:
     return True
 
 
-class Life:
-    """A name that tells the processes of this host whether its bearer still works at something.
+class SharedUse:
+    """A use of what the processes of a host share: a mount, or the device of a volume.
 
-    ``note`` says at what. A life that ends with its process, or is kept, leaves its file.
+    Processes make it and unmake it in turn. The kernel counts uses, as locks that a process gives
+    back however it ends: so what the dead used is unmade by the next process whose use ends.
     """
 
-    def __init__(self, locks: Locks) -> None:
-        number = secrets.token_hex(8)
-        self.name = f"imgstore-{number}.{_boot()}.{_machine()}.{socket.gethostname()}"
-        self._lock = locks.lock(f"life-{number}")
-        self._lock.take(seconds=None)
+    def __init__(self, turn: HostLock, use: HostLock, *, seconds: float) -> None:
+        """Wait at most ``seconds`` for a turn."""
+        self._turn = turn
+        self._use = use
+        self._seconds = seconds
 
-    def note(self, text: str) -> None:
-        """Add a line for whoever finds the file."""
-        self._lock.write(f"{text}\n")
+    def begin(
+        self, make: Callable[[], T], undo: Callable[[BaseException], object] | None = None
+    ) -> T:
+        """Return what ``make`` returns, to be used until ``end``.
 
-    def end(self, *, keep: bool = False) -> None:
-        """Say that the bearer does not any more; ``keep`` the file if something is left.
-
-        A file that cannot be removed is logged: what the bearer did is done all the same.
+        A failure to make it is given to ``undo`` if there is no other use. What that raises is
+        raised in its place.
         """
+        with self._turn.taken(seconds=self._seconds):
+            self._use.take(seconds=self._seconds)
+            try:
+                return make()
+            except BaseException as exc:
+                with self._use.leaving() as is_last:
+                    if is_last and undo is not None:
+                        undo(exc)
+                raise
+
+    def end(self, unmake: Callable[[], object]) -> None:
+        """End the use, and ``unmake`` after the last one of this host. Idempotent."""
         try:
-            self._lock.leave(keep=keep)
-        except OSError as exc:
-            LOG.warning("the lock %s stays: %s", self._lock.path, exc.strerror)
+            with self._turn.taken(seconds=self._seconds), self._use.leaving() as is_last:
+                if is_last:
+                    unmake()
+        finally:
+            self._use.leave()
 
-
-class Fate(enum.Enum):
-    """What a host can tell of a life."""
-
-    ALIVE = enum.auto()
-    DEAD = enum.auto()
-    UNKNOWN = enum.auto()
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a life noted as an attachment: its id, None where nobody has learned it."""
-
-    number: str
-    attachment: str | None
-    is_dead: bool
+    def unmake_if_unused(self, unmake: Callable[[], object]) -> None:
+        """Unmake what a process made that died, unless it is used."""
+        with self._turn.taken(seconds=self._seconds):
+            self._use.take(seconds=self._seconds)
+            with self._use.leaving() as is_last:
+                if is_last:
+                    unmake()
 
 
 class Locks:
@@ -209,73 +202,26 @@ class Locks:
             )
         return Path(path)
 
+    def path(self, name: str) -> Path:
+        """Return where a lock's file is while somebody has it; raises ConfigError."""
+        return self.directory / f"{_PREFIX}{name}"
+
+    def paths(self, start: str) -> Iterator[Path]:
+        """Yield the files of locks whose names begin with ``start``."""
+        with contextlib.suppress(ConfigError):
+            yield from self.directory.glob(f"{_PREFIX}{start}*")
+
     def lock(self, name: str, *, shared: bool = False) -> HostLock:
         """Return a lock, which is not taken yet."""
-        return HostLock(self.directory / f"{_PREFIX}{name}", shared=shared)
+        return HostLock(self.path(name), shared=shared)
 
-    def fate(self, life: str) -> Fate:
-        """Return whether the bearer of a name lives, as far as this host can tell.
-
-        It cannot for those of other hosts, and of services with another directory for locks,
-        unless this machine has been started anew since.
-        """
-        found = _NAME.fullmatch(life)
-        if found is None or found[4] != socket.gethostname():
-            return Fate.UNKNOWN
-        try:
-            free = _is_free(self.directory / f"{_LIFE}{found[1]}")
-        except ConfigError:  # without a directory nothing is known
-            return Fate.UNKNOWN
-        if free is not None:
-            return Fate.DEAD if free else Fate.ALIVE
-        # Other machines may have the same name.
-        is_restarted = found[2] != _boot() and found[3] and found[3] == _machine()
-        return Fate.DEAD if is_restarted else Fate.UNKNOWN
-
-    def forget(self, life: str) -> None:
-        """Remove what a dead life left."""
-        found = _NAME.fullmatch(life)
-        if found is not None and self.fate(life) is Fate.DEAD:
-            self._remove(found[1])
-
-    def remove(self, record: Record) -> None:
-        """Remove a record."""
-        self._remove(record.number)
-
-    def _remove(self, number: str) -> None:
-        (self.directory / f"{_LIFE}{number}").unlink(missing_ok=True)
-
-    def records(self) -> dict[str, list[Record]]:
-        """Return what this host's lives noted, by the id of the volume."""
-        found: dict[str, list[Record]] = {}
-        for path, is_dead in self._lives():
-            with contextlib.suppress(OSError):  # it may be gone, or another service's
-                lines = path.read_text().split()
-                if lines:
-                    attachment = lines[1] if lines[1:] else None
-                    record = Record(path.name.removeprefix(_LIFE), attachment, is_dead)
-                    found.setdefault(lines[0], []).append(record)
-        return found
-
-    def sweep(self) -> None:
-        """Remove files of dead lives that noted nothing, and that nobody has asked for long."""
-        limit = time.time() - _KEPT
-        for path, is_dead in self._lives():
-            with contextlib.suppress(OSError):
-                found = path.stat()
-                if is_dead and not found.st_size and found.st_mtime < limit:
-                    path.unlink()
-
-    def _lives(self) -> Iterator[tuple[Path, bool]]:
-        """Yield the files of lives, and whether their bearers are dead: then they do not change."""
-        with contextlib.suppress(ConfigError):
-            for path in self.directory.glob(f"{_LIFE}*"):
-                free = _is_free(path)
-                if free is not None:
-                    yield path, free
+    def use(self, name: str, *, seconds: float) -> SharedUse:
+        """Return a use that has not begun; one process at a time has at most ``seconds``."""
+        turn, use = self.lock(f"turn-{name}"), self.lock(f"use-{name}", shared=True)
+        return SharedUse(turn, use, seconds=seconds)
 
 
-def _is_free(path: Path) -> bool | None:
+def is_free(path: Path) -> bool | None:
     """Return whether nobody has a lock; None if there is none, or none that may be asked."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -290,22 +236,6 @@ def _is_free(path: Path) -> bool | None:
     finally:
         os.close(file)
     return True
-
-
-@functools.cache
-def _boot() -> str:
-    """Return what is another one after each start of the system, see random(4)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-
-
-@functools.cache
-def _machine() -> str:
-    """Return what tells this machine from others, nothing where that is not known."""
-    try:
-        known = _MACHINE.read_bytes().strip()
-    except OSError:
-        return ""
-    return hashlib.sha256(known).hexdigest()[:8] if known else ""
 
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:

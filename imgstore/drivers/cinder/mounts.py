@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -18,11 +19,7 @@ _SECONDS: Final = 150.0  # that one process may take to mount what others wait f
 
 
 class Mount:
-    """A use of an export, until ``leave``; the last one of the host unmounts it.
-
-    Uses are counted by the kernel, as locks that a process gives back however it ends. So a mount
-    whose users died is unmounted by the next one who leaves.
-    """
+    """A use of an export, until ``leave``; the last one of the host unmounts it."""
 
     def __init__(self, locks: Locks, base: str, share: str, options: Sequence[str]) -> None:
         """Mount the export unless it is; raises Unavailable, Unsupported and ConfigError."""
@@ -30,20 +27,10 @@ class Mount:
         self._point = rights.place_of(base, share)
         # Stores with directories of their own mount an export more than once.
         counted = hashlib.sha256(os.fsencode(self._point)).hexdigest()
-        self._turn = locks.lock(f"mount-turn-{counted}")
-        self._use = locks.lock(f"mount-{counted}", shared=True)
-        self._turn.take(seconds=_SECONDS)
-        try:
-            self._use.take(seconds=_SECONDS)
-            try:
-                self._make(options)
-            except BaseException:
-                self._use.leave()
-                raise
-        finally:
-            self._turn.leave()
+        self._use = locks.use(f"mount-{counted}", seconds=_SECONDS)
+        self._use.begin(functools.partial(self._mount, options))
 
-    def _make(self, options: Sequence[str]) -> None:
+    def _mount(self, options: Sequence[str]) -> None:
         try:
             if rights.is_capable():
                 os.makedirs(self._point, exist_ok=True)
@@ -69,18 +56,10 @@ class Mount:
 
     def leave(self) -> None:
         """End the use. Idempotent."""
+        self._use.end(self._unmount)
+
+    def _unmount(self) -> None:
         try:
-            self._turn.take(seconds=_SECONDS)
-        except BaseException:
-            self._use.leave()
-            raise
-        try:
-            with self._use.leaving() as is_last:
-                if not is_last:
-                    return
-                try:
-                    rights.unmount(self._point, self._share)
-                except OSError as exc:
-                    LOG.warning("%s stays mounted: %s", self._point, exc.strerror)
-        finally:
-            self._turn.leave()
+            rights.unmount(self._point, self._share)
+        except OSError as exc:
+            LOG.warning("%s stays mounted: %s", self._point, exc.strerror)

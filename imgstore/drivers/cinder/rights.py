@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.drivers.cinder import steps
-from imgstore.drivers.cinder.client import INSTALL
+from imgstore.drivers.cinder.errors import INSTALL
 from imgstore.process import lazy
 
 # capabilities(7): CAP_SYS_ADMIN mounts, CAP_DAC_OVERRIDE opens what belongs to root.

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from imgstore.boundary.redaction import Redaction
-from imgstore.boundary.settings import all_checked, is_web_url, typed
+from imgstore.boundary.settings import all_checked, is_web_url
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.errors import ConfigError
+from imgstore.process.patience import Patience
 from imgstore.secret import Secret
 
 _INTERFACES: Final = frozenset({"public", "internal", "admin"})
+_FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
 _USER: Final = ("auth_address", "user_name", "password", "project_name")
 _APPLICATION: Final = (
     "auth_address",
@@ -50,8 +52,7 @@ class Settings:
     endpoint_template: str | None
     verify: bool | str
     retries: int
-    patience: float
-    poll_interval: float
+    patience: Patience  # with a volume that is created, extended or deleted
     volume_type: str | None
     multipath: bool
     enforces_multipath: bool
@@ -69,10 +70,8 @@ class Settings:
         return size + max(1, size * self.extend_step // 100)
 
 
-def read(given: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
+def read(values: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
     """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
-    checks = (lambda k=k, v=v: typed(OPTIONS[k], v) for k, v in given.items())
-    values: dict[str, Any] = dict(zip(given, all_checked(*checks), strict=True))
     credentials, catalog, template = all_checked(
         lambda: _credentials(values),
         lambda: _catalog(values),
@@ -85,8 +84,11 @@ def read(given: Mapping[str, Any], *, lock_path: str | None = None) -> Settings:
         endpoint_template=template,
         verify=not values["api_insecure"] and (values["ca_certificates_file"] or True),
         retries=values["http_retries"],
-        patience=values["state_transition_timeout"],
-        poll_interval=values["poll_interval"],
+        patience=Patience(
+            min(_FIRST_LOOK, values["poll_interval"]),
+            values["poll_interval"],
+            seconds=values["state_transition_timeout"],
+        ),
         volume_type=values["volume_type"] or None,
         multipath=values["use_multipath"],
         enforces_multipath=values["enforce_multipath"],

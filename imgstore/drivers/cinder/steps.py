@@ -18,11 +18,11 @@ import socket
 import stat
 import struct
 import subprocess
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from imgstore.drivers._linux import is_mount_point
+from imgstore.process.patience import Patience
 
 SECONDS: Final = 120
 # Cinder has the id in the names of files.
@@ -63,8 +63,7 @@ _LABEL: Final = re.compile(r'(?P<quote>"?)(?P<label>system_u:object_r:[a-z0-9_]+
 # Whatever else is asked for; the last ones count.
 _ALWAYS: Final = ("nosuid", "nodev", "noexec")
 # Another process that looks at the same moment is not in the way for longer.
-_LOOKS: Final = 50
-_PAUSE: Final = 0.02
+_OTHERS: Final = Patience(0.02, 0.02, times=50)
 
 
 class Refused(PermissionError):
@@ -93,13 +92,12 @@ def open_device(path: str, *, writable: bool) -> int:
 
 def _refuse_claimed(found: int) -> None:
     """Raise OSError for a device that is mounted, or part of another one: see open(2), O_EXCL."""
-    for _ in range(_LOOKS):
+    for _ in _OTHERS.attempts():
         try:
             os.close(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 raise
-            time.sleep(_PAUSE)
         else:
             return
     raise OSError(errno.EBUSY, "this host has mounted the device, or made another one of it")

@@ -4,50 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 from oslo_config import cfg
 
-from imgstore.boundary.translation import describe
+from imgstore.boundary.settings import read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
-from imgstore.data.units import GIB
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers._librbd.errors import classify as classify_rbd
-from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.cinder import leftovers, secrecy, steps
+from imgstore.drivers.cinder import leftovers, secrecy
 from imgstore.drivers.cinder.adding import Adding
 from imgstore.drivers.cinder.attaching import Attachments
-from imgstore.drivers.cinder.client import (
-    INSTALL,
-    SIZE,
-    Api,
-    Clients,
-    Volume,
-    classify,
-    is_of,
-    status_of,
-)
+from imgstore.drivers.cinder.client import Clients
+from imgstore.drivers.cinder.deleting import delete_image
+from imgstore.drivers.cinder.errors import INSTALL, classify
 from imgstore.drivers.cinder.locks import Locks, lock_path_in
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import SCHEME, Place
-from imgstore.drivers.cinder.removing import wait_until_gone
+from imgstore.drivers.cinder.reading import image_at, opened
 from imgstore.drivers.cinder.settings import read
-from imgstore.errors import (
-    ConfigError,
-    ImgStoreError,
-    IntegrityError,
-    InUse,
-    InvalidLocation,
-    NotFound,
-    PermissionDenied,
-    Unavailable,
-    Unsupported,
-)
+from imgstore.errors import ConfigError, ImgStoreError, NotFound
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
 from imgstore.process import lazy
@@ -115,10 +95,10 @@ class CinderStore(Store):
         what oslo.config's global configuration says under ``[oslo_concurrency]``, else the
         environment variable ``OSLO_LOCK_PATH``.
         """
-        given = {keyword: value for keyword, value in locals().items() if keyword in OPTIONS}
+        values = read_options(OPTIONS, locals())
         super().__init__(name, **common)
         lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
-        settings = read(given, lock_path=lock_path)
+        settings = read(values, lock_path=lock_path)
         self._settings = dataclasses.replace(settings, redaction=self._redaction)
         self._clients = PerProcess(functools.partial(Clients, self._settings), Clients.close)
         self._attachments = PerProcess(
@@ -175,23 +155,12 @@ class CinderStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         api = self._clients.get().of(context)
-        volume = self._image(api, location)
-        size = _size_of(volume)
-        if if_version not in (None, volume.id):
-            raise IntegrityError("the image changed while it was read")
-        stop = size if length is None else min(size, offset + length)
-        if offset >= stop:
-            return Opened(iter(()), size, volume.id)
-        with ExitStack() as closing:
-            device, leave = self._attachments.get().share(api, volume)
-            closing.callback(leave)
-            reading = device.reading(offset, stop - offset)
-            closing.callback(reading.close)
-            close = closing.pop_all().close
-            return Opened(iter(reading), size, volume.id, close, close_waits=True)
+        volume = image_at(api, location)
+        attachments = self._attachments.get()
+        return opened(api, attachments, volume, offset, length, if_version=if_version)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return _size_of(self._image(self._clients.get().of(context), location))
+        return image_at(self._clients.get().of(context), location).image_size
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         api = self._clients.get().of(context)
@@ -202,52 +171,27 @@ class CinderStore(Store):
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         api = self._clients.get().of(context)
-        volume = self._image(api, location)
-        if volume.uses or volume.status != "available":
-            self._attachments.get().end_dead(api, volume)
-        try:
-            api.delete(volume.id)
-        except Exception as exc:
-            if status_of(exc) != 400:
-                raise
-            self._image(api, location)  # it may be somebody else's deletion that is in the way
-            raise InUse(f"Cinder does not delete the volume: {_said(exc)}", retryable=True) from exc
-        if self._settings.waits_for_delete:
-            wait_until_gone(api, volume.id, self._settings)
-        self._attachments.get().forget(volume)
+        volume = image_at(api, location)
+        delete_image(api, volume, self._settings, self._attachments.get().remains)
 
     def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
         """Return whether a volume has the store's type, or Cinder's default if it has none."""
         api = self._clients.get().of(context)
         try:
-            volume = self._image(api, location)
+            volume = image_at(api, location)
         except NotFound:
             return False
-        kind = self._settings.volume_type or api.default_kind()
-        return volume.kind == kind
+        return volume.volume_type == (self._settings.volume_type or api.default_type())
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
-        api = self._clients.get().of(None)
-        return leftovers.find(api, self._settings, self._attachments.get(), self.name, older_than)
+        api, remains = self._clients.get().of(None), self._attachments.get().remains
+        return leftovers.find(api, self._settings, remains, self.name, older_than)
 
     def _remove_leftover(self, leftover: Leftover) -> None:
-        api = self._clients.get().of(None)
-        leftovers.remove(api, self._settings, self._attachments.get(), leftover)
+        api, remains = self._clients.get().of(None), self._attachments.get().remains
+        leftovers.remove(api, self._settings, remains, leftover)
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
-        if isinstance(exc, steps.Refused):
-            return Unsupported(
-                f"what Cinder names is not opened: {exc.strerror}",
-                remedy="look at the volume's connection at Cinder",
-            )
-        if is_of(exc, "oslo_privsep"):
-            return PermissionDenied(
-                f"the helper for privileged steps did not start: {type(exc).__name__}",
-                remedy="let the service's user run privsep-helper with sudo, as the page about "
-                "this driver shows",
-            )
-        if is_of(exc, "os_brick") or is_of(exc, "oslo_concurrency"):
-            return Unavailable(f"os-brick: {describe(exc)}")
         return classify(exc) or classify_rbd(exc)
 
     def _check(self, *, write: bool = True) -> Iterable[str]:
@@ -257,12 +201,14 @@ class CinderStore(Store):
                 f"{', '.join(settings.incomplete)} is missing, so the other credentials have no "
                 "effect; set all of them, or none"
             )
-        yield from _faults_of(lambda: Locks(settings.lock_path).directory)
+        try:
+            _ = Locks(settings.lock_path).directory
+        except ConfigError as exc:
+            yield str(exc)
         if settings.credentials is None:
             return
         api = self._clients.get().of(None)
-        kinds = api.kinds()
-        if settings.volume_type is not None and settings.volume_type not in kinds:
+        if settings.volume_type not in {None, *api.volume_types()}:
             yield (
                 f"Cinder has no volume type {settings.volume_type!r}; create it, or correct "
                 "cinder_volume_type"
@@ -271,41 +217,3 @@ class CinderStore(Store):
     def _close(self) -> None:
         self._attachments.close()
         self._clients.close()
-
-    def _image(self, api: Api, location: Location) -> Volume:
-        """Return an image's volume; raises NotFound, also for one that is being added."""
-        place = Place.of(location)
-        if place is None:
-            raise InvalidLocation(f"{location} names no volume by its id")
-        try:
-            volume = api.volume(place.volume)
-        except Exception as exc:
-            if status_of(exc) == 404:
-                raise NotFound(
-                    f"there is no volume {place.volume}",
-                    remedy="check the location; a volume of another project has to be "
-                    "transferred to the store's",
-                ) from exc
-            raise
-        if volume.mark is not None:
-            raise NotFound("the image is not complete")
-        if volume.status == "deleting":
-            raise NotFound("the volume is being deleted")
-        return volume
-
-
-def _size_of(volume: Volume) -> int:
-    """Return what the volume says of the image, else all that it holds: Cinder's own images."""
-    said = whole_number(volume.metadata.get(SIZE))
-    return volume.size * GIB if said is None else said
-
-
-def _said(exc: Exception) -> str:
-    return str(getattr(exc, "message", "") or exc).strip().lower()
-
-
-def _faults_of(call: Callable[[], object]) -> Iterator[str]:
-    try:
-        call()
-    except ConfigError as exc:
-        yield str(exc)

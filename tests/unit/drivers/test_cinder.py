@@ -11,13 +11,15 @@ import pytest
 
 from imgstore import Location, RequestContext, errors
 from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.settings import read_options
 from imgstore.drivers.cinder import CinderStore
-from imgstore.drivers.cinder.adding import whole_gib
-from imgstore.drivers.cinder.client import Api, Clients, classify
+from imgstore.drivers.cinder.client import Api, Clients
 from imgstore.drivers.cinder.devices import _configuration
+from imgstore.drivers.cinder.errors import classify
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import Place
 from imgstore.drivers.cinder.settings import Settings, read
+from imgstore.drivers.cinder.volumes import whole_gib
 from imgstore.secret import Secret
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
@@ -31,7 +33,7 @@ VOLUME = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
 
 
 def settings(**options: Any) -> Settings:
-    return read(DEFAULTS | options)
+    return read(read_options(OPTIONS, DEFAULTS | options))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from imgstore import errors
-from imgstore.drivers.cinder.client import Volume
 from imgstore.drivers.cinder.connectors import (
     Connectors,
     StillConnected,
@@ -24,6 +23,7 @@ from imgstore.drivers.cinder.devices import Clusters
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.settings import read
+from imgstore.drivers.cinder.volumes import Volume
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
 NOW = datetime.now(timezone.utc)
@@ -35,10 +35,9 @@ def volume(**more: Any) -> Volume:
         "id": ID,
         "size": 1,
         "status": "attaching",
-        "kind": None,
+        "volume_type": None,
         "metadata": {},
         "uses": (),
-        "multiattach": True,
         "encrypted": False,
         "created": NOW,
         "updated": NOW,
@@ -104,10 +103,10 @@ def test_a_device_of_a_process_that_died(
     connectors: Connectors, connection: Any, locks: Locks
 ) -> None:
     """It is disconnected, but not from under those who use it."""
-    connectors.forget(volume().id, connection)
+    connectors.disconnect(volume().id, connection)
     assert held(locks) == []
     device = connectors.connect(volume(), connection)
-    connectors.forget(volume().id, connection)
+    connectors.disconnect(volume().id, connection)
     assert held(locks) == ["use"]
     device.disconnect()
     assert held(locks) == []
@@ -115,7 +114,7 @@ def test_a_device_of_a_process_that_died(
 
 @pytest.mark.parametrize("connection", [{}, {"driver_volume_type": "nfs", "data": {}}])
 def test_what_has_no_device(connectors: Connectors, connection: Any, locks: Locks) -> None:
-    connectors.forget(volume().id, connection)
+    connectors.disconnect(volume().id, connection)
     assert not locks.directory.exists()
 
 
@@ -248,7 +247,7 @@ def test_a_device_that_lingers_is_told(
     with pytest.raises(StillConnected):
         connectors.connect(volume(), asked)
     with pytest.raises(OSError, match="remain"):
-        connectors.forget(volume().id, asked)
+        connectors.disconnect(volume().id, asked)
 
 
 def test_what_never_began_leaves_nothing() -> None:

@@ -11,8 +11,7 @@ from botocore.awsrequest import AWSResponse
 
 from imgstore import errors
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.cinder.client import SIZE, Volume
-from imgstore.drivers.cinder.store import _size_of
+from imgstore.drivers.cinder.volumes import SIZE, Volume
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import part_of
 from imgstore.drivers.s3.client import told
@@ -49,8 +48,8 @@ def test_a_volume_that_does_not_tell_the_images_size(said: Any) -> None:
     """The image is all that the volume holds."""
     now = datetime.now(timezone.utc)
     about = {SIZE: said}
-    volume = Volume("id", 2, "available", None, about, (), False, False, now, now)
-    assert _size_of(volume) == 2 << 30
+    volume = Volume("id", 2, "available", None, about, (), False, now, now)
+    assert volume.image_size == 2 << 30
 
 
 @pytest.mark.parametrize("said", NONE)

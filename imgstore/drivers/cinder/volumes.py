@@ -1,0 +1,119 @@
+"""What Cinder says of volumes: what they hold, their states, and who works at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from imgstore.data.units import GIB
+from imgstore.drivers._numbers import whole_number
+from imgstore.errors import StorageFull, StoreError, Unavailable
+
+# Keys of the metadata: those that Glance and Cinder know, and one that is there until an image is
+# complete, with the life of whoever adds it.
+IMAGE: Final = "glance_image_id"
+SIZE: Final = "image_size"
+OWNER: Final = "image_owner"
+DRAFT: Final = "imgstore_unfinished"
+# When such an add went on, now and then: Cinder does not see what is written to a volume.
+ALIVE: Final = "imgstore_alive"
+
+# States that Cinder soon leaves by itself.
+TRANSIENT: Final = frozenset(
+    {"creating", "extending", "attaching", "detaching", "reserved", "downloading"}
+)
+# States that the end of a reader or writer changes, too. Others, such as maintenance, backing-up,
+# awaiting-transfer or retyping, may last for hours.
+IN_USE: Final = frozenset(
+    {"available", "in-use", "attaching", "detaching", "reserved", "downloading", "uploading"}
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """An attachment of a volume; ``device`` is what its maker calls the place."""
+
+    id: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume as Cinder describes it; ``size`` is in GiB."""
+
+    id: str
+    size: int
+    status: str
+    volume_type: str | None
+    metadata: Mapping[str, str]
+    uses: tuple[Use, ...]
+    encrypted: bool
+    created: datetime
+    updated: datetime
+
+    @classmethod
+    def of(cls, found: Any) -> Volume:
+        """Return what python-cinderclient found."""
+        return cls(
+            id=str(found.id),
+            size=int(found.size),
+            status=str(found.status),
+            volume_type=getattr(found, "volume_type", None),
+            metadata=dict(getattr(found, "metadata", None) or {}),
+            uses=tuple(
+                Use(each.get("attachment_id") or "", each.get("device") or "")
+                for each in getattr(found, "attachments", ())
+            ),
+            encrypted=bool(getattr(found, "encrypted", False)),
+            created=_time(found.created_at),
+            updated=_time(getattr(found, "updated_at", None) or found.created_at),
+        )
+
+    @property
+    def is_draft(self) -> bool:
+        """Return whether the image is not complete."""
+        return DRAFT in self.metadata
+
+    @property
+    def life(self) -> str:
+        """Return the life of whoever adds a draft."""
+        return self.metadata.get(DRAFT, "")
+
+    @property
+    def active(self) -> datetime:
+        """Return when something was last heard of the volume."""
+        try:
+            return max(self.updated, _time(self.metadata[ALIVE]))
+        except (KeyError, ValueError):
+            return self.updated
+
+    @property
+    def image_size(self) -> int:
+        """Return the bytes that the volume says the image has, else all: Cinder's own images."""
+        said = whole_number(self.metadata.get(SIZE))
+        return self.size * GIB if said is None else said
+
+
+def whole_gib(size: int) -> int:
+    """Return the GiB that hold ``size`` bytes; there is no volume without any."""
+    return max(1, -(-size // GIB))
+
+
+def failure_of(volume: Volume) -> StoreError:
+    """Return what the state of a volume means that should be in another one."""
+    if volume.status == "error_extending":
+        return StorageFull("Cinder could not extend the volume")
+    if volume.status.startswith("error"):
+        return StorageFull(
+            f"the volume is in the state {volume.status!r}",
+            remedy="look at its messages in Cinder: most often no backend has room for its type",
+        )
+    return Unavailable(f"the volume is in the state {volume.status!r}")
+
+
+def _time(text: str) -> datetime:
+    """Read a time; Cinder's are in UTC and do not say so."""
+    found = datetime.fromisoformat(text.removesuffix("Z"))
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
