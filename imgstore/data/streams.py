@@ -26,6 +26,7 @@ from imgstore.errors import (
     SizeMismatch,
     TooLarge,
 )
+from imgstore.process.committing import is_in_doubt
 from imgstore.process.interrupts import Descriptors
 
 _ZEROS: Final = bytes(MIB)
@@ -291,6 +292,9 @@ class Body:
             if isinstance(exc, StopIteration):
                 # It would end a driver's loop over the body like an image that is complete.
                 raise RuntimeError("the source raised StopIteration") from exc
+            if is_in_doubt(exc):
+                # The doubt is that of another operation: a driver would leave its draft for it.
+                raise RuntimeError("the source failed in doubt") from exc
             raise
 
     def _fail(self, error: ImgStoreError) -> NoReturn:

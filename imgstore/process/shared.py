@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from imgstore.errors import ImgStoreError
 
 T = TypeVar("T")
-
-
-class _InterruptedError(Exception):
-    """The thread that was to make it was interrupted."""
 
 
 class Shared(Generic[T]):
@@ -27,32 +22,37 @@ class Shared(Generic[T]):
         """Remember how to make a value, and how to tell whether it is still good."""
         self._make = make
         self._is_good = is_good
-        # The garbage collector may run what asks for a value inside any of the methods.
-        self._lock = threading.RLock()
+        # Waited for by all: unlike a future, an interrupt cannot leave it taken.
+        self._making = threading.Lock()
+        # The garbage collector may run what drops the value inside any of the methods.
+        self._changing = threading.RLock()
         self._value: T | None = None
-        self._attempt: Future[T] | None = None
+        self._failures: tuple[int, Exception | None] = (0, None)
 
     def get(self, *, instead_of: T | None = None) -> T:
         """Return a good value that is not ``instead_of``; raises what making one raises."""
-        while True:
-            own: Future[T] = Future()
-            try:
-                with self._lock:
-                    value = self.peek(instead_of=instead_of)
-                    if value is not None:
-                        return value
-                    attempt = self._attempt = self._attempt or own
-                if attempt is own:
-                    return self._end(own, self._make())
-            except BaseException as exc:
-                self._give_up(own, exc)
-                raise
-            try:
-                return attempt.result()
-            except _InterruptedError:
-                continue
-            except ImgStoreError as exc:
-                raise _again(exc) from exc
+        value = self.peek(instead_of=instead_of)
+        if value is not None:
+            return value
+        known, _ = self._failures
+        with self._making:
+            value = self.peek(instead_of=instead_of)
+            if value is not None:
+                return value
+            count, failure = self._failures
+            if failure is not None and count > known:  # while this thread waited
+                raise _again(failure) from failure
+            return self._made()
+
+    def _made(self) -> T:
+        try:
+            value = self._make()
+        except Exception as exc:
+            self._failures = (self._failures[0] + 1, exc)
+            raise
+        with self._changing:
+            self._value = value
+        return value
 
     def peek(self, *, instead_of: T | None = None) -> T | None:
         """Return a good value that is not ``instead_of`` if there is one; nothing is made."""
@@ -62,29 +62,18 @@ class Shared(Generic[T]):
 
     def drop(self, value: T | None = None) -> T | None:
         """Forget the value, or no other than ``value``, and return what was forgotten."""
-        with self._lock:
+        with self._changing:
             known = self._value
             if known is None or (value is not None and known is not value):
                 return None
             self._value = None
             return known
 
-    def _end(self, own: Future[T], value: T) -> T:
-        with self._lock:
-            self._value, self._attempt = value, None
-        own.set_result(value)
-        return value
 
-    def _give_up(self, own: Future[T], exc: BaseException) -> None:
-        with self._lock:
-            if self._attempt is own:
-                self._attempt = None
-        if not own.done():
-            own.set_exception(exc if isinstance(exc, Exception) else _InterruptedError())
-
-
-def _again(exc: ImgStoreError) -> ImgStoreError:
+def _again(exc: Exception) -> Exception:
     """Return the same error for another thread: each has its own context and traceback."""
+    if not isinstance(exc, ImgStoreError):
+        return exc
     again = type(exc)(exc.reason, remedy=exc.remedy)
     vars(again).update(vars(exc))
     return again

@@ -41,6 +41,7 @@ FAILURES: dict[str, Callable[[], BaseException]] = {
     "FileNotFoundError": lambda: FileNotFoundError(errno.ENOENT, "the caller's"),
     "TimeoutError": lambda: TimeoutError("the caller's"),
     "StopIteration": lambda: StopIteration("the caller's"),
+    "in doubt": lambda: errors.Unavailable("the caller's", indeterminate=True),
     "AlreadyExists": lambda: errors.AlreadyExists("the caller's"),
     "SizeMismatch": lambda: errors.SizeMismatch("the caller's"),
     "MemoryError": lambda: MemoryError("the caller's"),
@@ -48,7 +49,7 @@ FAILURES: dict[str, Callable[[], BaseException]] = {
     "SystemExit": lambda: SystemExit("the caller's"),
 }
 # All that a driver can tell apart: our own errors and others are exceptions like any other.
-KINDS = ("RuntimeError", "OSError", "StopIteration", "KeyboardInterrupt")
+KINDS = ("in doubt", "OSError", "StopIteration", "KeyboardInterrupt")
 WRONG_SIZES = {"one more": 1, "one less": -1, "many more": 3 * MIB, "many less": -2 * MIB}
 BAD_COUNTS: dict[str, Any] = {"negative": -1, "bool": True, "float": 1.0, "text": "1"}
 

@@ -227,7 +227,6 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
         _limit(client, settings)
         client.connect()
         connection = Connection(client, settings)
-        connections.add(connection)
     except BaseException as exc:
         _discard(client)
         if error_number(exc) == errno.ENOENT:
@@ -236,6 +235,7 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
                 remedy=settings.if_incomplete,
             ) from exc
         raise
+    connections.add(connection)
     return connection
 
 

@@ -26,7 +26,10 @@ _UNOPENED: Final = timedelta(seconds=30)
 
 def make_way(connection: Connection, pool: Any, name: str) -> None:
     """Raise AlreadyExists if an image has the name; what dead processes left of it is removed."""
-    while (image_id := names.id_of(pool, name)) is not None:
+    for _ in _CREATION.attempts():
+        image_id = names.id_of(pool, name)
+        if image_id is None:
+            break
         try:
             state = look_at(connection, pool, name)
         except connection.rbd.ImageNotFound as exc:
@@ -41,6 +44,8 @@ def make_way(connection: Connection, pool: Any, name: str) -> None:
         LOG.info("image %s of a dead process is replaced", name)
         with contextlib.suppress(NotFound):
             remove_draft(connection, pool, name, state)
+    else:
+        raise under_way()
     if names.has_first_format(pool, name):
         raise AlreadyExists("there is an image of this id, of RBD's first format")
     if (listed := names.listed_id(pool, name)) is not None:

@@ -48,7 +48,7 @@ def _delete(
             datastores.delete(place)
         except DoubtfulError as exc:
             is_doubtful = True
-            raise exc.failure from None
+            raise exc.failure from exc.failure.__cause__
         except datastores.api.vim.fault.FileNotFound:
             if not is_doubtful:
                 raise

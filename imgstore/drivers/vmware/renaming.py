@@ -45,7 +45,7 @@ class Renaming:
             self._datastores.move(self._place, self._to)
         except DoubtfulError as exc:
             self.is_doubtful = True
-            raise exc.failure from None
+            raise exc.failure from exc.failure.__cause__
         return True
 
     def _ask(self, failure: Exception) -> bool | ImgStoreError | None:

@@ -38,7 +38,7 @@ class Tasks:
         try:
             return self._run(start, again=again, cancels=cancels)
         except DoubtfulError as exc:
-            raise exc.failure from None
+            raise exc.failure from exc.failure.__cause__
 
     def commit(self, start: Callable[[Session], Any]) -> None:
         """Run a task whose outcome counts; raises DoubtfulError where it cannot be told.
