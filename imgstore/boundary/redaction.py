@@ -26,6 +26,7 @@ from imgstore.location import Location
 from imgstore.secret import MASK, Secret
 
 _LIBRARY: Final = str(errors.__package__)
+_UNDOING: Final = f"{_LIBRARY}.process.committing"
 _LATEST: Final = 128  # secrets got at run time that are remembered, own ones and callers' each
 _INSIDE: Final = 8  # characters from which on a secret is found inside words, too
 _CREDENTIAL: Final = 4  # characters from which on a caller's credentials are no plain words
@@ -168,7 +169,8 @@ class Redaction:
         """
         package = module.rpartition(".")[0] or module
         own = module if package == f"{_LIBRARY}.drivers" else package
-        for name in (_LIBRARY, own, *loggers):
+        # What drivers undo is logged by the library, in words of the backend.
+        for name in (_LIBRARY, _UNDOING, own, *loggers):
             mask = _MASKS.get(name) or _MASKS.setdefault(name, _LogMask(callers=name != _LIBRARY))
             mask.add(self)
             for each in {name} if name in loggers else _loggers(name):

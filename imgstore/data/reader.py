@@ -79,6 +79,8 @@ class ImageReader:
         while missing > 0 and (chunk := self._fetch()):
             if len(chunk) > missing:
                 self._chunk, self._at = chunk, missing
+                if self._bytes.closed:  # meanwhile, by another thread
+                    self._chunk = b""
                 chunk = chunk[:missing]
             pieces.append(chunk)
             missing -= len(chunk)

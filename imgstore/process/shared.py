@@ -52,6 +52,7 @@ class Shared(Generic[T]):
             raise
         with self._changing:
             self._value = value
+        self._failures = (self._failures[0], None)
         return value
 
     def peek(self, *, instead_of: T | None = None) -> T | None:
@@ -75,5 +76,5 @@ def _again(exc: Exception) -> Exception:
     if not isinstance(exc, ImgStoreError):
         return exc
     again = type(exc)(exc.reason, remedy=exc.remedy)
-    vars(again).update(vars(exc))
+    vars(again).update(vars(exc), store=None, operation=None, image_id=None, location=None)
     return again

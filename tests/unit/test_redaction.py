@@ -26,6 +26,7 @@ from imgstore.boundary.redaction import Redaction
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import ReadOnly
 from imgstore.model import Capability, Ownership
+from imgstore.process.committing import attempted
 from imgstore.secret import Secret
 
 KEY: Final = 'pa/ss+wo&rd "9"=<x>\\é'
@@ -432,6 +433,20 @@ def test_what_callers_bring_stays_with_the_driver(caplog):
     for name in ("imgstore.drivers.http", "test.sdk", *others):
         logging.getLogger(name).warning("a-word-of-a-caller secret-of-the-store")
     assert caplog.messages == ["*** ***", "*** ***", *["a-word-of-a-caller ***"] * 2]
+    assert repr(redaction) == "<Redaction of 2>"
+
+
+def test_what_callers_bring_is_masked_where_a_driver_is_undone(caplog):
+    """A failure to undo is logged by the library, and says what the backend said."""
+    gc.collect()
+    redaction = Redaction(["secret-of-the-store"]).watch("imgstore.drivers.http")
+    redaction.note("token-of-a-caller")
+
+    def undo():
+        raise OSError("token-of-a-caller, secret-of-the-store")
+
+    assert not attempted(undo, "the removal of a draft")
+    assert caplog.messages == ["the removal of a draft failed: OSError: ***, ***"]
     assert repr(redaction) == "<Redaction of 2>"
 
 

@@ -27,6 +27,7 @@ class Outcome(enum.Enum):
     """What became of the request that makes the object of an add."""
 
     NONE = enum.auto()  # it was not sent, or not carried out
+    REFUSED = enum.auto()  # some object was there, which was not looked at yet
     OURS = enum.auto()
     ANOTHER = enum.auto()  # the object is that of another add
     UNKNOWN = enum.auto()  # the server may still be at it
@@ -132,7 +133,7 @@ class Commit:
         return settled(
             lambda: self._sent(request, refused),
             lambda failure: self._settle(failure, is_exclusive=is_exclusive),
-            is_refused=lambda exc: self.outcome is Outcome.NONE and not is_conflict(exc),
+            is_refused=lambda exc: self.outcome is Outcome.NONE,
         )
 
     def _sent(self, request: Callable[[], Any], refused: Callable[[], object]) -> Mapping[str, Any]:
@@ -142,7 +143,7 @@ class Commit:
                 answer: Mapping[str, Any] = request()
             except Exception as exc:
                 if not attempts.unknown:
-                    self.outcome = Outcome.NONE
+                    self.outcome = Outcome.REFUSED if is_conflict(exc) else Outcome.NONE
                     if is_conflict(exc):
                         refused()
                 raise
@@ -161,7 +162,7 @@ class Commit:
             case Outcome.ANOTHER:
                 # Where it was unknown, ours may have been there before it, and been deleted.
                 return AlreadyExists("an image of this id exists", indeterminate=is_unknown)
-            case Outcome.NONE:
+            case Outcome.NONE | Outcome.REFUSED:
                 return Unavailable("other requests for this object are in the way")
             case Outcome.UNKNOWN:
                 return doubtful(failure)
@@ -176,7 +177,7 @@ class Commit:
             found = self._await(any_object=any_object)
         except Exception:  # the first failure says more
             is_taken = status_of(failure) == HTTPStatus.PRECONDITION_FAILED
-            return Outcome.ANOTHER if unseen is Outcome.NONE and is_taken else unseen
+            return Outcome.ANOTHER if unseen is Outcome.REFUSED and is_taken else unseen
         if self._is_ours(found):
             return Outcome.OURS
         return Outcome.ANOTHER if any_object and found is not None else unseen

@@ -148,7 +148,7 @@ class Copying:
         """Make the parts an object, if all are of the same original."""
         with undone(self.abort, "the abort of a copy"):
             self._original.check()
-        self._adding.finish(parts)
+            self._adding.finish(parts)
 
     def cancel(self) -> None:
         """Send no part again that fails from now on."""
