@@ -7,12 +7,12 @@ If-None-Match says, and Ceph's gateway knows no such condition.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Final
 
+from imgstore.drivers._claims import Lease
 from imgstore.drivers.swift.client import Caller, date_of
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.errors import status_of
@@ -26,7 +26,7 @@ _FIRST_PAUSE: Final = 0.05  # seconds; later ones are longer
 _LONGEST_PAUSE: Final = 1.0
 
 
-class Claim:
+class Claim(Lease):
     """An object beside an image, by which adds of the same id see one another.
 
     It is ``imgstore-claim-<image id>/<token>-<lease>``. Whoever put one and then finds no other
@@ -38,13 +38,12 @@ class Claim:
         self, caller: Caller, settings: Settings, containers: Containers, image_id: str, token: str
     ) -> None:
         """Prepare to claim an image id."""
+        super().__init__(settings.lease)
         self._caller = caller
         self._containers = containers
         self._container = containers.images
         self._prefix = f"{CLAIM}{image_id}/"
-        self._lease = settings.lease
-        self._own = f"{self._prefix}{token}-{self._lease}"
-        self._since = 0.0
+        self._own = f"{self._prefix}{token}-{settings.lease}"
         self._may_exist = False
         self._is_held = False
         self._is_listed = False
@@ -55,7 +54,7 @@ class Claim:
         Raises Unavailable after ``within`` seconds, and where it was held for too long.
         """
         if self._is_held:
-            self._check()
+            self.check()
             return
         patience = Patience(_FIRST_PAUSE, longest=_LONGEST_PAUSE, seconds=within, spread=True)
         for attempt in patience.attempts():
@@ -67,7 +66,7 @@ class Claim:
         raise Unavailable(
             "another add of this id is being committed, or its process died, or the container's "
             "listing is not up to date",
-            remedy=f"try again; after {self._lease} s a dead process counts no more",
+            remedy=f"try again; after {self.lease} s a dead process counts no more",
         )
 
     def _try(self, *, is_waiting: bool) -> bool:
@@ -82,7 +81,7 @@ class Claim:
         return not others and self._is_listed
 
     def _put(self) -> None:
-        self._since = time.monotonic()
+        self.begin()
         self._may_exist = True
         self._containers.inside(lambda: self._caller.put(self._container, self._own))
 
@@ -103,10 +102,6 @@ class Claim:
                 self._caller.delete(self._container, name)
             else:
                 yield name
-
-    def _check(self) -> None:
-        if time.monotonic() - self._since > self._lease / 2:
-            raise Unavailable("the server took too long to let this add commit")
 
     def give_up(self) -> None:
         """Remove the claim; best effort, for it expires and leftovers() finds it."""
