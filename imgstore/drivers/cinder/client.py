@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import check_ca_file, is_web_url
@@ -17,6 +16,7 @@ from imgstore.drivers.cinder.settings import Settings
 from imgstore.drivers.cinder.volumes import ALIVE, IMAGE, Volume
 from imgstore.errors import ConfigError, InvalidArgument, PermissionDenied
 from imgstore.process import lazy
+from imgstore.process.shared import Shared
 from imgstore.secret import Secret
 
 # Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
@@ -156,21 +156,22 @@ class Clients:
         self._settings = settings
         self._client = lazy.load_apart("cinderclient.v3.client", install=INSTALL).Client
         self._version = lazy.load_apart("cinderclient.api_versions", install=INSTALL).APIVersion
-        # A redirect would take the password, or the token, to another host.
-        self._session: Any = _session_class()(verify=settings.verify, redirect=False)
-        self._session.timeout = _TIMEOUTS
-        _keystone.learn_tokens(self._session, settings.redaction)
-        self._lock = threading.Lock()
-        self._own: Api | None = None
+        # How to connect to a volume stands in an answer, with keys and passwords of the storage
+        # (OSSN-0085), so that no answer is logged. urllib3 logs the requests.
+        self._session: Any = _keystone.session(
+            verify=settings.verify,
+            timeouts=_TIMEOUTS,
+            redaction=settings.redaction,
+            install=INSTALL,
+            is_logged=False,
+        )
+        self._own = Shared(self._of_service)
 
     def of(self, context: RequestContext | None) -> Api:
         """Return the API for the store's own user if it has one, else for whoever asks."""
         if self._settings.credentials is None:
             return self._of_caller(context)
-        with self._lock:
-            if self._own is None:
-                self._own = self._of_service()
-            return self._own
+        return self._own.get()
 
     def close(self) -> None:
         """Close the connections."""
@@ -179,11 +180,8 @@ class Clients:
     def _of_service(self) -> Api:
         credentials, catalog = self._settings.credentials, self._settings.catalog
         assert credentials is not None  # noqa: S101  # its caller looked
-        identity = lazy.load_apart("keystoneauth1.identity.v3", install=INSTALL)
-        kind = identity.ApplicationCredential if credentials.is_application else identity.Password
-        named = {key: _plain(value) for key, value in credentials.options.items()}
         return self._api(
-            kind(_keystone.v3_of(credentials.auth_address), **named),
+            _keystone.plugin(credentials.auth_address, credentials.options, install=INSTALL),
             None,
             service_type=catalog.service_type,
             service_name=catalog.name,
@@ -197,12 +195,11 @@ class Clients:
                 "the store has no credentials of its own, and there is no context with a token",
                 remedy="set cinder_store_auth_address and its fellows, or pass context=…",
             )
-        _keystone.check_sendable(_plain(context.token))
+        token = Secret(context.token).reveal()
+        _keystone.check_sendable(token)
         endpoint = _endpoint(self._settings, context)
         fixed = lazy.load_apart("keystoneauth1.token_endpoint", install=INSTALL)
-        token = context.auth_token
-        assert token is not None  # noqa: S101  # as looked at above
-        return self._api(fixed.Token(endpoint, token.reveal()), context.project_id)
+        return self._api(fixed.Token(endpoint, token), context.project_id)
 
     def _api(self, auth: Any, project: str | None, **catalog: Any) -> Api:
         version = self._version(_VERSION)
@@ -220,29 +217,6 @@ class Clients:
 
         redaction = self._settings.redaction
         return Api(client(self._settings.retries), client(0), project, redaction)
-
-
-def _session_class() -> Any:
-    """Return keystoneauth1's session, without its logging of what is sent and answered.
-
-    How to connect to a volume stands in an answer, with keys and passwords of the storage
-    (OSSN-0085). urllib3 logs the requests.
-    """
-    base: Any = lazy.load_apart("keystoneauth1.session", install=INSTALL).Session
-
-    class Session(base):  # type: ignore[misc]
-        def request(self, *args: Any, **named: Any) -> Any:
-            return super().request(*args, **named | {"log": False})
-
-    return Session
-
-
-def _plain(value: Any) -> str:
-    return value.reveal() if _is_secret(value) else str(value)
-
-
-def _is_secret(value: Any) -> TypeGuard[Secret]:
-    return isinstance(value, Secret)
 
 
 def _endpoint(settings: Settings, context: RequestContext) -> str:

@@ -29,7 +29,6 @@ class Credentials:
 
     auth_address: str
     options: Mapping[str, str | Secret] = field(repr=False)  # as keystoneauth1 names them
-    is_application: bool
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
         )
     if all(values[keyword] for keyword in _APPLICATION):
         named = {keyword: values[keyword] for keyword in _APPLICATION[1:]}
-        return Credentials(address, named, is_application=True)
+        return Credentials(address, named)
     if all(values[keyword] for keyword in _USER):
         named = {
             "username": values["user_name"],
@@ -121,7 +120,7 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
             "user_domain_name": values["user_domain_name"],
             "project_domain_name": values["project_domain_name"],
         }
-        return Credentials(address, named, is_application=False)
+        return Credentials(address, named)
     return None
 
 

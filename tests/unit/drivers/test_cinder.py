@@ -72,7 +72,6 @@ def test_an_application_credential_goes_first() -> None:
     both = USER | {"application_credential_id": "id", "application_credential_secret": "s"}
     found = settings(**both).credentials
     assert found is not None
-    assert found.is_application
     assert set(found.options) == {"application_credential_id", "application_credential_secret"}
 
 
