@@ -176,17 +176,21 @@ def test_a_part_that_fails_aborts_after_the_others_ended():
     assert len(upload.parts) < 10
 
 
-@pytest.mark.parametrize("error", [OSError("source"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [OSError("source"), KeyboardInterrupt(), StoreError("another add", indeterminate=True)],
+)
 def test_a_source_that_fails_aborts(error):
-    """What the source raises comes through, and nothing stays behind."""
+    """Nothing stays behind, also where the source's own error is in doubt."""
 
     def source():
         yield bytes(35)
         raise error
 
     upload = Upload()
-    with pytest.raises(type(error)):
+    with pytest.raises((type(error), RuntimeError)) as caught:
         send(upload, source())
+    assert error in {caught.value, caught.value.__cause__}
     assert upload.events == ["start", "abort with 0 in flight"]
 
 
