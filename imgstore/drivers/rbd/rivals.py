@@ -19,6 +19,8 @@ LOG = logging.getLogger(__name__)
 
 # A name that has no image by then is none of an image that is being created.
 _CREATION: Final = Patience(0.1, longest=1.0, seconds=20.0)
+# Longer than any one wait for an image: others may make and remove it all the time.
+_WAY: Final = Patience(0.1, longest=1.0, seconds=60.0)
 # Between creating and opening an image lies one request. A process that takes longer counts as
 # dead, as does one whose watch is over: Ceph's osd_client_watch_timeout.
 _UNOPENED: Final = timedelta(seconds=30)
@@ -26,7 +28,7 @@ _UNOPENED: Final = timedelta(seconds=30)
 
 def make_way(connection: Connection, pool: Any, name: str) -> None:
     """Raise AlreadyExists if an image has the name; what dead processes left of it is removed."""
-    for _ in _CREATION.attempts():
+    for _ in _WAY.attempts():
         image_id = names.id_of(pool, name)
         if image_id is None:
             break

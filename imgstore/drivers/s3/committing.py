@@ -133,8 +133,13 @@ class Commit:
         return settled(
             lambda: self._sent(request, refused),
             lambda failure: self._settle(failure, is_exclusive=is_exclusive),
-            is_refused=lambda exc: self.outcome is Outcome.NONE,
+            is_refused=self._is_refused,
         )
+
+    def _is_refused(self, exc: Exception) -> bool:
+        """Return whether nothing is to be looked at: ``refused`` may have said more."""
+        is_conflict_alone = self.outcome is Outcome.REFUSED and is_conflict(exc)
+        return self.outcome is not Outcome.UNKNOWN and not is_conflict_alone
 
     def _sent(self, request: Callable[[], Any], refused: Callable[[], object]) -> Mapping[str, Any]:
         self.outcome = Outcome.UNKNOWN
