@@ -15,6 +15,7 @@ from imgstore.drivers.s3.errors import INSTALL, error_code, is_untrusted, status
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied, StoreError, Unavailable
 from imgstore.process import lazy
+from imgstore.process.patience import Patience
 from imgstore.secret import Secret
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ SDK_LOGGERS: Final = (
     "urllib3.connectionpool",
 )
 _NOT_CARRIED_OUT: Final = frozenset({"NotImplemented", "ServiceUnavailable", "SlowDown"})
+
+_NEW_BUCKET: Final = Patience(0.2, times=4)
 
 
 class Client:
@@ -108,7 +111,8 @@ class Client:
                     remedy="create it, or set s3_store_create_bucket_on_put",
                 ) from exc
         self._create_bucket()
-        return call()
+        # Servers go on saying for a moment that there is none.
+        return _NEW_BUCKET.repeat(call, lambda exc: error_code(exc) == "NoSuchBucket")
 
     def _create_bucket(self) -> None:
         """Create the bucket; one that another add has just created is as good."""
