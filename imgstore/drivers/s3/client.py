@@ -98,7 +98,7 @@ class Client:
         self.s3.close()
 
     def inside(self, call: Callable[[], T]) -> T:
-        """Call, and once more with a new bucket if there was none and one may be made."""
+        """Call, and again with a new bucket if there was none and one may be made."""
         bucket = self.settings.bucket
         try:
             return call()

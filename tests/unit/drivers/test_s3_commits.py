@@ -104,3 +104,27 @@ def test_a_claim_that_is_refused_all_the_time(store: S3Store) -> None:
     with pytest.raises(errors.Unavailable, match="all the time"):
         Claim(store._client.get(), "image", lease=0.2).take()
     assert sent.count("PUT") > 1
+
+
+def test_a_bucket_that_was_just_made() -> None:
+    """A server may go on saying for a moment that there is none."""
+    missing = b"<Error><Code>NoSuchBucket</Code></Error>"
+    tokens, puts = list[str](), list[str]()
+
+    def putting(request: Any) -> AWSResponse:
+        puts.append("image" if "/image" in request.url else "bucket")
+        if puts[-1] == "bucket":
+            return answer(200)
+        tokens[:] = [request.headers[TOKEN]]
+        return answer(404, body=missing) if puts.count("image") < 4 else answer(200)
+
+    def looking(_: Any) -> AWSResponse:
+        token = tokens[0].decode() if isinstance(tokens[0], bytes) else tokens[0]
+        return seen(token)
+
+    options = {"access_key": "access-key-of-tests", "secret_key": "secret-key-of-tests"}
+    where = {"host": "s3.eu-west-1.amazonaws.com", "bucket": "pictures"}
+    with S3Store("s3", **where, create_bucket_on_put=True, max_attempts=1, **options) as store:
+        serve(store, PUT=putting, HEAD=looking)
+        assert store.add("image", b"data").size == 4
+    assert puts == ["image", "bucket", "image", "image", "image"]
