@@ -1,6 +1,7 @@
 """Virtual environments under .venv/, renewed only when what they are made of changed.
 
-``python -m tools.environments NAME`` sets one up: demo, bench, docs, lint, openstack or tests.
+``python -m tools.environments NAME`` sets one up: demo, bench, docs, lint, moto, openstack or
+tests.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ RECIPES = {
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
     "openstack": Recipe("tools/requirements-servers.txt", package=False, ceph=True),
+    "moto": Recipe("tools/requirements-moto.txt", package=False),
     "tests": Recipe("tools/requirements-test.txt", extras="all,testing", ceph=True),
 }
 

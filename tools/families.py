@@ -26,14 +26,16 @@ class Family:
     waits: bool = False
 
     @property
-    def needs_openstack(self) -> bool:
-        """Whether servers of OpenStack are among them."""
-        return "keystone" in self.servers
+    def environments(self) -> tuple[str, ...]:
+        """The environments that servers among them have of their own."""
+        kinds = {"openstack": "keystone", "moto": "moto"}
+        return tuple(kind for kind, server in kinds.items() if server in self.servers)
 
 
 FAMILIES = (
     Family("files", frozenset({"filesystems", "nginx"}), 300),
     Family("ceph", frozenset({"ceph", "radosgw"}), 900),
+    Family("moto", frozenset({"moto"}), 60),
     Family("swift", frozenset({"keystone", "swift"}), 600, waits=True),
     Family("cinder", frozenset({"keystone", "cinder"}), 900, waits=True),
     Family("vsphere", frozenset({"vsphere"}), 150),

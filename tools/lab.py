@@ -15,7 +15,7 @@ from tools.system_packages import names
 
 RECORD = REPOSITORY / "tools" / "tested-lab.txt"
 _LAB = REPOSITORY / "tests" / "functional" / "servers"
-_PINNED = REPOSITORY / "tools" / "requirements-servers.txt"
+_PINNED = ("requirements-servers.txt", "requirements-moto.txt")
 
 
 def is_tested() -> bool:
@@ -29,7 +29,8 @@ def record() -> None:
 
 
 def _state() -> str:
-    digest = hashlib.sha256(_PINNED.read_bytes())
+    pinned = b"".join((RECORD.parent / name).read_bytes() for name in _PINNED)
+    digest = hashlib.sha256(pinned)
     for path in sorted(_LAB.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(f"\0{path.relative_to(_LAB)}\0".encode() + path.read_bytes())

@@ -29,7 +29,7 @@ LIMIT_OF_ALL = 6 * 3600
 TESTS = REPOSITORY / "tests"
 DURATIONS = ENVIRONMENTS / "durations.json"
 WHEEL = "wheel"
-OPENSTACK = "environment openstack"
+SERVERS = {"openstack": "Swift, Keystone and Cinder", "moto": "moto's server"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Run:
         made = [Step(WHEEL, prepare=environments.build_wheel, budget=10)]
         made += map(self._environment, self.pythons if self._is_whole else [self.main])
         if not self.quick:
-            made += [Step(OPENSTACK, prepare=_provide_openstack, budget=5), *self._functional()]
+            made += [*map(_servers, SERVERS), *self._functional()]
         if not self.lab_only:
             made += [self._make("lint", 40)]
             made += map(self._unit, self.pythons if self._is_whole else [self.main])
@@ -70,7 +70,7 @@ class Run:
     def _environment(self, version: str) -> Step:
         python = self.pythons[version]
         prepare = partial(environments.ensure, "tests", version=version, python=python)
-        return Step(_environment(version), prepare=prepare, needs=(WHEEL,), budget=5)
+        return Step(_environment(f"tests{version}"), prepare=prepare, needs=(WHEEL,), budget=5)
 
     def _unit(self, version: str) -> Step:
         paths = [f"--ignore={TESTS / name}" for name in ("functional", "real", "typing")]
@@ -96,9 +96,9 @@ class Run:
         pytest = str(ENVIRONMENTS / f"tests{version}" / "bin" / "pytest")
         options = [f"--config-file={REPOSITORY / 'pyproject.toml'}", f"--rootdir={REPOSITORY}"]
         options += ["--durations=25", "-m", self._selection(version)]
-        needs = [_environment(version)]
-        if family is not None and family.needs_openstack:
-            needs.append(OPENSTACK)
+        needs = [_environment(f"tests{version}")]
+        if family is not None:
+            needs += map(_environment, family.environments)
         return Step(
             label,
             (pytest, *options, *paths),
@@ -122,16 +122,20 @@ class Run:
         return " and ".join(f"not {mark}" for mark in left_out)
 
 
-def _environment(version: str) -> str:
-    return f"environment tests{version}"
+def _environment(kind: str) -> str:
+    return f"environment {kind}"
 
 
-def _provide_openstack() -> bool:
-    """Set up what OpenStack's servers run in; where that fails, tests say what is missing."""
+def _servers(kind: str) -> Step:
+    return Step(_environment(kind), prepare=partial(_provide, kind), budget=5)
+
+
+def _provide(kind: str) -> bool:
+    """Set up what servers of the tests run in; where that fails, tests say what is missing."""
     try:
-        environments.ensure("openstack")
+        environments.ensure(kind)
     except subprocess.CalledProcessError as exc:
-        print(f"Swift, Keystone and Cinder could not be installed: {exc}", flush=True)
+        print(f"{SERVERS[kind]} could not be installed: {exc}", flush=True)
         return not IN_CI
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,8 @@ from servers.kept import Kept
 from servers.keystone import Keystone, KeystoneUser
 from servers.keystone import keystone as run_keystone
 from servers.missing import Missing, required
+from servers.moto import Moto, any_user
+from servers.moto import moto as run_moto
 from servers.nginx import Nginx
 from servers.nginx import nginx as run_nginx
 from servers.pools import RbdPool, admin, make_pool
@@ -43,6 +46,7 @@ _SERVERS = {
     "_nginx": "nginx",
     "_ceph": "ceph",
     "_radosgw": "radosgw",
+    "_moto": "moto",
     "_keystone": "keystone",
     "_swift": "swift",
     "_cinder": "cinder",
@@ -121,6 +125,28 @@ def radosgw_ceph(radosgw: RadosGateway) -> Ceph:
 
 
 @pytest.fixture(scope="session")
+def _moto(scratch: Scratch) -> Iterator[Moto]:
+    with run_moto(scratch) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_raw(_moto: Moto) -> Iterator[Any]:
+    """boto3's own client for moto's server."""
+    share_models()
+    client = raw_client(_moto.url(), any_user())
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def moto(_moto: Moto) -> Moto:
+    """A second kind of S3 server, which forgets everything where a test kills it."""
+    _moto.heal()
+    return _moto
+
+
+@pytest.fixture(scope="session")
 def s3_user(_radosgw: RadosGateway) -> User:
     """A user of S3, one a run."""
     return _radosgw.user("tests")
@@ -139,6 +165,15 @@ def s3_raw(_radosgw: RadosGateway, s3_user: User) -> Iterator[Any]:
     client = raw_client(_radosgw.url(), s3_user)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="class")
+def s3_images(request: pytest.FixtureRequest) -> Iterator[tuple[Any, str]]:
+    """A bucket for all tests of a class, with the `client` that it names."""
+    raw, name = request.getfixturevalue(request.cls.client), f"images-{uuid.uuid4().hex[:12]}"
+    raw.create_bucket(Bucket=name)
+    yield raw, name
+    raw.delete_bucket(Bucket=name)
 
 
 @pytest.fixture

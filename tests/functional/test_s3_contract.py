@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
 from servers.everything import EVERYTHING, Again, Slow
-from servers.kept import Kept
 from servers.names import resolving
 from servers.radosgw import NAME, RadosGateway, User
+from servers.s3_stores import S3Buckets, login
 
-from imgstore import Capability, Store
-from imgstore.drivers.s3 import S3Store
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.copying import Copying
 from imgstore.testing.failures import Failures
-from imgstore.testing.harness import Harness
 from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.locations import Locations
 from imgstore.testing.pinning import Pinning
@@ -33,31 +29,10 @@ pytestmark = pytest.mark.servers("radosgw", "ceph")
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="class")
-def bucket(s3_raw: Any) -> Iterator[str]:
-    """A bucket for all tests of a class."""
-    name = f"images-{uuid.uuid4().hex[:12]}"
-    s3_raw.create_bucket(Bucket=name)
-    yield name
-    s3_raw.delete_bucket(Bucket=name)
+class Buckets(S3Buckets):
+    """Buckets of Ceph's gateway."""
 
-
-class Buckets(Slow):
-    """A store in a bucket of the class's own, emptied after every test."""
-
-    capabilities = (
-        Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES | Capability.COPY
-    )
-    # Without the one that has an "@" in it: in S3 locations that ends credentials.
-    good_ids = tuple(name for name in Harness.good_ids if "@" not in name)
-    foreign_locations = (
-        "s3://elsewhere.example.org/bucket/image",
-        "s3+https://127.0.0.1/bucket/image",
-        "s3://127.0.0.1:1/bucket/image",
-        "s3://127.0.0.1/image",
-        "s3://image",
-    )
-    options: ClassVar[dict[str, Any]] = {}
+    client = "s3_raw"
     scheme: ClassVar[Any] = "http"
 
     @pytest.fixture
@@ -67,32 +42,11 @@ class Buckets(Slow):
     @pytest.fixture
     def given(self, radosgw: RadosGateway, host: str, s3_user: User) -> dict[str, Any]:
         secure = {"cacert": str(radosgw.ca)} if self.scheme == "https" else {}
-        login = {"access_key": s3_user.access_key, "secret_key": s3_user.secret_key}
-        return {"host": host, **login, **secure, **self.options}
-
-    @pytest.fixture
-    def store(self, given: dict[str, Any], bucket: str, s3_raw: Any, kept: Kept) -> Iterator[Store]:
-        yield kept.get(lambda: S3Store("s3", bucket=bucket, **given))
-        for key in keys(s3_raw, bucket):
-            s3_raw.delete_object(Bucket=bucket, Key=key)
-
-    @pytest.fixture
-    def leaves(self, s3_raw: Any, bucket: str) -> Callable[[], list[str]]:
-        return lambda: [*keys(s3_raw, bucket), *uploads(s3_raw, bucket)]
+        return {"host": host, **login(s3_user), **secure, **self.options}
 
     @pytest.fixture(autouse=True)
     def _secrets(self, s3_user: User) -> None:
         type(self).secrets = (s3_user.access_key, s3_user.secret_key)
-
-
-def keys(raw: Any, bucket: str) -> list[str]:
-    pages = raw.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    return [found["Key"] for page in pages for found in page.get("Contents", ())]
-
-
-def uploads(raw: Any, bucket: str) -> list[str]:
-    pages = raw.get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
-    return [found["UploadId"] for page in pages for found in page.get("Uploads", ())]
 
 
 class TestHttp(Buckets, StoreContract):
