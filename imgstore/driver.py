@@ -28,9 +28,16 @@ if TYPE_CHECKING:
 class Driver(ABC):
     """The hooks that a driver fills in; drivers derive from Store, which adds the verbs.
 
-    A driver declares ``OPTIONS``, ``schemes`` and ``capabilities``, and fills in ``owns``,
-    ``_get``, ``_size``, ``_add``, ``_delete`` and ``_classify``; optional abilities have hooks of
-    their own.
+    A driver declares ``OPTIONS``, ``schemes`` and ``capabilities``, and fills in
+
+    - ``owns(location)``, ``_get(location, offset, length, *, if_version, context)``,
+      ``_size(location, *, context)``, ``_add(image_id, body, *, context)``,
+      ``_delete(location, *, context)``, ``_classify(exc)``;
+    - where it can do more: ``_copy``, ``_set_acls``, ``_leftovers``, ``_remove_leftover``,
+      ``_check``, ``_holds``, ``_close``, ``url_prefix``, ``reserved_defaults``,
+      ``settings_elsewhere``, ``faults_together``.
+
+    ``help(Driver._add)`` tells the contract of one.
 
     Hooks are called for permitted operations only, with locations whose scheme and root fit; they
     finish the containment check where that needs I/O. They raise their SDK's errors as they are,
@@ -99,7 +106,7 @@ class Driver(ABC):
     def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
         """Tell whether an image lies here, where ``owns`` says that it may; by default by its size.
 
-        NotFound is no as well.
+        A hook that raises NotFound says that there is none.
         """
         self._size(location, context=context)
         return True

@@ -54,7 +54,7 @@ class Resuming:
         self._offset = offset
         self._reopen = reopen
         self._translate = translate
-        # Whoever pops it releases it, once, without a lock to hold at a fork.
+        # The thread that pops it releases it: once, without a lock that a fork could find held.
         self._held = [opened]
         self._wake = threading.Event()
         self._pauses = Patience(_PAUSE, _PAUSE, times=retries).pauses()

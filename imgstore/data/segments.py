@@ -30,7 +30,7 @@ class _Memory:
         self.error: BaseException | None = None  # of the segment that failed first
 
     def fail(self, exc: BaseException | None = None) -> None:
-        """Let whoever reads or sends learn of a failure."""
+        """Let the reading and the sending thread learn of a failure."""
         with self.change:
             if not self.failed:
                 self.failed, self.error = True, exc
@@ -58,7 +58,7 @@ class Segment:
     def __iter__(self) -> Iterator[bytes]:
         """Iterate from the start, waiting for what is not read yet; raises AbandonedError."""
         self._sent, missing = 0, self.size
-        # Whoever got the last byte may not be told of a failure any more: the server has them all.
+        # After the last byte a failure comes too late for the server: it has the whole segment.
         while missing != 0 and (block := self._next()) is not None:
             yield block
             missing = None if missing is None else missing - len(block)

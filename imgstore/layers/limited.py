@@ -25,7 +25,7 @@ class Limited(Layer):
 
     A slot is held from the call until a reader is closed or all its bytes were fetched, or until
     an add ends. An image that is copied from the store to itself has one slot, not two.
-    Whoever waits longer than ``timeout`` seconds gets Throttled.
+    A caller that waits longer than ``timeout`` seconds gets Throttled.
     """
 
     def __init__(self, store: Store, limit: int, *, timeout: float = 60.0) -> None:

@@ -89,13 +89,13 @@ def uninterrupted(call: Callable[[], None]) -> None:
     """Call to the end, or not at all; an interrupt (Ctrl-C) that comes meanwhile is raised then.
 
     In the main thread the call is made by another thread, which gets no signals. ``call`` notes
-    what it did, so that whoever gets the interrupt can undo it.
+    what it did, so that the code that gets the interrupt can undo it.
     """
     # When the interpreter ends, no other thread runs any more.
     if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
         call()
         return
-    turn: list[None] = [None]  # whoever takes it says whether the call is made
+    turn: list[None] = [None]  # the thread that takes it decides whether the call is made
     raised: list[BaseException] = []
     # Locks and lists change in one step; conditions, futures and events do not, and one that an
     # interrupt left half changed would never be waited for to the end.

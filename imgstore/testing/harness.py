@@ -92,7 +92,7 @@ class Harness:
 
     @pytest.fixture
     def store(self) -> Store:
-        """Give an empty store; whoever makes it also closes it and removes what is in it."""
+        """Give an empty store; the fixture also closes it and removes its images."""
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `store`")
 
     @pytest.fixture

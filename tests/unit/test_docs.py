@@ -127,13 +127,16 @@ ANSWERS = [
     ("bytes=-", "200 OK", None, CONTENT),
     ("bytes=0-1,3-4", "200 OK", None, CONTENT),
     ("lines=1-2", "200 OK", None, CONTENT),
+    (f"bytes=0-{'9' * 5000}", "200 OK", None, CONTENT),
+    (f"bytes=0-{'9' * 19}", "206 Partial Content", "bytes 0-9/10", CONTENT),
+    ("bytes=\N{ARABIC-INDIC DIGIT ONE}-", "200 OK", None, CONTENT),
 ]
 
 
 @pytest.fixture(params=[None, wsgiref.util.FileWrapper], ids=["iterated", "wrapped"])
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Answer]]:
     """Give a function that asks the image server of the page, which follows the rules of WSGI."""
-    write_files(DOCS / "embedding.md", tmp_path)
+    write_files(DOCS / "web-service.md", tmp_path)
     make_application = runpy.run_path(str(tmp_path / "image_server.py"))["make_application"]
     with FilesystemStore("fast", datadir=str(tmp_path / "images")) as store:
         images = {name: store.add(name, data) for name, data in [("a", CONTENT), ("empty", b"")]}
@@ -179,6 +182,14 @@ def test_the_image_server_tells_what_is_missing(ask) -> None:
     assert [ask(name).status[:3] for name in ("lost", "unknown", "empty")] == ["404", "404", "200"]
     assert ask("empty", HTTP_RANGE="bytes=0-").status.startswith("416")
     assert ask("a", REQUEST_METHOD="PUT", CONTENT_LENGTH="0").status.startswith("405")
+
+
+def test_the_image_server_answers_head(ask) -> None:
+    """HEAD has the headers of the whole image, whatever range it asks for, and no body."""
+    answer = ask("a", REQUEST_METHOD="HEAD", HTTP_RANGE="bytes=2-4")
+    assert (answer.status, answer.headers["Content-Length"]) == ("200 OK", str(len(CONTENT)))
+    assert answer.body == b""
+    assert ask("lost", REQUEST_METHOD="HEAD").status.startswith("404")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
