@@ -81,7 +81,7 @@ class Store(Driver):
         self._closed = False
         self._readers: weakref.WeakSet[ImageReader] = weakref.WeakSet()
         self._janitor = PerProcess(Janitor, Janitor.end)
-        # Popped by the thread that closes the store: once, and without a lock that a fork could find held.
+        # Popped by the closing thread: once, and without a lock that a fork could find held.
         self._unclosed = [True]
 
     def add(

@@ -36,6 +36,18 @@ class _Memory:
                 self.failed, self.error = True, exc
             self.change.notify_all()
 
+    def take(self, size: int, segment: Segment) -> None:
+        """Wait for room for ``size`` more bytes of ``segment``, or for a failure; holds ``change``.
+
+        A segment that alone fills the memory goes on without a second chance.
+        """
+        while self.used and self.used + size > self.budget and not self.failed:
+            if not segment.is_alone:
+                self.change.wait()
+            else:
+                segment.stop_keeping()
+        self.used += size
+
 
 class Segment:
     """A part that is sent while it is read; one thread iterates its blocks of at most 1 MiB.
@@ -65,7 +77,8 @@ class Segment:
 
     def _next(self) -> bytes | None:
         with self._change:
-            self._drop_sent()
+            if not self._is_kept:
+                self._drop(self._sent)
             if self._sent < self._dropped:
                 raise AbandonedError("what was sent is not in memory any more")
             at = self._sent - self._dropped
@@ -78,14 +91,6 @@ class Segment:
                 return None
             self._sent += 1
             return self._blocks[at]
-
-    def _drop_sent(self) -> None:
-        if self._is_kept:
-            return
-        while self._blocks and self._dropped < self._sent:
-            self._memory.used -= len(self._blocks.popleft())
-            self._dropped += 1
-            self._change.notify_all()
 
     @property
     def length(self) -> int | None:
@@ -113,28 +118,27 @@ class Segment:
             return self._is_kept
 
     def append(self, block: bytes) -> None:
-        """Add a block once there is room; does nothing once the transfer failed."""
-        memory = self._memory
+        """Add a block once there is room; without effect once the transfer failed."""
         with self._change:
-            while memory.used + len(block) > memory.budget and not memory.failed:
-                if memory.used == sum(map(len, self._blocks)) and self._is_kept:
-                    # It alone fills the memory: it goes on without a second chance.
-                    self._is_kept = False
-                    self._drop_handed_on()
-                    self._change.notify_all()
-                    continue
-                if not memory.used:
-                    break
-                self._change.wait()
-            memory.used += len(block)
+            self._memory.take(len(block), self)
             self._blocks.append(block)
             self._change.notify_all()
 
-    def _drop_handed_on(self) -> None:
-        # The last one that was handed on may be on its way still.
-        while self._blocks and self._dropped < self._sent - 1:
+    @property
+    def is_alone(self) -> bool:
+        """Return whether all that is in memory is what this segment keeps; holds ``change``."""
+        return self._is_kept and self._memory.used == sum(map(len, self._blocks))
+
+    def stop_keeping(self) -> None:
+        """Give back what was sent; holds ``change``."""
+        self._is_kept = False
+        self._drop(self._sent - 1)  # the last one may be on its way still
+
+    def _drop(self, until: int) -> None:
+        while self._blocks and self._dropped < until:
             self._memory.used -= len(self._blocks.popleft())
             self._dropped += 1
+        self._change.notify_all()
 
     def end(self) -> None:
         """Say that nothing follows."""
@@ -145,10 +149,7 @@ class Segment:
     def release(self) -> None:
         """Give the memory back."""
         with self._change:
-            self._memory.used -= sum(map(len, self._blocks))
-            self._dropped += len(self._blocks)
-            self._blocks.clear()
-            self._change.notify_all()
+            self._drop(self._dropped + len(self._blocks))
 
 
 class _Releasing(Generic[P, R]):
