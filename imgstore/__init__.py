@@ -5,7 +5,7 @@ from imgstore.context import RequestContext
 from imgstore.data.reader import ImageReader
 from imgstore.location import Location
 from imgstore.manager import StoreManager
-from imgstore.model import Capability, StoredImage
+from imgstore.model import Capability, Stat, StoredImage
 from imgstore.store import Store
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ImageReader",
     "Location",
     "RequestContext",
+    "Stat",
     "Store",
     "StoreManager",
     "StoredImage",

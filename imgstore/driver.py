@@ -17,7 +17,7 @@ from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.location import Location
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,8 +31,8 @@ class Driver(ABC):
     A driver declares ``OPTIONS``, ``schemes`` and ``capabilities``, and fills in
 
     - ``owns(location)``, ``_get(location, offset, length, *, if_version, context)``,
-      ``_size(location, *, context)``, ``_add(image_id, body, *, context)``,
-      ``_delete(location, *, context)``, ``_classify(exc)``;
+      ``_stat(location, *, context)`` or ``_size(location, *, context)``,
+      ``_add(image_id, body, *, context)``, ``_delete(location, *, context)``, ``_classify(exc)``;
     - where it can do more: ``_copy``, ``_set_acls``, ``_leftovers``, ``_remove_leftover``,
       ``_check``, ``_holds``, ``_close``, ``url_prefix``, ``reserved_defaults``,
       ``settings_elsewhere``, ``faults_together``.
@@ -70,6 +70,8 @@ class Driver(ABC):
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
         """Note what is secret, and refuse what no header can hold, before the driver sees it."""
+        if cls._size is Driver._size and cls._stat is Driver._stat:
+            raise TypeError(f"{cls.__name__} fills in neither _stat nor _size")
         given = _by_name(cls.__init__, args, given)
         check_texts(cls.OPTIONS, given, multiline=cls.multiline)
         driver = super().__new__(cls)
@@ -99,9 +101,19 @@ class Driver(ABC):
         None.
         """
 
-    @abstractmethod
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        """Return the image's size in bytes; raise when it cannot be told, never guess."""
+        """Return the image's size in bytes; raise when it cannot be told, never guess.
+
+        A driver fills in this hook or ``_stat``; each is made from the other.
+        """
+        return self._stat(location, context=context).size
+
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        """Return size, version and time of an image, with as many requests as ``_size``.
+
+        The version is the one that ``_get`` opens, in the same words.
+        """
+        return Stat(self._size(location, context=context))
 
     def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
         """Tell whether an image lies here, where ``owns`` says that it may; by default by its size.

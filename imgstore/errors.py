@@ -17,6 +17,7 @@
         ├── Unsupported               this store or server cannot do that
         ├── TooLarge                  beyond the caller's ``max_size``
         ├── IntegrityError            the bytes are not what was promised
+        │   ├── DigestMismatch        a digest is not the expected one
         │   └── SizeMismatch
         └── Unavailable               retryable
             ├── Throttled
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyExists",
     "ConfigError",
+    "DigestMismatch",
     "DriverUnavailable",
     "ImgStoreError",
     "InUse",
@@ -206,6 +208,12 @@ class IntegrityError(StoreError):
     """The bytes are not those that were promised."""
 
     usual_remedy = "do it again from the start"
+
+
+class DigestMismatch(IntegrityError):
+    """A digest of the image is not the one that was expected."""
+
+    usual_remedy = "find out whether the bytes or the expected digest are wrong"
 
 
 class SizeMismatch(IntegrityError):

@@ -30,7 +30,7 @@ from imgstore.errors import (
     UnknownStore,
 )
 from imgstore.location import Location
-from imgstore.model import Capability, Leftover, Ownership, StoredImage, StoreInfo
+from imgstore.model import Capability, Leftover, Ownership, Stat, StoredImage, StoreInfo
 from imgstore.store import ClosedError, Context, Store
 from imgstore.verbs.upkeep import problems
 
@@ -211,6 +211,7 @@ class StoreManager(Mapping[str, Store]):
         algorithms: Iterable[str] = ("sha256",),
         sinks: Iterable[Sink] = (),
         progress: Progress | None = None,
+        expected: Mapping[str, str] | None = None,
         context: Context = None,
     ) -> StoredImage:
         """Store an image, all or nothing; see ``Store.add``."""
@@ -231,6 +232,7 @@ class StoreManager(Mapping[str, Store]):
             algorithms=algorithms,
             sinks=sinks,
             progress=progress,
+            expected=expected,
             context=context,
         )
 
@@ -241,17 +243,56 @@ class StoreManager(Mapping[str, Store]):
         store: str | None = None,
         offset: int = 0,
         length: int | None = None,
+        expected: Mapping[str, str] | None = None,
         context: Context = None,
     ) -> ImageReader:
         """Open an image, or ``length`` bytes of it from ``offset``; see ``Store.get``."""
         origin = self._find("get", location, store)
-        return origin.get(location, offset=offset, length=length, context=context)
+        return origin.get(
+            location, offset=offset, length=length, expected=expected, context=context
+        )
 
     def size(
         self, location: Location | str, *, store: str | None = None, context: Context = None
     ) -> int:
         """Return an image's size in bytes; see ``Store.size``."""
         return self._find("size", location, store).size(location, context=context)
+
+    def stat(
+        self, location: Location | str, *, store: str | None = None, context: Context = None
+    ) -> Stat:
+        """Return an image's size, version and time; see ``Store.stat``."""
+        return self._find("stat", location, store).stat(location, context=context)
+
+    def verify(
+        self,
+        location: Location | str,
+        expected: Mapping[str, str] | None = None,
+        *,
+        algorithms: Iterable[str] = (),
+        progress: Progress | None = None,
+        store: str | None = None,
+        context: Context = None,
+    ) -> dict[str, str]:
+        """Read an image to its end and return its digests; see ``Store.verify``."""
+        origin = self._find("verify", location, store)
+        return origin.verify(
+            location, expected, algorithms=algorithms, progress=progress, context=context
+        )
+
+    def save(
+        self,
+        location: Location | str,
+        path: str | PathLike[str],
+        *,
+        expected: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        store: str | None = None,
+        context: Context = None,
+    ) -> None:
+        """Write an image to a file, whole or not at all; see ``Store.save``."""
+        origin = self._find("save", location, store)
+        origin.save(location, path, expected=expected, progress=progress, context=context)
 
     def delete(
         self, location: Location | str, *, store: str | None = None, context: Context = None
@@ -271,6 +312,7 @@ class StoreManager(Mapping[str, Store]):
         algorithms: Iterable[str] = ("sha256",),
         sinks: Iterable[Sink] = (),
         progress: Progress | None = None,
+        expected: Mapping[str, str] | None = None,
         context: Context = None,
     ) -> StoredImage:
         """Copy an image into the store named ``to``; see ``Store.copy``."""
@@ -285,6 +327,7 @@ class StoreManager(Mapping[str, Store]):
             algorithms=algorithms,
             sinks=sinks,
             progress=progress,
+            expected=expected,
             context=context,
         )
 

@@ -51,6 +51,19 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Stat:
+    """What is told of an image without reading it.
+
+    ``size`` is in bytes. ``version`` changes with the content; it is opaque, and None where the
+    backend tells none. ``modified`` has a time zone, and is None where the backend does not tell.
+    """
+
+    size: int
+    version: str | None = None
+    modified: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Leftover:
     """Something that an unfinished add of a dead process left in a store.
 

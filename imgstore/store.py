@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -21,18 +22,20 @@ from imgstore.boundary.arguments import (
 )
 from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
-from imgstore.data.hashing import Digests
+from imgstore.data.hashing import Digests, Expected
 from imgstore.data.opened import Opened
 from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
 from imgstore.data.streams import Body
 from imgstore.driver import Driver
 from imgstore.location import Location
-from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat, StoredImage
 from imgstore.process.committing import mark_in_doubt
 from imgstore.process.janitor import Janitor
 from imgstore.process.per_process import PerProcess
+from imgstore.verbs.saving import FileOfCallers
 from imgstore.verbs.upkeep import old_leftovers, problems, remove_leftovers
+from imgstore.verbs.verifying import verify
 
 __all__ = [
     "Added",
@@ -42,6 +45,7 @@ __all__ = [
     "Driver",
     "Leftover",
     "Ownership",
+    "Stat",
     "Store",
     "StoredImage",
 ]
@@ -94,6 +98,7 @@ class Store(Driver):
         algorithms: Iterable[str] = ("sha256",),
         sinks: Iterable[Sink] = (),
         progress: Progress | None = None,
+        expected: Mapping[str, str] | None = None,
         context: Context = None,
     ) -> StoredImage:
         """Store an image, all or nothing.
@@ -102,12 +107,14 @@ class Store(Driver):
         never asked for more than 64 MiB) or an iterable of bytes-like objects; it is read once,
         never rewound, and closed only if it was opened here. ``size`` in bytes is checked; None
         is unknown, 0 an empty image. ``max_size`` bounds either. ``algorithms`` are lower-case
-        names of hashlib. ``sinks`` get every byte once, in order, through ``update``.
+        names of hashlib. ``sinks`` get every byte once, in order, through ``update``, and are asked
+        by ``finish``, where they have it, before the image is committed. ``expected`` maps names
+        of hashlib to hexadecimal digests; they are computed, and compared before the commit.
         ``progress(done, total_or_none)`` is called as bytes arrive, at most every 0.1 s, and once
         at the end. What source, sinks and progress raise comes through unchanged, and nothing is
         stored.
 
-        Raises AlreadyExists, SizeMismatch, TooLarge, StorageFull, PermissionDenied,
+        Raises AlreadyExists, SizeMismatch, DigestMismatch, TooLarge, StorageFull, PermissionDenied,
         InvalidArgument, Unsupported, Unavailable and their kin. A KeyboardInterrupt that comes
         once the image is there has ``indeterminate = True`` as well.
         """
@@ -124,6 +131,7 @@ class Store(Driver):
                 algorithms=algorithms,
                 sinks=sinks,
                 progress=progress,
+                expected=expected,
             )
             with closing(body), body:  # twice: an interrupt may come when the first begins
                 # Remembers that it was done as soon as it is, before an interrupt can come.
@@ -145,14 +153,17 @@ class Store(Driver):
         *,
         offset: int = 0,
         length: int | None = None,
+        expected: Mapping[str, str] | None = None,
         context: Context = None,
     ) -> ImageReader:
         """Open an image, or ``length`` bytes of it from ``offset``; close the reader after use.
 
         ``offset`` may equal the image's size and ``length`` may be 0 or go beyond the end: the
         reader's ``size`` tells how much there is. The first chunk is fetched here, so a missing
-        image is found out before a response begins. Raises NotFound, InvalidRange, InvalidLocation,
-        Unsupported (ranges), PermissionDenied, Unavailable.
+        image is found out before a response begins. ``expected`` digests of a whole image hold its
+        last chunk back until they fit: DigestMismatch comes from the reader, and of an image of
+        one chunk from here. Raises NotFound, InvalidRange, InvalidLocation, Unsupported (ranges),
+        PermissionDenied, Unavailable.
         """
         at: Location | None = None
         try:
@@ -162,7 +173,12 @@ class Store(Driver):
             check_range(offset, length)
             if (offset or length is not None) and Capability.RANGES not in self.capabilities:
                 raise errors.Unsupported("this store reads whole images only")
-            return self._open(at, offset, length, asker)
+            if expected is not None and (offset or length is not None):
+                raise errors.InvalidArgument(
+                    "expected digests are those of a whole image", remedy="ask for no range"
+                )
+            judge = None if expected is None else Expected(expected)
+            return self._open(at, offset, length, asker, expected=judge)
         except Exception as exc:
             self._raise(exc, "get", location=at)
 
@@ -175,6 +191,76 @@ class Store(Driver):
             return self._size(at, context=self._asker(context))
         except Exception as exc:
             self._raise(exc, "size", location=at)
+
+    def stat(self, location: Location | str, *, context: Context = None) -> Stat:
+        """Return an image's size, version and time; raises NotFound, InvalidLocation, Unavailable.
+
+        It asks the backend as often as ``size`` does.
+        """
+        at: Location | None = None
+        try:
+            self._require(Capability.READ)
+            at = self._contained(location)
+            return self._stat(at, context=self._asker(context))
+        except Exception as exc:
+            self._raise(exc, "stat", location=at)
+
+    def verify(
+        self,
+        location: Location | str,
+        expected: Mapping[str, str] | None = None,
+        *,
+        algorithms: Iterable[str] = (),
+        progress: Progress | None = None,
+        context: Context = None,
+    ) -> dict[str, str]:
+        """Read one version of an image to its end, and return its digests.
+
+        They are those of ``expected`` and ``algorithms``, SHA-256 if both are missing. Raises
+        DigestMismatch where one is not the expected one, IntegrityError if the image was replaced
+        meanwhile, NotFound if it was deleted, and what ``get`` raises. What ``progress`` raises
+        ends it, and comes through unchanged.
+        """
+        at: Location | None = None
+        body: Body | None = None
+        try:
+            self._require(Capability.READ)
+            at = self._contained(location)
+            asker = self._asker(context)
+            names = algorithms or (("sha256",) if expected is None else ())
+            body = Body(None, algorithms=names, progress=progress, expected=expected)
+            verify(self, at, body, asker)
+            return body.digests()
+        except Exception as exc:
+            self._raise(exc, "verify", location=at, body=body)
+
+    def save(
+        self,
+        location: Location | str,
+        path: str | os.PathLike[str],
+        *,
+        expected: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        context: Context = None,
+    ) -> None:
+        """Write an image to a file: a draft beside it is flushed, and then takes its place.
+
+        Zeros become holes. A file that is there is replaced, with its mode, or stays as it was;
+        a draft that a dead process left is removed by the next call for that path. Raises what
+        ``get`` raises, DigestMismatch, and the file's own OSError.
+        """
+        at: Location | None = None
+        body: Body | None = None
+        try:
+            self._require(Capability.READ)
+            at = self._contained(location)
+            asker = self._asker(context)
+            body = Body(None, progress=progress, expected=expected)
+            with self._open(at, 0, None, asker, operation="save") as reader:
+                body.source = reader
+                FileOfCallers(path).fill(body)
+        except Exception as exc:
+            self._raise(exc, "save", location=at, body=body)
 
     def holds(self, location: Location | str, *, context: Context = None) -> bool:
         """Ask the backend whether an image lies in this store, where its URL does not tell."""
@@ -210,16 +296,18 @@ class Store(Driver):
         algorithms: Iterable[str] = ("sha256",),
         sinks: Iterable[Sink] = (),
         progress: Progress | None = None,
+        expected: Mapping[str, str] | None = None,
         context: Context = None,
     ) -> StoredImage:
         """Copy an image of this store to another store, or under another id to this one.
 
-        The backend copies where it can and nobody asked for the bytes (sinks, progress, sizes);
+        The backend copies where it can and nobody asked for the bytes (sinks, progress, sizes,
+        expected digests);
         ``digests`` is then empty. Otherwise the image is streamed, as ``add`` does it.
         """
         target = self if to is None else to
         sinks = tuple(sinks)
-        wanted = sinks or progress or size is not None or max_size is not None
+        wanted = sinks or any(given is not None for given in (progress, size, max_size, expected))
         if Capability.COPY in target.capabilities and not wanted:
             copied = target._copy_from(self, location, image_id, algorithms, context)
             if copied is not None:
@@ -233,6 +321,7 @@ class Store(Driver):
                 algorithms=algorithms,
                 sinks=sinks,
                 progress=progress,
+                expected=expected,
                 context=context,
             )
 
@@ -332,7 +421,14 @@ class Store(Driver):
     # How the verbs work.
 
     def _open(
-        self, at: Location, offset: int, length: int | None, context: RequestContext | None
+        self,
+        at: Location,
+        offset: int,
+        length: int | None,
+        context: RequestContext | None,
+        *,
+        operation: str = "get",
+        expected: Expected | None = None,
     ) -> ImageReader:
         opened = self._open_range(at, offset, length, context)
         size = max(0, opened.image_size - offset)
@@ -347,9 +443,10 @@ class Store(Driver):
             offset=offset,
             size=size,
             reopen=reopen,
-            translate=lambda exc: self._translate(exc, "get", location=at),
+            translate=lambda exc: self._translate(exc, operation, location=at),
             retries=self.read_retries if Capability.RANGES in self.capabilities else 0,
             janitor=self._janitor.get() if opened.close_waits else None,
+            expected=expected,
         )
         try:
             if offset > opened.image_size:

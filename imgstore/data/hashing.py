@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from imgstore.data.units import MIB
-from imgstore.errors import InvalidArgument
+from imgstore.errors import DigestMismatch, InvalidArgument
 from imgstore.process.interrupts import uninterrupted
 
 # Below this many bytes a thread per digest costs more than it saves.
@@ -20,6 +21,8 @@ _BACKLOG: Final = 16 * MIB
 
 class Hasher(Protocol):
     """The part of a hashlib object that is used here."""
+
+    digest_size: int
 
     def update(self, data: bytes, /) -> None:
         """Take in more bytes."""
@@ -46,6 +49,60 @@ def new_hasher(name: str) -> Hasher:
     if hasher.digest_size == 0:
         raise InvalidArgument(f"digest {name!r} has no fixed length", remedy=remedy)
     return hasher  # type: ignore[no-any-return]  # hashlib's own class has no public name
+
+
+def checked_digests(expected: Mapping[str, str] | None) -> dict[str, str]:
+    """Return expected digests in lower case; None expects nothing.
+
+    Raises InvalidArgument for a name that ``new_hasher`` refuses, for a digest that is not as many
+    hexadecimal digits as its algorithm has, and for a mapping without any: a copy that a backend
+    made has no digests, and would be compared with nothing.
+    """
+    if expected is None:
+        return {}
+    if not isinstance(expected, Mapping) or not expected:
+        raise InvalidArgument(
+            f"expected is {expected!r}",
+            remedy="pass a mapping such as {'sha256': '9f86d0…'}, or None to expect nothing",
+        )
+    return {name: _checked_digest(name, digest) for name, digest in expected.items()}
+
+
+def _checked_digest(name: str, digest: object) -> str:
+    digits = new_hasher(name).digest_size * 2
+    if not isinstance(digest, str) or re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", digest) is None:
+        raise InvalidArgument(
+            f"the expected {name} is {digest!r}", remedy=f"pass {digits} hexadecimal digits"
+        )
+    return digest.lower()
+
+
+def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise DigestMismatch unless what was found is what was expected."""
+    for name, digest in expected.items():
+        if found[name] != digest:
+            raise DigestMismatch(f"its {name} is {found[name]}, expected was {digest}")
+
+
+class Expected:
+    """Digests that a stream is to have; the last chunk is judged before it is handed on."""
+
+    def __init__(self, digests: Mapping[str, str]) -> None:
+        """Check names and digests; see ``checked_digests``."""
+        self._expected = checked_digests(digests)
+        self._digests = Digests(self._expected)
+        self._is_judged = False
+
+    def take(self, chunk: bytes, *, is_last: bool) -> None:
+        """Take in the next chunk; raises DigestMismatch where the last one shows a difference."""
+        self._digests.update(chunk)
+        if is_last and not self._is_judged:
+            self._is_judged = True
+            compare(self._expected, self._digests.results())
+
+    def close(self) -> None:
+        """End the threads; harmless after the last chunk."""
+        self._digests.close()
 
 
 class _Worker(threading.Thread):
@@ -110,14 +167,14 @@ class Digests:
     16 MiB, or one block, wait for each. Used by one thread; ``close`` ends the threads.
     """
 
-    def __init__(self, algorithms: Iterable[str]) -> None:
+    def __init__(self, algorithms: Iterable[str], more: Iterable[str] = ()) -> None:
         """Check every name; raises InvalidArgument before a byte is read."""
         if isinstance(algorithms, str | bytes):
             raise InvalidArgument(
                 "algorithms is one name", remedy=f"pass a sequence: ({algorithms!r},)"
             )
         try:
-            names: Sequence[str] = tuple(dict.fromkeys(algorithms))
+            names: Sequence[str] = tuple(dict.fromkeys([*algorithms, *more]))
         except TypeError as exc:
             raise InvalidArgument("algorithms is not a sequence of names") from exc
         self._hashers = {name: new_hasher(name) for name in names}

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, final
 
+from imgstore.data.hashing import Expected
 from imgstore.data.opened import Opened, SourceFile
 from imgstore.data.resuming import Reopen, Resuming
+from imgstore.errors import IntegrityError
 from imgstore.process.interrupts import Descriptors
 from imgstore.process.janitor import Janitor
 
@@ -34,6 +36,7 @@ class ImageReader:
         translate: Callable[[BaseException], BaseException],
         retries: int,
         janitor: Janitor | None = None,
+        expected: Expected | None = None,
     ) -> None:
         """Stores make readers; see ``Store.get``."""
         self.size = size
@@ -47,6 +50,7 @@ class ImageReader:
             retries=retries,
         )
         self._janitor = janitor
+        self._expected = expected
         # The chunk that is being delivered, and how much of it was: what follows is never copied.
         self._chunk: bytes = b""
         self._at = 0
@@ -132,6 +136,8 @@ class ImageReader:
 
     def _position_fd(self) -> int:
         self._bytes.check_open()
+        if self._expected is not None:
+            raise io.UnsupportedOperation("what is read of this image is compared with digests")
         rest = max(0, len(self._chunk) - self._at)
         self._bytes.check_open()  # again: close() drops the chunk, in any thread
         fd = self._bytes.file_from(rest)
@@ -140,6 +146,11 @@ class ImageReader:
         if rest:
             self._chunk, self._at = b"", 0
         return fd
+
+    @property
+    def version(self) -> str | None:
+        """Return what tells this content from another one at this location, if anything does."""
+        return self._bytes.opened.version
 
     @property
     def opened(self) -> Opened:
@@ -173,7 +184,14 @@ class ImageReader:
         self._chunk = b""
         # The consumer sets _busy before it looks at closed, so one of the two sees the other.
         if not self._busy:
-            self._bytes.release()
+            self._release()
+
+    def _release(self, janitor: Janitor | None = None) -> None:
+        try:
+            self._bytes.release(janitor)
+        finally:
+            if self._expected is not None:
+                self._expected.close()
 
     @contextmanager
     def _using(self) -> Iterator[None]:
@@ -197,7 +215,7 @@ class ImageReader:
         """Release what an abandoned reader holds."""
         if hasattr(self, "_busy"):
             self._bytes.close()
-            self._bytes.release(self._janitor)
+            self._release(self._janitor)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled."""
@@ -208,14 +226,17 @@ class ImageReader:
 
         An open file needs no such proof and keeps its position.
         """
-        if self._bytes.opened.fd is None:
+        if self._bytes.opened.fd is None or self._expected is not None:
             self._chunk = self._fetch()
 
     def _fetch(self) -> bytes:
         """Return the next chunk, or nothing once everything was delivered."""
         self._busy = True  # as _using, which would cost a tenth of reading a cached chunk
         try:
-            return self._bytes.next_chunk()
+            chunk = self._bytes.next_chunk()
+            if self._expected is not None:
+                self._judge(self._expected, chunk)
+            return chunk
         except BaseException as exc:
             self._bytes.stop(exc)
             raise
@@ -223,3 +244,9 @@ class ImageReader:
             self._busy = False
             if self._bytes.closed:
                 self.close()
+
+    def _judge(self, expected: Expected, chunk: bytes) -> None:
+        try:
+            expected.take(chunk, is_last=self._bytes.fetched >= self.size)
+        except IntegrityError as exc:
+            self._bytes.fail(exc)

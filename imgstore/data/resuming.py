@@ -171,7 +171,7 @@ class Resuming:
                 except Exception:
                     self.release()
             if excess:
-                self._fail(
+                self.fail(
                     IntegrityError(f"the data goes on beyond the {self._image_size} bytes promised")
                 )
         fd = self.opened.fd
@@ -187,7 +187,7 @@ class Resuming:
         try:
             self.opened.check()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def _resume(self, exc: Exception) -> None:
         """Open the same version at the first undelivered byte, or raise the translated error."""
@@ -201,7 +201,7 @@ class Resuming:
             may_pass = version is not None and getattr(error, "retryable", False)
             pause = next(self._pauses, None) if may_pass and not self.closed else None
             if version is None or pause is None:
-                self._fail(exc)
+                self.fail(exc)
             self._wake.wait(pause)
             self.check_open()
             try:
@@ -218,7 +218,7 @@ class Resuming:
                 return
             exc = IntegrityError("the image changed while it was read")
 
-    def _fail(self, exc: Exception) -> NoReturn:
+    def fail(self, exc: Exception) -> NoReturn:
         """Raise the translated error, now and whenever more is asked for."""
         self.release()
         self.check_open()

@@ -44,7 +44,11 @@ class Readable(Protocol):
 
 
 class Sink(Protocol):
-    """Anything that takes every byte of an image, once and in order."""
+    """Anything that takes every byte of an image, once and in order.
+
+    A sink may also have ``finish()``: it is called once, after the last byte and before the image
+    is committed, on the thread of the add. It returns None, or raises to refuse the image.
+    """
 
     def update(self, data: bytes, /) -> object:
         """Take in more bytes."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn, final
 
 from imgstore.data.extents import Holes, stretches_of_data
-from imgstore.data.hashing import Digests
+from imgstore.data.hashing import Digests, checked_digests, compare
 from imgstore.data.opened import SourceFile
 from imgstore.data.pace import STEP, Pace
 from imgstore.data.sources import (
@@ -53,11 +53,13 @@ class Body:
         algorithms: Iterable[str] = (),
         sinks: Iterable[Sink] = (),
         progress: Progress | None = None,
+        expected: Mapping[str, str] | None = None,
     ) -> None:
         """Check the arguments; nothing is opened or read yet."""
         self._declared = _count("size", size)
         self._max_size = _count("max_size", max_size)
-        self._digests = Digests(algorithms)
+        self._expected = checked_digests(expected)
+        self._digests = Digests(algorithms, self._expected)
         self._sinks = _checked_sinks(sinks)
         if progress is not None and not callable(progress):
             raise InvalidArgument("progress is not callable")
@@ -278,9 +280,26 @@ class Body:
             self._pace.arrived(done, self.size)
 
     def _end(self) -> None:
+        """Judge the image: the last block was not released yet, so nothing is committed."""
         self._results = self._digests.results()
+        try:
+            compare(self._expected, self._results)
+        except IntegrityError as exc:
+            self._fail(exc)
+        for sink in self._sinks:
+            self._finish(sink)
         if self._pace is not None:
             self._guard(self._pace.ended, self._total, self.size)
+
+    def _finish(self, sink: Sink) -> None:
+        answer = self._guard(getattr(sink, "finish", _nothing))
+        if answer is not None:
+            self._fail(
+                InvalidArgument(
+                    f"finish() of a sink of type {type(sink).__name__} returned {answer!r}",
+                    remedy="return None, and raise to refuse the image",
+                )
+            )
 
     def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call the caller's code, remembering that an exception is the caller's."""
@@ -333,7 +352,13 @@ def _checked_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
     for sink in checked:
         if not callable(getattr(sink, "update", None)):
             raise InvalidArgument(f"a sink of type {type(sink).__name__} has no update(bytes)")
+        if not callable(getattr(sink, "finish", _nothing)):
+            raise InvalidArgument(f"finish of a sink of type {type(sink).__name__} is not callable")
     return checked
+
+
+def _nothing() -> None:
+    """What a sink without ``finish`` has to say."""
 
 
 def _count(name: str, value: int | None) -> int | None:

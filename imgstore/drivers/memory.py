@@ -13,7 +13,7 @@ from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.errors import AlreadyExists, IntegrityError, InvalidRange, NotFound
 from imgstore.location import Location
-from imgstore.model import Added, Capability, Ownership
+from imgstore.model import Added, Capability, Ownership, Stat
 from imgstore.store import Store
 
 
@@ -64,8 +64,9 @@ class MemoryStore(Store):
         end = len(data) if length is None else min(len(data), offset + length)
         return Opened(_chunks(data, offset, end), len(data), version)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return len(self._find(location)[1])
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        version, data = self._find(location)
+        return Stat(len(data), version)
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         location = Location("memory", f"{self.name}/{image_id}")

@@ -11,7 +11,7 @@ from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.location import Location
-from imgstore.model import Added, Leftover, Ownership
+from imgstore.model import Added, Leftover, Ownership, Stat
 from imgstore.store import Store
 from imgstore.verbs.upkeep import ask
 
@@ -74,6 +74,9 @@ class Layer(Store):
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         return self.inner._size(location, context=context)
+
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        return self.inner._stat(location, context=context)
 
     def _holds(self, location: Location, *, context: RequestContext | None) -> bool:
         return self.inner._holds(location, context=context)

@@ -15,7 +15,7 @@ from imgstore.data.reader import ImageReader
 from imgstore.data.streams import Body
 from imgstore.layers.layer import Layer
 from imgstore.location import Location
-from imgstore.model import Added
+from imgstore.model import Added, Stat
 from imgstore.process.per_process import PerProcess
 from imgstore.store import Store
 
@@ -93,6 +93,10 @@ class Limited(Layer):
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
         with self._slot():
             return super()._size(location, context=context)
+
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        with self._slot():
+            return super()._stat(location, context=context)
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         with self._slot():

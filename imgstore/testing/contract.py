@@ -5,6 +5,7 @@ from __future__ import annotations
 from imgstore.testing.adding import Adding, AddingRefused
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.copying import Copying
+from imgstore.testing.expecting import Expecting
 from imgstore.testing.failures import Failures
 from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.locations import Locations
@@ -13,6 +14,7 @@ from imgstore.testing.ranges import Ranges, RangesRefused
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
 from imgstore.testing.sources import Sources
+from imgstore.testing.verifying import Verifying
 
 
 class StoreContract(
@@ -20,7 +22,9 @@ class StoreContract(
     AddingRefused,
     Sources,
     Failures,
+    Expecting,
     Reading,
+    Verifying,
     Ranges,
     RangesRefused,
     Pinning,

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from imgstore import Capability, Location
+from imgstore import Capability, Location, Stat
 from imgstore.data.opened import Opened
+from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import AlreadyExists
 from imgstore.model import Added, Leftover, Ownership
@@ -110,6 +111,27 @@ class Guessing(MemoryStore):
 
     def _size(self, location, *, context):
         return len(self._images.get(location.url, ("", b""))[1])
+
+
+class Renaming(MemoryStore):
+    """Tells a version that no reader has."""
+
+    caught_by = "test_an_image_is_described"
+
+    def _stat(self, location, *, context):
+        told = super()._stat(location, context=context)
+        return Stat(told.size, f"v{told.version}")
+
+
+class Hasty(MemoryStore):
+    """Stores an empty image without asking whether it may."""
+
+    caught_by = "test_a_sink_that_refuses_keeps_an_image_out"
+
+    def _add(self, image_id, body, *, context):
+        if body.size == 0:
+            body = Body(b"").__enter__()
+        return super()._add(image_id, body, context=context)
 
 
 class Indifferent(MemoryStore):

@@ -99,6 +99,7 @@ def test_public_names() -> None:
         "ImageReader",
         "Location",
         "RequestContext",
+        "Stat",
         "Store",
         "StoreManager",
         "StoredImage",

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from oslo_config import cfg
 
-from imgstore import Capability, Location, RequestContext, Store
+from imgstore import Capability, Location, RequestContext, Stat, Store
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.errors import IntegrityError
@@ -60,7 +60,7 @@ class ShelfStore(Store):
     ) -> Opened:
         file = self._path(location).open("rb")
         status = os.fstat(file.fileno())
-        version = f"{status.st_ino}-{status.st_mtime_ns}"
+        version = _version(status)
         if if_version not in {None, version}:
             file.close()
             raise IntegrityError("the image was replaced")
@@ -68,8 +68,9 @@ class ShelfStore(Store):
         chunks = iter(lambda: file.read(MIB), b"")
         return Opened(chunks, status.st_size, version, file.close)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return self._path(location).stat().st_size
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        status = self._path(location).stat()
+        return Stat(status.st_size, _version(status))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         location = Location.parse(f"{self.url_prefix}{quote(image_id, safe='')}")
@@ -82,3 +83,7 @@ class ShelfStore(Store):
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         self._path(location).unlink()
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}"

@@ -1,0 +1,113 @@
+"""Writing an image to a file of the caller's, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from contextlib import closing, suppress
+from typing import Final
+
+from imgstore.data.extents import GRAIN
+from imgstore.data.streams import Body
+from imgstore.data.units import MIB
+from imgstore.errors import InvalidArgument
+from imgstore.process.interrupts import Descriptors
+
+_BLOCK: Final = 4 * MIB
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# The directory cannot be flushed: FUSE, CIFS and drvfs have such.
+_CANNOT_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
+
+
+class FileOfCallers:
+    """A file that is to hold an image: a draft beside it, flushed, replaces it in one step.
+
+    Holes stay holes. What a process that died left of a draft is removed by the next one that
+    saves to the same path; a lock on the draft tells that its process lives.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Name the file."""
+        self._path = path
+        self._directory, self._name = os.path.split(os.path.realpath(os.fsdecode(path)))
+        # Of one length whatever the name's, and the same in each process.
+        self._drafts = f".imgstore-save-{hashlib.sha256(os.fsencode(self._name)).hexdigest()[:32]}-"
+
+    def fill(self, body: Body) -> None:
+        """Write the whole of ``body``, or leave everything as it was.
+
+        Raises OSError of the file's, and InvalidArgument where something else than a file is there.
+        """
+        try:
+            self._fill(body)
+        except OSError as exc:  # the caller's file, not the store
+            body.error, body.error_is_callers = exc, True
+            raise
+
+    def _fill(self, body: Body) -> None:
+        mode = self._mode()
+        with Descriptors(locked=True) as held, held:
+            directory = held.open(self._directory, _DIRECTORY)
+            self._remove_dead(directory)
+            draft, fd = self._new_draft(directory, held)
+            try:
+                with closing(body), body:
+                    self._write(body, fd)
+                if mode is not None:
+                    os.fchmod(fd, mode)
+                os.fsync(fd)
+                os.rename(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=directory)
+                raise
+            _flush_directory(directory)
+
+    def _mode(self) -> int | None:
+        try:
+            status = os.stat(os.path.join(self._directory, self._name))
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidArgument(
+                f"{os.fsdecode(self._path)!r} is not a regular file",
+                remedy="get the image, and write it there yourself",
+            )
+        return stat.S_IMODE(status.st_mode)
+
+    def _new_draft(self, directory: int, held: Descriptors) -> tuple[str, int]:
+        while True:
+            draft = self._drafts + secrets.token_hex(8)
+            fd = held.open(draft, _NEW, 0o666, dir_fd=directory)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # another process may have removed it before it was locked
+                return draft, fd
+            held.close_last()
+
+    def _remove_dead(self, directory: int) -> None:
+        for name in os.listdir(directory):
+            if name.startswith(self._drafts):
+                with Descriptors() as held, held, suppress(FileNotFoundError, BlockingIOError):
+                    fd = held.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=directory)
+
+    def _write(self, body: Body, fd: int) -> None:
+        for position, _, data in body.stretches(lambda: _BLOCK, grain=GRAIN, thin=True):
+            written = 0
+            while data is not None and written < len(data):
+                written += os.pwrite(fd, data[written:], position + written)
+        os.ftruncate(fd, body.total)
+
+
+def _flush_directory(directory: int) -> None:
+    try:
+        os.fsync(directory)
+    except OSError as exc:
+        if exc.errno not in _CANNOT_FLUSH:
+            raise
