@@ -153,6 +153,11 @@ class ImageReader:
         return self._bytes.opened.version
 
     @property
+    def left(self) -> int:
+        """Return how many bytes this reader is still to deliver."""
+        return self._bytes.left + len(self._chunk) - self._at
+
+    @property
     def opened(self) -> Opened:
         """Return what the driver opened; for layers."""
         return self._bytes.opened

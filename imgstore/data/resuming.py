@@ -64,6 +64,13 @@ class Resuming:
         """Return whether something is to be released."""
         return bool(self._held)
 
+    @property
+    def left(self) -> int:
+        """Return how many bytes were not fetched yet."""
+        if self.shares_file:
+            self._count_sent()
+        return max(0, self.size - self.fetched)
+
     def next_chunk(self) -> bytes:
         """Return the next chunk, or nothing once everything was delivered."""
         if self.shares_file:

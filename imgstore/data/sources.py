@@ -164,10 +164,8 @@ def open_input(source: object, held: Descriptors) -> Input:
     if isinstance(source, os.PathLike):
         return _open_path(source, held)
     if isinstance(source, ImageReader):
-        file = source.take_file(held)
-        if file is not None:
-            return _from_reader(file, held, source.opened.check)
-    elif type(source) in _PLAIN_FILES:
+        return _from_reader(source, held)
+    if type(source) in _PLAIN_FILES:
         plain = _plain_file(source, held)
         if plain is not None:
             return plain
@@ -247,11 +245,16 @@ def _plain_file(source: Any, held: Descriptors) -> Input | None:
     return _File(file, exact=False, leave=leave)
 
 
-def _from_reader(file: SourceFile, held: Descriptors, check: Callable[[], None]) -> Input:
-    """Return an input for a reader's file; the reader takes what was read as delivered."""
+def _from_reader(reader: ImageReader, held: Descriptors) -> Input:
+    """Return an input for a reader, or for its file: then it takes what was read as delivered."""
+    file = reader.take_file(held)
+    if file is None:
+        pieces = Pieces(reader.read)
+        pieces.size = reader.left
+        return pieces
 
     def leave(used: int) -> None:
         if held.last >= 0:
             os.lseek(file.fd, file.offset + used, os.SEEK_SET)
 
-    return _File(file, exact=True, leave=leave, check=check)
+    return _File(file, exact=True, leave=leave, check=reader.opened.check)
