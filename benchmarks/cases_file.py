@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from model import GIB, MIB, Bench, Case, SourceFile, Task, duration, memory, speed
+from model import GIB, MIB, Bench, Case, SourceFile, Task, duration, memory, processor, speed
 
 INCUMBENT = ("glance-store==5.7.0",)
 BOTH = ("md5", "sha512")
@@ -60,6 +60,7 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
         sparse_add(bench),
         *gets(image),
         *small_reads(image),
+        *judged(bench, image),
         get_from_disk(on_disk),
         ranges(bench, image),
         ranges(bench, on_disk, cold=True),
@@ -248,6 +249,44 @@ def gets(image: SourceFile) -> Iterator[Case]:
             ),
             sources=(image,),
         )
+
+
+def judged(bench: Bench, image: SourceFile) -> Iterator[Case]:
+    """What it costs to compare an image with a SHA-256 that is known before."""
+    work, size, path = adding(image, SHA256), image.size, str(image.path)
+    store, title = bench.tmpfs / "store", f"{image.size // MIB} MiB, sha256, tmpfs"
+    yield Case(
+        name="add-expected",
+        title=f"add {title}, expected",
+        runs={
+            "imgstore, expected": ours(replace(work, operation="add_expected"), store),
+            "imgstore": ours(work, store),
+        },
+        targets=(processor("imgstore, expected", "imgstore", 1.03),),
+        sources=(image,),
+        amount=size / MIB,
+    )
+    read = Task(operation="verify", url=f"file://{image.path}", source=path, size=size)
+    read = ours(read, image.path.parent)
+    yield Case(
+        name="verify",
+        title=f"verify {title}",
+        runs={"imgstore": read, "hash alone": hashes(size, *SHA256)},
+        targets=(speed("imgstore", "hash alone", 0.95),),
+        sources=(image,),
+        amount=size / MIB,
+    )
+    yield Case(
+        name="get-expected",
+        title=f"get {title}, expected",
+        runs={
+            "imgstore, expected": replace(read, operation="get_expected"),
+            "imgstore, hashed by hand": replace(read, operation="get_and_hash"),
+        },
+        targets=(speed("imgstore, expected", "imgstore, hashed by hand", 0.9),),
+        sources=(image,),
+        amount=size / MIB,
+    )
 
 
 def small_reads(image: SourceFile) -> Iterator[Case]:

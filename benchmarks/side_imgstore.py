@@ -23,6 +23,20 @@ class Side:
         image = self._stores.add(image_id, source, size=size or None, algorithms=algorithms)
         return image.location.url, image.digests
 
+    def add_expected(self, image_id: str, source: Any, *, size: int, digest: str) -> str:
+        """Add an image whose SHA-256 has to be that one."""
+        expected = {"sha256": digest}
+        image = self._stores.add(image_id, source, size=size, algorithms=(), expected=expected)
+        return image.location.url
+
+    def verify(self, url: str, digest: str) -> None:
+        self._stores.verify(Location.parse(url), {"sha256": digest})
+
+    def expected_chunks(self, url: str, digest: str) -> Iterator[bytes]:
+        """Read an image whose SHA-256 has to be that one."""
+        with self._stores.get(Location.parse(url), expected={"sha256": digest}) as reader:
+            yield from reader
+
     def chunks(self, url: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         location = Location.parse(url)
         with self._stores.get(location, offset=offset, length=length) as reader:

@@ -264,6 +264,53 @@ def get(task: Task) -> Figures:
     return complete(delivered, task.size, meter.figures)
 
 
+def digest_of(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def add_expected(task: Task) -> Figures:
+    """Add an image whose SHA-256 is known before; only our side can."""
+    side: Any = side_of(task)
+    digest = digest_of(task.source)
+    with open(task.source, "rb", buffering=0) as file, measured() as meter:
+        url = side.add_expected(str(uuid.uuid4()), Stream(file), size=task.size, digest=digest)
+    side.delete(url)
+    return meter.figures
+
+
+def verify(task: Task) -> Figures:
+    """Compare the whole image with the SHA-256 of `source`; only our side can."""
+    side: Any = side_of(task)
+    digest = digest_of(task.source)
+    with measured() as meter:
+        side.verify(task.url, digest)
+    return meter.figures
+
+
+def get_expected(task: Task) -> Figures:
+    """Read the whole image, whose SHA-256 has to be that of `source`; only our side can."""
+    side: Any = side_of(task)
+    digest = digest_of(task.source)
+    with measured() as meter:
+        delivered = sum(map(len, side.expected_chunks(task.url, digest)))
+    return complete(delivered, task.size, meter.figures)
+
+
+def get_and_hash(task: Task) -> Figures:
+    """Read the whole image, and hash each chunk before the next one is asked for."""
+    side, digest, delivered = side_of(task), hashlib.sha256(), 0
+    with measured() as meter:
+        for chunk in side.chunks(task.url):
+            digest.update(chunk)
+            delivered += len(chunk)
+        digest.hexdigest()
+    return complete(delivered, task.size, meter.figures)
+
+
 def small_reads(task: Task) -> Figures:
     """Read the whole image by `count` bytes at a time; only our side can."""
     side: Any = side_of(task)
@@ -392,6 +439,10 @@ OPERATIONS: dict[str, Callable[[Task], Figures]] = {
         cinder_read,
         rbd_import,
         rbd_export,
+        add_expected,
+        verify,
+        get_expected,
+        get_and_hash,
         get,
         small_reads,
         check,
