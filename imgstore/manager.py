@@ -58,6 +58,7 @@ class StoreManager(Mapping[str, Store]):
         self._default = default
         self._failures: Mapping[str, ConfigError] = MappingProxyType({})
         self._failed_schemes: Mapping[str, tuple[str, ...] | None] = {}
+        self._doubts: Mapping[str, Sequence[ConfigError]] = {}
         self._closed = False
         faults = [
             ConfigError(f"two stores are named {name!r}", remedy="rename one")
@@ -99,13 +100,15 @@ class StoreManager(Mapping[str, Store]):
         *paths: str | PathLike[str],
         reserved: Mapping[str, str] | None = None,
         strict: bool = True,
+        strict_options: bool = False,
     ) -> StoreManager:
         """Build the stores of configuration files; later files win over earlier ones.
 
         A directory stands for its sorted ``*.conf``. The command line and default files are not
         read; oslo.config's environment variables count. For the rest see ``from_conf``.
         """
-        return cls.from_conf(read_files(paths), reserved=reserved, strict=strict)
+        conf = read_files(paths)
+        return cls.from_conf(conf, reserved=reserved, strict=strict, strict_options=strict_options)
 
     @classmethod
     def from_conf(
@@ -114,6 +117,7 @@ class StoreManager(Mapping[str, Store]):
         *,
         reserved: Mapping[str, str] | None = None,
         strict: bool = True,
+        strict_options: bool = False,
     ) -> StoreManager:
         """Build the stores that an application's configuration asks for.
 
@@ -124,12 +128,20 @@ class StoreManager(Mapping[str, Store]):
         Raises ConfigError with every fault found, DriverUnavailable if all of them are missing
         drivers. With ``strict=False`` a store that cannot be built is put into ``failures``
         instead and the others work.
+
+        What files say and nothing reads, such as a misspelt option of a store, is logged as a
+        warning and told by ``check``; with ``strict_options`` it is a fault as well. Options and
+        groups of others are left alone.
         """
         done = build(conf, reserved=reserved, load=load_driver)
+        doubts = list(chain(*done.doubts.values()))
         with ExitStack() as unfinished:
             unfinished.callback(done.close)
-            if done.whole or (strict and done.failures):
-                raise _merged([*done.whole, *chain.from_iterable(done.failures.values())])
+            for doubt in () if strict_options else doubts:
+                LOG.warning("%s", doubt)
+            if done.whole or (strict and done.failures) or (strict_options and doubts):
+                faults = [*done.whole, *chain(*done.failures.values())]
+                raise _merged([*faults, *(doubts if strict_options else ())])
             manager = cls(done.stores.values(), default=done.default)
             unfinished.pop_all()
         manager._failures = MappingProxyType(
@@ -140,6 +152,7 @@ class StoreManager(Mapping[str, Store]):
             for name, driver in done.drivers.items()
             if name in done.failures
         }
+        manager._doubts = done.doubts
         return manager
 
     # What it holds.
@@ -324,14 +337,18 @@ class StoreManager(Mapping[str, Store]):
     def check(
         self, *, write: bool = True, timeout: float | None = None, store: str | None = None
     ) -> list[str]:
-        """Talk to the backends side by side and return what is wrong, failed stores first.
+        """Talk to the backends side by side and return what is wrong.
 
-        ``timeout`` is in seconds, for all of them; see ``Store.check``.
+        First what is wrong with the configuration: stores that failed, and what nothing reads;
+        with ``store`` what its own group has of that. ``timeout`` is in seconds, for all of them;
+        see ``Store.check``.
         """
+        chosen = self._chosen("check", store)
         found = []
         if store is None:
             found = [f"store {name!r}: {error}" for name, error in self._failures.items()]
-        chosen = self._chosen("check", store)
+        for group, doubts in self._doubts.items():
+            found += [str(doubt) for doubt in doubts if store in {None, group}]
         for one, texts in problems(chosen, write=write, timeout=timeout):
             subject = f"store {one.name!r}: "
             found += [subject + text.removeprefix(subject) for text in texts]

@@ -59,10 +59,15 @@ def built(driver: type[Store], name: str, *, single: bool, values: Mapping[str, 
         raise clean from None
 
 
+def driver_names() -> list[str]:
+    """Return the names of all installed drivers; imports none."""
+    return sorted(_entry_points())
+
+
 def installed_drivers() -> list[type[Store]]:
     """Import and return all drivers, each once, in the order of their names."""
     drivers: dict[type[Store], None] = {}
-    for name in sorted(_entry_points()):
+    for name in driver_names():
         try:
             drivers[load_driver(name)] = None
         except DriverUnavailable as exc:

@@ -27,6 +27,7 @@ from imgstore import (
     StoreManager,
     errors,
 )
+from imgstore.config import problems
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
@@ -41,6 +42,10 @@ def stores(conf: cfg.ConfigOpts) -> None:
     manager: StoreManager = StoreManager.from_file("images.conf")
     StoreManager.from_file("images.conf", Path("images.d"))
     StoreManager.from_conf(conf, reserved={"os_glance_staging_store": "file"}, strict=False)
+    StoreManager.from_file("images.conf", strict_options=True)
+    StoreManager.from_conf(conf, strict_options=True)
+    found: list[str] = problems("images.conf", Path("images.d"))
+    problems(5)  # type: ignore[arg-type]
     names: Mapping[str, Store] = StoreManager([MemoryStore("fast")], default="fast")
     first: list[str] = list(names)
     default: Store | None = manager.default
