@@ -74,7 +74,7 @@ def build(
         for name, fault in list(faults_together(done.stores)):
             done.stores.pop(name).close()
             done.failures[name] = [passed_on(fault, f"[{name}]")]
-        done.default = _default(wish.default, done)
+        done.default = _default(wish.default, done, done.stores)
         done.doubts = doubts(conf, wish, done.drivers)
         unfinished.pop_all()
     return done
@@ -91,18 +91,20 @@ def examine(conf: cfg.ConfigOpts, *, load: Callable[[str], type[Store]]) -> Buil
             _values(conf, wanted, driver, faults)
         if faults:
             done.failures.setdefault(wanted.name, []).extend(faults.values())
-    if wish.default.scheme is not None:
-        _name_by_scheme(wish.default, done)
+    _default(wish.default, done, done.drivers)
     done.doubts = doubts(conf, wish, done.drivers)
     return done
 
 
-def _default(default: Default, done: Built) -> str | None:
+def _default(
+    default: Default, done: Built, among: Mapping[str, Store | type[Store] | None]
+) -> str | None:
+    """Return the name of the default, if it is one of those; adds a fault if it is read-only."""
     name = default.name if default.scheme is None else _name_by_scheme(default, done)
-    store = done.stores.get(name or "")
-    if store is None:
+    chosen = among.get(name or "")
+    if chosen is None:
         return None
-    if Capability.WRITE not in store.capabilities:
+    if Capability.WRITE not in chosen.capabilities:
         reason = f"[{LIBRARY_GROUP}] {default.option.name}: the store {name!r} is read-only"
         done.whole.append(fault_of(reason, "choose a store that images can be added to"))
     return name

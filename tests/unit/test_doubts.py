@@ -163,12 +163,8 @@ CASES = {
         "[DEFAULT] filesystem_store_datadir: nothing reads it there; write it in the store's group",
     ),
     "option of a single store in [DEFAULT]": (
-        (
-            "[DEFAULT]\nswift_store_config_file = accounts.ini\n[glance_store]\nstores = swift\n"
-            "swift_store_auth_address = https://identity.example.org\nswift_store_user = a:b\n"
-            "swift_store_key = hush\ndefault_store = swift\n"
-        ),
-        "[DEFAULT] swift_store_config_file: nothing reads it there; write it in [glance_store]",
+        "[DEFAULT]\nfilesystem_store_datadir = /srv\n[glance_store]\nstores = file\n",
+        "[DEFAULT] filesystem_store_datadir: nothing reads it there; write it in [glance_store]",
     ),
 }
 EACH_CASE = pytest.mark.parametrize(("text", "told"), CASES.values(), ids=CASES)
@@ -198,9 +194,9 @@ def test_the_log_and_check_tell(
     """A manager is built in spite of it; it warns, and its check begins with the doubt."""
     with StoreManager.from_file(written(tmp_path, text)) as stores:
         assert warnings(caplog) == [told]
-        assert stores.check(write=False, timeout=0)[0] == told
+        assert stores.check(write=False)[0] == told
         for name in stores:
-            found = stores.check(write=False, timeout=0, store=name)
+            found = stores.check(write=False, store=name)
             assert (told in found) == told.startswith(f"[{name}]")
 
 
@@ -225,6 +221,15 @@ def test_correct_files_are_not_doubted(path: Path, caplog: pytest.LogCaptureFixt
     StoreManager.from_file(path, strict=False).close()
     told = [text for text in warnings(caplog) if "a comment needs a line of its own" not in text]
     assert told == []
+
+
+def test_where_a_guide_says_default(tmp_path: Path) -> None:
+    """A file of Swift's accounts that a guide puts into [DEFAULT] is doubted there."""
+    text = "[DEFAULT]\nswift_store_config_file = a.ini\n[glance_store]\nstores = swift\n"
+    told = problems(written(tmp_path, f"{text}default_store = swift\n"))
+    assert told == [
+        "[DEFAULT] swift_store_config_file: nothing reads it there; write it in [glance_store]"
+    ]
 
 
 def test_former_names_are_known(tmp_path: Path) -> None:
@@ -330,6 +335,14 @@ def test_later_files_count(tmp_path: Path) -> None:
     first.write_text(f"{FAST}[backend_defaults]\nwieght = 5\n")
     second.write_text("[fast]\n[backend_defaults]\nwieght = 5\n")
     assert len(problems(tmp_path)) == 1
+
+
+def test_a_default_that_cannot_be_one(tmp_path: Path) -> None:
+    """A read-only default and one that nothing reads are found without a store."""
+    text = "[DEFAULT]\nenabled_backends = web:http\n[glance_store]\ndefault_backend = web\n"
+    assert "the store 'web' is read-only" in problems(written(tmp_path, text))[0]
+    text = "[glance_store]\nstores = file\ndefault_store = swift\n"
+    assert "no store reads swift:// URLs" in problems(written(tmp_path, text))[0]
 
 
 @pytest.mark.parametrize("text", ["[a", "b = c\n"])
