@@ -29,7 +29,7 @@ from imgstore.errors import (
     UnknownScheme,
     UnknownStore,
 )
-from imgstore.location import Location
+from imgstore.location import Location, LocationLike
 from imgstore.model import Capability, Leftover, Ownership, StoredImage, StoreInfo
 from imgstore.store import ClosedError, Context, Store
 from imgstore.verbs.upkeep import problems
@@ -45,7 +45,8 @@ class StoreManager(Mapping[str, Store]):
     As a mapping it goes from names to stores, in the order of the configuration, reserved stores
     last. The verbs are those of a Store with ``store=`` beside: a name, which selects a store but
     opens none of its borders. Without it, ``add`` uses the default store, and the others use the
-    one store that the location lies in. Closing the manager closes its stores.
+    ``store`` that a StoredImage names, or the one store that a location lies in. Closing the
+    manager closes its stores.
     """
 
     def __init__(self, stores: Iterable[Store], *, default: str | None = None) -> None:
@@ -249,7 +250,7 @@ class StoreManager(Mapping[str, Store]):
 
     def get(  # type: ignore[override]  # a verb: of Mapping, only stores[name] is wanted here
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         store: str | None = None,
         offset: int = 0,
@@ -261,20 +262,20 @@ class StoreManager(Mapping[str, Store]):
         return origin.get(location, offset=offset, length=length, context=context)
 
     def size(
-        self, location: Location | str, *, store: str | None = None, context: Context = None
+        self, location: LocationLike, *, store: str | None = None, context: Context = None
     ) -> int:
         """Return an image's size in bytes; see ``Store.size``."""
         return self._find("size", location, store).size(location, context=context)
 
     def delete(
-        self, location: Location | str, *, store: str | None = None, context: Context = None
+        self, location: LocationLike, *, store: str | None = None, context: Context = None
     ) -> None:
         """Delete an image; see ``Store.delete``."""
         self._find("delete", location, store).delete(location, context=context)
 
     def copy(
         self,
-        location: Location | str,
+        location: LocationLike,
         image_id: str,
         *,
         to: str,
@@ -303,7 +304,7 @@ class StoreManager(Mapping[str, Store]):
 
     def set_acls(
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         public: bool = False,
         read: Sequence[str] = (),
@@ -405,9 +406,12 @@ class StoreManager(Mapping[str, Store]):
             raise failed[0]
         return results
 
-    def _find(self, operation: str, location: Location | str, store: str | None) -> Store:
+    def _find(self, operation: str, location: LocationLike, store: str | None) -> Store:
         with self._verb(operation):
             at = Location.parse(location)
+        named = getattr(location, "store", None)
+        if store is None and isinstance(named, str):
+            store = named
         with self._verb(operation, at):
             return self._owner(at) if store is None else self[store]
 
@@ -439,7 +443,7 @@ class StoreManager(Mapping[str, Store]):
             raise self._unknown_scheme(at.scheme)
         return answers
 
-    def owner_of(self, location: Location | str, *, context: Context = None) -> str:
+    def owner_of(self, location: LocationLike, *, context: Context = None) -> str:
         """Return the name of the store that an image lies in; its backend is asked where needed.
 
         For locations that may lie in several stores, such as ``cinder://<uuid>`` of a time when

@@ -20,11 +20,18 @@ from oslo_config import cfg
 from imgstore import (
     Capability,
     ImageReader,
+    Leftover,
     Location,
+    Progress,
     RequestContext,
+    Secret,
+    Sink,
+    Source,
     Store,
     StoredImage,
+    StoreInfo,
     StoreManager,
+    __version__,
     errors,
 )
 from imgstore.config import problems
@@ -32,8 +39,7 @@ from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Limited, ReadOnly
-from imgstore.model import Added, Leftover, Ownership
-from imgstore.secret import Secret
+from imgstore.model import Added, Ownership
 from imgstore.testing import StoreContract
 
 
@@ -107,6 +113,11 @@ def reading(manager: StoreManager, store: Store, at: Location) -> None:
     closed: bool = reader.closed
     reader.close()
     size: int = manager.size(at) + store.size("file:///image")
+    image: StoredImage = store.add("8c9f", b"data")
+    size = manager.size(image) + store.size(image)
+    manager.get(image).close()
+    store.delete(image)
+    store.get(image.store.encode())  # type: ignore[arg-type]
     manager.delete(at, store="fast")
     store.delete(at)
     store.get(at, 5)  # type: ignore[call-arg]
@@ -133,6 +144,14 @@ def administering(manager: StoreManager, store: Store, at: Location) -> None:
     layered: Store = Limited(ReadOnly(store), 5, timeout=1.5)
     store.leftovers()  # type: ignore[call-arg]
     Limited(store)  # type: ignore[call-arg]
+
+
+def named(source: Source, sink: Sink, progress: Progress, store: Store) -> None:
+    """What verbs take can be named in annotations."""
+    store.add("8c9f", source, sinks=[sink], progress=progress)
+    version: str = __version__
+    info: StoreInfo = StoreManager([store]).info("fast")
+    store.add("8c9f", info)  # type: ignore[arg-type]
 
 
 def values() -> None:
