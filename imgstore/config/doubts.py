@@ -89,6 +89,12 @@ class _Survey:
         others = (opt for each in installed_drivers() for opt in each.OPTIONS.values())
         return [*self._in_use, *others]
 
+    @cached_property
+    def _prefixes(self) -> tuple[str, ...]:
+        """Return what options of drivers begin with that are not in use; imports none of them."""
+        in_use = {driver.driver for driver in self.drivers.values() if driver}
+        return tuple(f"{name}_" for name in driver_names() if name not in in_use)
+
     def default_group(self) -> None:
         """Doubt what stands in [DEFAULT] and belongs elsewhere."""
         home = f"[{LIBRARY_GROUP}]" if self.wish.single else "the store's group"
@@ -185,8 +191,11 @@ class _Survey:
         """Return whether a group may be meant for a store; says so without the other drivers."""
         if is_reserved(group) or group in self.conf:  # an application's own
             return False
-        known, drivers = _names(self._in_use, group), tuple(f"{each}_" for each in driver_names())
-        return any(name in known or name.startswith(drivers) or name in _HOMES for name in names)
+        known = {*_HOMES, *_names(self._in_use, group)}
+        return any(
+            name in known or _UNMISTAKABLE.fullmatch(name) or name.startswith(self._prefixes)
+            for name in names
+        )
 
     def _doubt_group(self, group: str, names: Collection[str], near: str) -> None:
         known = set(_HOMES) | _names(self._all, group)

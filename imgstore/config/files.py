@@ -38,10 +38,21 @@ def read_files(paths: Iterable[str | PathLike[str]]) -> cfg.ConfigOpts:
         line, said = getattr(at, "lineno", "?"), getattr(at, "msg", "not understood")
         remedy = _remedy(exc.config_file)
         raise ConfigError(f"{exc.config_file}, line {line}: {said}", remedy=remedy) from None
+    except UnicodeDecodeError as exc:
+        refused = next(filter(_is_binary, files), files[0])
+        raise ConfigError(f"{refused}: not text in {exc.encoding}", remedy="save it so") from None
     except (cfg.Error, OSError, ValueError) as exc:
         reason = str(exc) if isinstance(exc, cfg.Error) else describe(exc)
         raise ConfigError(f"{', '.join(files)}: {reason}") from exc
     return conf
+
+
+def _is_binary(path: str) -> bool:
+    try:
+        Path(path).read_text()  # as oslo.config reads it
+    except (OSError, UnicodeDecodeError) as exc:
+        return isinstance(exc, UnicodeDecodeError)
+    return False
 
 
 def _remedy(path: str) -> str:

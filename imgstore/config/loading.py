@@ -29,7 +29,8 @@ def load_driver(name: str) -> type[Store]:
         reason = f"there is no driver {name!r}"
         if name in _KNOWN:
             reason = f"the driver {name!r} is not part of this installation of imgstore"
-        raise DriverUnavailable(reason, remedy=f"installed are: {', '.join(sorted(found))}")
+        listed = ", ".join(sorted(found)) or "none; install imgstore instead of copying it"
+        raise DriverUnavailable(reason, remedy=f"installed are: {listed}")
     values = sorted({entry_point.value for entry_point in found[name]})
     if len(values) > 1:
         raise DriverUnavailable(

@@ -689,6 +689,16 @@ class TestFiles:
         assert "hunter2" not in str(caught.value)
         assert caught.value.__suppress_context__
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+    def test_other_encodings(self, tmp_path: Path, encoding: str) -> None:
+        """The file that has another encoding is named, with what is expected of it."""
+        for name, written in (("1.conf", "utf-8"), ("2.conf", encoding), ("3.conf", "utf-8")):
+            (tmp_path / name).write_text("[DEFAULT]\nwho = Größe\n", encoding=written)
+        with pytest.raises(ConfigError) as caught:
+            StoreManager.from_file(tmp_path)
+        told = f"{tmp_path / '2.conf'}: not text in utf-8; save it so"
+        assert (str(caught.value), caught.value.__cause__) == (told, None)
+
     @pytest.mark.parametrize("data", [b"[a]\nb = \xff\xfe\n", None], ids=["binary", "directory"])
     def test_what_is_no_text(self, tmp_path: Path, data: bytes | None) -> None:
         """Files that cannot be read as text are named."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,17 @@ def test_where_a_guide_says_default(tmp_path: Path) -> None:
     assert told == [
         "[DEFAULT] swift_store_config_file: nothing reads it there; write it in [glance_store]"
     ]
+
+
+def test_drivers_that_are_not_in_use_are_not_imported() -> None:
+    """A service's whole file is looked through by the drivers that it configures."""
+    code = (
+        "import sys; from imgstore import StoreManager\n"
+        "StoreManager.from_file(sys.argv[1]).close()\n"
+        "print([name for name in ('s3', 'rbd') if f'imgstore.drivers.{name}' in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(DATA / "glance-api.conf")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_former_names_are_known(tmp_path: Path) -> None:
