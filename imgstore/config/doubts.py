@@ -98,12 +98,14 @@ class _Survey:
     def default_group(self) -> None:
         """Doubt what stands in [DEFAULT] and belongs elsewhere."""
         home = f"[{LIBRARY_GROUP}]" if self.wish.single else "the store's group"
+        defaults = {opt.dest: opt for opt in (DEFAULT_BACKEND, DEFAULT_STORE)}
         known = {name for name in _names(self._in_use, "DEFAULT") if _UNMISTAKABLE.fullmatch(name)}
         for name in self.names.get("DEFAULT", ()):
             if name in self.conf:  # the application's own
                 continue
-            if name in {DEFAULT_BACKEND.dest, DEFAULT_STORE.dest}:
-                self._misplaced("DEFAULT", name, f"[{LIBRARY_GROUP}]")
+            if name in defaults:
+                if not self._is_set(LIBRARY_GROUP, defaults[name]):
+                    self._misplaced("DEFAULT", name, f"[{LIBRARY_GROUP}]")
             elif name in known:
                 self._misplaced("DEFAULT", name, home)
             elif self.wish.single and _is_meant_for_stores(name):
@@ -177,15 +179,26 @@ class _Survey:
         }
         for group, names in self.names.items():
             if group not in {*_SHARED, *self._own, "DEFAULT"} and self._may_be_ours(group, names):
-                near = _alike(group, [*missing, *_SHARED], 0.65)
-                missing.pop(near, None)
-                self._doubt_group(group, names, self._own.get(near, near))
+                near = _alike(group, missing, 0.65) or _alike(group, _SHARED, 0.85)
+                if near and self._is_ours(group, names):
+                    meant = missing.pop(near, near)
+                    reason = f"[{group}]: no store is named so, and nothing reads it"
+                    self._doubt(group, reason, f"did you mean [{meant}]?")
+                elif self._is_a_stores(group, names):
+                    reason = (
+                        f"[{group}]: its options are those of a store, and no store is named so"
+                    )
+                    remedy = f"name it in [DEFAULT] {BACKENDS.dest}, or remove the group"
+                    self._doubt(group, reason, remedy)
         for name in missing.values():
-            driver = self.drivers.get(name)
-            if driver is not None and driver.OPTIONS and Capability.WRITE in driver.capabilities:
-                reason = f"[{name}]: there is no such group, although a store is named so, and only"
-                reason += f" [{DEFAULTS_GROUP}] and defaults count"
-                self._doubt(name, reason, "write the group; it may be empty")
+            self._doubt_missing(name)
+
+    def _doubt_missing(self, name: str) -> None:
+        driver = self.drivers.get(name)
+        if driver is not None and driver.OPTIONS and Capability.WRITE in driver.capabilities:
+            reason = f"[{name}]: there is no such group, although a store is named so, and only "
+            reason += f"[{DEFAULTS_GROUP}] and defaults count"
+            self._doubt(name, reason, "write the group; it may be empty")
 
     def _may_be_ours(self, group: str, names: Collection[str]) -> bool:
         """Return whether a group may be meant for a store; says so without the other drivers."""
@@ -197,15 +210,18 @@ class _Survey:
             for name in names
         )
 
-    def _doubt_group(self, group: str, names: Collection[str], near: str) -> None:
-        known = set(_HOMES) | _names(self._all, group)
-        common = _names(COMMON.values(), group)
-        if near and any(_alike(name, known) for name in names):
-            reason = f"[{group}]: no store is named so, and nothing reads it"
-            self._doubt(group, reason, f"did you mean [{near}]?")
-        elif known.issuperset(names) and not common.issuperset(names):
-            reason = f"[{group}]: its options are those of a store, and no store is named so"
-            self._doubt(group, reason, f"name it in [DEFAULT] {BACKENDS.dest}, or remove the group")
+    def _is_ours(self, group: str, names: Collection[str]) -> bool:
+        """Return whether a group whose name is like ours has an option of ours, maybe misspelt."""
+        known = {*_HOMES, *_names(self._all, group)}
+        return any(
+            name in known or (_UNMISTAKABLE.fullmatch(name) and _alike(name, known))
+            for name in names
+        )
+
+    def _is_a_stores(self, group: str, names: Collection[str]) -> bool:
+        """Return whether a group has nothing but options of stores."""
+        common, known = _names(COMMON.values(), group), _names(self._all, group)
+        return known.issuperset(names) and not common.issuperset(names)
 
     def _unknown(self, group: str, known: set[str]) -> list[str]:
         """Return the names in a group that are not ``known``, and not the application's own."""

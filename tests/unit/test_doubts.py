@@ -234,6 +234,29 @@ def test_where_a_guide_says_default(tmp_path: Path) -> None:
     ]
 
 
+def test_groups_of_other_services(tmp_path: Path) -> None:
+    """Names that are only like ours are others', in groups that are called nearly as ours are."""
+    text = f"{OWN}[glance]\nswift_container = glance\nswift_temp_url_duration = 5\nstores = 5\n"
+    text += "[vmware]\nvmware_api_retry_count = 5\nhost_ip = 10.0.0.1\n"
+    text += "[policy]\ndescription = whose\nweight = 5\n[fast_lane]\nweight = 5\nlanes = 2\n"
+    assert problems(written(tmp_path, text)) == []
+
+
+def test_a_group_that_is_like_a_missing_one(tmp_path: Path) -> None:
+    """A group of others whose name is like a store's does not hide that the store has none."""
+    text = f"{FAST}[fasti]\nhttp_fasti = 5\nlanes = 2\n"
+    [told] = problems(written(tmp_path, text))
+    assert told.startswith("[fast]: there is no such group")
+
+
+def test_a_default_of_others_in_default(tmp_path: Path) -> None:
+    """Where the default is set [DEFAULT] may have an option of that name for others."""
+    text = f"{OWN}[glance_store]\ndefault_backend = fast\n".replace(
+        "[fast]", "default_backend = redis\n[fast]", 1
+    )
+    assert problems(written(tmp_path, text)) == []
+
+
 def test_drivers_that_are_not_in_use_are_not_imported() -> None:
     """A service's whole file is looked through by the drivers that it configures."""
     code = (
