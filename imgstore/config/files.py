@@ -75,7 +75,7 @@ def names_in_files(conf: cfg.ConfigOpts) -> dict[str, dict[str, str]] | None:
     if not files:
         return None
     names: dict[str, dict[str, str]] = {}
-    for variable in os.environ:
+    for variable in os.environ if getattr(conf, "_use_env", True) else ():
         if match := _VARIABLE.fullmatch(variable):
             group = match[1] if match[1] == "DEFAULT" else match[1].lower()
             names.setdefault(group, {})[match[2].lower()] = variable

@@ -346,6 +346,10 @@ def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("OS_FAST__WIEGHT", "5")
     [told] = problems(path)
     assert told.startswith("[fast] wieght (OS_FAST__WIEGHT): the driver 'file' has no such option")
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[str(path)], default_config_dirs=[], use_env=False)
+    with pytest.raises(ConfigError, match=r"^\[fast\]: there is no such group"):
+        StoreManager.from_conf(conf, strict_options=True)
 
 
 def test_reserved_stores(tmp_path: Path) -> None:
