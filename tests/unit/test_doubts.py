@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
@@ -172,6 +173,12 @@ CASES = {
 EACH_CASE = pytest.mark.parametrize(("text", "told"), CASES.values(), ids=CASES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_masked() -> None:
+    """What stores of other tests have as secrets, a letter maybe, is masked while they live."""
+    gc.collect()
+
+
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "images.conf"
     path.write_text(text)
@@ -272,7 +279,7 @@ def test_former_names_are_known(tmp_path: Path) -> None:
     """What a driver had under another name, and what glance_store had, is no mistake."""
     text = "[DEFAULT]\nenabled_backends = v:vmware\n[v]\nvmware_api_insecure = true\n"
     text += "description = old\nvmware_server_host = h\nvmware_server_username = u\n"
-    text += "vmware_server_password = p\nvmware_datastores = a:b\n"
+    text += "vmware_server_password = hush\nvmware_datastores = a:b\n"
     text += "[glance_store]\nstore_capabilities_update_min_interval = 0\ndefault_backend = v\n"
     assert problems(written(tmp_path, text)) == []
 
