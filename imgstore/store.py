@@ -27,7 +27,7 @@ from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
 from imgstore.data.streams import Body
 from imgstore.driver import Driver
-from imgstore.location import Location
+from imgstore.location import Location, LocationLike
 from imgstore.model import Added, Capability, Leftover, Ownership, StoredImage
 from imgstore.process.committing import mark_in_doubt
 from imgstore.process.janitor import Janitor
@@ -141,7 +141,7 @@ class Store(Driver):
 
     def get(
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         offset: int = 0,
         length: int | None = None,
@@ -166,7 +166,7 @@ class Store(Driver):
         except Exception as exc:
             self._raise(exc, "get", location=at)
 
-    def size(self, location: Location | str, *, context: Context = None) -> int:
+    def size(self, location: LocationLike, *, context: Context = None) -> int:
         """Return an image's size in bytes; raises NotFound, InvalidLocation, Unavailable."""
         at: Location | None = None
         try:
@@ -176,7 +176,7 @@ class Store(Driver):
         except Exception as exc:
             self._raise(exc, "size", location=at)
 
-    def holds(self, location: Location | str, *, context: Context = None) -> bool:
+    def holds(self, location: LocationLike, *, context: Context = None) -> bool:
         """Ask the backend whether an image lies in this store, where its URL does not tell."""
         at: Location | None = None
         try:
@@ -189,7 +189,7 @@ class Store(Driver):
                 return False
             self._raise(exc, "holds", location=at)
 
-    def delete(self, location: Location | str, *, context: Context = None) -> None:
+    def delete(self, location: LocationLike, *, context: Context = None) -> None:
         """Delete an image; raises NotFound, InUse, InvalidLocation, PermissionDenied."""
         at: Location | None = None
         try:
@@ -201,7 +201,7 @@ class Store(Driver):
 
     def copy(
         self,
-        location: Location | str,
+        location: LocationLike,
         image_id: str,
         *,
         to: Store | None = None,
@@ -238,7 +238,7 @@ class Store(Driver):
 
     def set_acls(
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         public: bool = False,
         read: Sequence[str] = (),
@@ -389,7 +389,7 @@ class Store(Driver):
     def _copy_from(
         self,
         origin: Store,
-        location: Location | str,
+        location: LocationLike,
         image_id: str,
         algorithms: Iterable[str],
         context: Context,
@@ -433,7 +433,7 @@ class Store(Driver):
         if capability not in self.capabilities:
             raise errors.Unsupported(f"this store has not the capability {capability.name}")
 
-    def _contained(self, location: Location | str) -> Location:
+    def _contained(self, location: LocationLike) -> Location:
         at = Location.parse(location)
         if at.scheme not in self.schemes:
             raise errors.InvalidLocation(
