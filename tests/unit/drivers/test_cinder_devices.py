@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,14 @@ def test_written_and_read(connectors: Connectors, connection: Any, locks: Locks)
     writing.finish()
     assert writing.size() == 4096
     writing.close()
-    reading = device.reading(0, 6)
-    assert b"".join(reading) == b"\0data\0"
+    with ExitStack() as closing:
+        assert b"".join(device.reading(0, 6, closing)) == b"\0data\0"
+    reading = device.reading(0, 6, ExitStack())
     assert held(locks) == ["use"]
     device.disconnect()
     assert held(locks) == []
     with pytest.raises(ValueError, match="closed"):
-        next(iter(reading))
+        next(reading)
 
 
 def test_a_device_of_two_processes(connectors: Connectors, connection: Any, locks: Locks) -> None:
@@ -141,7 +143,7 @@ def test_devices_that_are_none(
 ) -> None:
     asked = {"driver_volume_type": protocol, "data": {"device_path": path}}
     device = connectors.connect(volume(), asked)
-    for opening in (device.writing, lambda: device.reading(0, 1)):
+    for opening in (device.writing, lambda: device.reading(0, 1, ExitStack())):
         with pytest.raises(PermissionError, match=r"no block device|that of a volume"):
             opening()
     device.disconnect()
@@ -276,7 +278,7 @@ def test_a_cluster_that_cinder_describes_wrongly(keyring: str, said: str) -> Non
     clusters = Clusters()
     device = clusters.device(data | {"keyring": keyring})
     with pytest.raises(errors.ConfigError, match=said) as caught:
-        device.reading(0, 1)
+        device.reading(0, 1, ExitStack())
     clusters.close()
     assert caught.value.remedy.endswith("that the volume's connection at Cinder names")
     assert "rbd_store" not in str(caught.value)
