@@ -64,14 +64,10 @@ class HostLock:
             ) from exc
         _open.add(file)
         try:
-            fcntl.flock(file, self._kind | fcntl.LOCK_NB)
             # Whoever had it may have removed the file since it was opened here.
-            if os.fstat(file).st_nlink:
+            if _try_lock(file, self._kind) and os.fstat(file).st_nlink:
                 self._file, file = file, -1
                 return True
-        except OSError as exc:
-            if exc.errno not in _BUSY:
-                raise
         finally:
             if file >= 0:
                 _close(file)
@@ -101,7 +97,7 @@ class HostLock:
             yield False
             return
         try:
-            is_last = _try_alone(file)
+            is_last = _try_lock(file, fcntl.LOCK_EX)
             try:
                 yield is_last
             finally:
@@ -125,9 +121,10 @@ def _close(file: int) -> None:
     os.close(file)
 
 
-def _try_alone(file: int) -> bool:
+def _try_lock(file: int, kind: int) -> bool:
+    """Lock an open file unless somebody else has it; return whether that was done."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as exc:
         if exc.errno not in _BUSY:
             raise
@@ -228,14 +225,9 @@ def is_free(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno not in _BUSY:
-            raise
-        return False
+        return _try_lock(file, fcntl.LOCK_SH)
     finally:
         os.close(file)
-    return True
 
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:
