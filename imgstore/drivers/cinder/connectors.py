@@ -6,14 +6,14 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from imgstore.data.units import GIB
 from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.errors import INSTALL, is_of
-from imgstore.drivers.cinder.locks import Locks, SharedUse
+from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
@@ -95,7 +95,8 @@ class Connectors:
     def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
         """Let os-brick connect a device, or mount what is no export of nfs."""
         connector = self._connector(protocol, data)
-        use = self._use(volume.id)
+        # Its path is the same one for all processes of this host.
+        use = self._locks.use(volume.id, seconds=_SECONDS)
         found, path = use.begin(
             functools.partial(_connect, connector, data), functools.partial(_undo, connector, data)
         )
@@ -109,7 +110,10 @@ class Connectors:
             if protocol == "scaleio":
                 _await_size(device, volume)
         except BaseException:
-            _left_by(let_go)
+            try:
+                let_go()
+            except Exception as exc:
+                raise StillConnected from exc
             raise
         return device
 
@@ -118,9 +122,9 @@ class Connectors:
         protocol, data = _read(connection)
         if not connection or protocol == "nfs" or not _needs_device(protocol, data):
             return
-        self._use(volume_id).unmake_if_unused(
-            lambda: _disconnect(self._connector(protocol, data), data, None)
-        )
+        use = self._locks.use(volume_id, seconds=_SECONDS)
+        use.begin(lambda: None)
+        use.end(lambda: _disconnect(self._connector(protocol, data), data, None))
 
     def _connector(self, protocol: str, data: Mapping[str, Any]) -> Any:
         more: dict[str, Any] = {}
@@ -133,10 +137,6 @@ class Connectors:
             conn={"data": data, **data},
             **more,
         )
-
-    def _use(self, volume_id: str) -> SharedUse:
-        """Return a use of a volume's device, whose path is the same one for all of this host."""
-        return self._locks.use(volume_id, seconds=_SECONDS)
 
     def close(self) -> None:
         """Disconnect from Ceph."""
@@ -229,13 +229,6 @@ def _shown(exc: BaseException, data: Mapping[str, Any]) -> BaseException:
     if any(word in str(exc) for word in words):
         return Unavailable(f"os-brick: {type(exc).__name__}, whose text is not shown")
     return exc
-
-
-def _left_by(let_go: Callable[[], None]) -> None:
-    try:
-        let_go()
-    except Exception as exc:
-        raise StillConnected from exc
 
 
 def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:

@@ -164,21 +164,16 @@ class SharedUse:
                 raise
 
     def end(self, unmake: Callable[[], object]) -> None:
-        """End the use, and ``unmake`` after the last one of this host. Idempotent."""
+        """End the use, and ``unmake`` after the last one of this host. Idempotent.
+
+        So also what a process made that died, after a use that makes nothing.
+        """
         try:
             with self._turn.taken(seconds=self._seconds), self._use.leaving() as is_last:
                 if is_last:
                     unmake()
         finally:
             self._use.leave()
-
-    def unmake_if_unused(self, unmake: Callable[[], object]) -> None:
-        """Unmake what a process made that died, unless it is used."""
-        with self._turn.taken(seconds=self._seconds):
-            self._use.take(seconds=self._seconds)
-            with self._use.leaving() as is_last:
-                if is_last:
-                    unmake()
 
 
 class Locks:
