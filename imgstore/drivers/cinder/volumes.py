@@ -32,23 +32,18 @@ IN_USE: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Use:
-    """An attachment of a volume; ``device`` is what its maker calls the place."""
-
-    id: str
-    device: str
-
-
-@dataclass(frozen=True)
 class Volume:
-    """A volume as Cinder describes it; ``size`` is in GiB."""
+    """A volume as Cinder describes it; ``size`` is in GiB.
+
+    ``uses`` are the ids of its attachments, each with what its maker calls the place.
+    """
 
     id: str
     size: int
     status: str
     volume_type: str | None
     metadata: Mapping[str, str]
-    uses: tuple[Use, ...]
+    uses: Mapping[str, str]
     encrypted: bool
     created: datetime
     updated: datetime
@@ -62,10 +57,10 @@ class Volume:
             status=str(found.status),
             volume_type=getattr(found, "volume_type", None),
             metadata=dict(getattr(found, "metadata", None) or {}),
-            uses=tuple(
-                Use(each.get("attachment_id") or "", each.get("device") or "")
+            uses={
+                each.get("attachment_id") or "": each.get("device") or ""
                 for each in getattr(found, "attachments", ())
-            ),
+            },
             encrypted=bool(getattr(found, "encrypted", False)),
             created=_time(found.created_at),
             updated=_time(getattr(found, "updated_at", None) or found.created_at),

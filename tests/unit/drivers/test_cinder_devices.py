@@ -38,7 +38,7 @@ def volume(**more: Any) -> Volume:
         "status": "attaching",
         "volume_type": None,
         "metadata": {},
-        "uses": (),
+        "uses": {},
         "encrypted": False,
         "created": NOW,
         "updated": NOW,
