@@ -1,12 +1,13 @@
-"""How this host connects to an attached volume: os-brick, and what needs no device."""
+"""How this host connects to an attached volume: os-brick, exports, and what needs no device."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from imgstore.data.units import GIB
@@ -14,7 +15,6 @@ from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.errors import INSTALL, is_of
 from imgstore.drivers.cinder.locks import Locks
-from imgstore.drivers.cinder.mounts import Mount
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.drivers.cinder.volumes import Volume
@@ -26,6 +26,7 @@ from imgstore.process.shared import Shared
 LOG = logging.getLogger(__name__)
 
 _SECONDS: Final = 600.0  # that another process may take to connect or disconnect the same volume
+_MOUNTING: Final = 150.0  # that one may take to mount what others wait for
 # PowerFlex shows a volume before it has its size: 20 s in all.
 _UNTIL_SIZED: Final = Patience(0.32, times=6)
 # Seen from the host, all of these are files of a mounted file system.
@@ -84,13 +85,26 @@ class Connectors:
             _refuse_formats(volume, protocol, data)
             _refuse_names(data)
         if protocol == "nfs":
-            options = str(data.get("options") or "").split()
-            base = os.path.join(self._settings.mounts, protocol)
-            mount = Mount(self._locks, base, str(data["export"]), options)
-            return FileDevice(functools.partial(mount.open, str(data["name"])), mount.leave)
+            return self._by_mount(data)
         if _needs_device(protocol, data):
             return self._by_brick(volume, protocol, data)
         return self._clusters.device(data)
+
+    def _by_mount(self, data: Mapping[str, Any]) -> FileDevice:
+        """Mount an export of nfs while any process of this host uses it.
+
+        Raises Unavailable, Unsupported and ConfigError.
+        """
+        share, options = str(data["export"]), str(data.get("options") or "").split()
+        point = rights.place_of(os.path.join(self._settings.mounts, "nfs"), share)
+        # Stores with directories of their own mount an export more than once.
+        counted = hashlib.sha256(os.fsencode(point)).hexdigest()
+        use = self._locks.use(f"mount-{counted}", seconds=_MOUNTING)
+        use.begin(functools.partial(_mount, point, share, options))
+        return FileDevice(
+            functools.partial(rights.open_volume, point, share, str(data["name"])),
+            functools.partial(use.end, functools.partial(_unmount, point, share)),
+        )
 
     def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
         """Let os-brick connect a device, or mount what is no export of nfs."""
@@ -152,6 +166,33 @@ def _read(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _needs_device(protocol: str, data: Mapping[str, Any]) -> bool:
     return protocol != "rbd" or bool(data.get("do_local_attach"))
+
+
+def _mount(point: str, share: str, options: Sequence[str]) -> None:
+    try:
+        if rights.is_capable():
+            os.makedirs(point, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"the directory {point} cannot be made: {exc.strerror}",
+            remedy="let the service write to cinder_mount_point_base",
+        ) from exc
+    try:
+        rights.mount(point, share, options)
+    except steps.Refused as exc:
+        raise Unsupported(
+            f"an export of Cinder's is not mounted: {exc.strerror}",
+            remedy="correct the shares and nfs_mount_options of Cinder's backend",
+        ) from exc
+    except OSError as exc:
+        raise Unavailable(f"the export {share} cannot be mounted: {exc.strerror}") from exc
+
+
+def _unmount(point: str, share: str) -> None:
+    try:
+        rights.unmount(point, share)
+    except OSError as exc:
+        LOG.warning("%s stays mounted: %s", point, exc.strerror)
 
 
 def _refuse_formats(volume: Volume, protocol: str, data: Mapping[str, Any]) -> None:
