@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from imgstore.boundary.translation import ClosedError, describe
@@ -46,16 +47,9 @@ class Attached:
         # Known wherever an interrupt comes.
         self.id: str | None = None
         self.is_in_doubt = False  # whether there may be an attachment without a known id
-        self.connection: Mapping[str, Any] = {}
-        self.is_still_connected = False  # without a device to use
-        self.connected: Device | None = None
+        self.device: Device  # once it is connected
+        self.disconnect: Callable[[], None] = lambda: None
         self.is_ended = False
-
-    @property
-    def device(self) -> Device:
-        """Return the device, which is there from ``attach`` to ``detach``."""
-        assert self.connected is not None  # noqa: S101
-        return self.connected
 
 
 class Attachments:
@@ -157,15 +151,14 @@ class Attachments:
 
         def connect() -> None:
             try:
-                attached.connected = self._connectors.connect(volume, attached.connection)
+                attached.device = self._connectors.connect(volume, connection)
             except StillConnected:
-                attached.is_still_connected = True
+                attached.disconnect = partial(self._connectors.disconnect, volume.id, connection)
                 raise
+            attached.disconnect = attached.device.disconnect
 
         try:
-            attached.connection = api.connect(
-                attachment, {**properties, "mountpoint": attached.life.name}
-            )
+            connection = api.connect(attachment, {**properties, "mountpoint": attached.life.name})
             uninterrupted(connect)
             api.complete(attachment)
         except Exception as exc:
@@ -182,7 +175,7 @@ class Attachments:
         def detach() -> None:
             with contextlib.suppress(KeyError):
                 self._all.remove(attached)
-                _detach(attached, self._connectors)
+                _detach(attached)
 
         if os.getpid() == self._pid:
             uninterrupted(detach)
@@ -243,7 +236,7 @@ class Attachments:
         if os.getpid() == self._pid:
             while self._all:
                 with contextlib.suppress(KeyError):
-                    _detach(self._all.pop(), self._connectors)
+                    _detach(self._all.pop())
 
 
 class _Shared:
@@ -255,18 +248,14 @@ class _Shared:
         self.attached: Attached | None = None
 
 
-def _detach(attached: Attached, connectors: Connectors) -> None:
+def _detach(attached: Attached) -> None:
     """Do it to the end; nothing is raised, for something else may be.
 
     The life's file stays for what did not succeed.
     """
-    device, attached.connected = attached.connected, None
     is_done = not attached.is_in_doubt
     try:
-        if device is not None:
-            device.disconnect()
-        elif attached.is_still_connected:
-            connectors.disconnect(attached.volume_id, attached.connection)
+        attached.disconnect()
         if attached.id is not None:
             _end(attached.api, attached.id)
     except Exception as exc:
