@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -88,6 +89,24 @@ def path(tmp_path: Path, server: Pretender) -> Path:
     path.write_bytes(bytes(4096))
     server.connection = {"driver_volume_type": "gpfs", "data": {"device_path": str(path)}}
     return path
+
+
+def test_the_address_that_cinder_is_told(make: Any, server: Pretender, path: Path) -> None:
+    """That from which this host reaches Cinder, or the one configured; the rest is os-brick's."""
+    make(my_ip="2001:db8::7").add("x", b"1", context=CONTEXT)
+    assert server.connectors[-1]["ip"] == "2001:db8::7"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect(("192.0.2.200", 9))
+        except OSError:
+            return  # there is no address but those of the host alone
+        address = str(asked.getsockname()[0])
+    with pretender(address) as other:
+        other.connection = server.connection
+        make(endpoint_template=other.template).add("x", b"1", context=CONTEXT)
+    (told,) = other.connectors
+    assert (told["ip"], told["host"]) == (address, socket.gethostname())
+    assert "platform" in told
 
 
 BUSY = {"computeFault": {"code": 500, "message": "The server has either erred"}}

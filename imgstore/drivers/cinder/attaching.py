@@ -75,7 +75,7 @@ class Attachments:
         """
         if self._closed:
             raise ClosedError("the store is closed")
-        properties = self._connectors.properties()
+        properties = self._connectors.properties(api.endpoint)
         attached: Attached
 
         def attach() -> Attached:

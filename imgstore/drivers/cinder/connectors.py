@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import ipaddress
 import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from imgstore.boundary.translation import describe
 from imgstore.data.units import GIB
 from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
@@ -51,9 +55,13 @@ class Connectors:
         self._clusters = Clusters()
         self._properties = Shared(self._find_properties)
 
-    def properties(self) -> Mapping[str, Any]:
-        """Return what Cinder has to know of this host, as os-brick finds it; asked for once."""
-        return self._properties.get()
+    def properties(self, endpoint: str) -> Mapping[str, Any]:
+        """Return what Cinder, which has this URL, has to know of this host.
+
+        os-brick finds it, once, but for the address.
+        """
+        address = self._settings.own_address or _address_towards(endpoint)
+        return {**self._properties.get(), "ip": address}
 
     def _find_properties(self) -> Mapping[str, Any]:
         brick = _brick(self._locks)
@@ -61,7 +69,7 @@ class Connectors:
         try:
             found: dict[str, Any] = brick.get_connector_properties(
                 "sudo",
-                _own_address(),
+                None,  # the address
                 settings.multipath,
                 settings.enforces_multipath,
                 host=socket.gethostname(),
@@ -285,14 +293,27 @@ def _await_size(device: FileDevice, volume: Volume) -> None:
     raise Unavailable(f"the device has not the volume's {volume.size} GiB")
 
 
-def _own_address() -> str:
-    """Return this host's address, of IPv4 if it has one."""
+def _address_towards(url: str) -> str:
+    """Return this host's address from which packets go to the host of a URL.
+
+    Where they do not leave this host, or there is no way, it is the one that this host's name
+    stands for, unless nobody else can use that either.
+    """
+    towards = (urlsplit(url).hostname or "", socket.gethostname())
+    known = [address for host in towards if (address := _source_towards(host))]
+    usable = [address for address in known if not ipaddress.ip_address(address).is_loopback]
+    return next(iter(usable or known), "127.0.0.1")
+
+
+def _source_towards(host: str) -> str | None:
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-    except OSError:
-        return "127.0.0.1"
-    found.sort(key=lambda each: each[0] != socket.AF_INET)
-    return str(found[0][4][0])
+        for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as asked:
+                asked.connect(address)  # nothing is sent: it is UDP
+                return str(asked.getsockname()[0])
+    except (OSError, UnicodeError) as exc:
+        LOG.debug("the address towards %s: %s", host, describe(exc))
+    return None
 
 
 def _brick(locks: Locks) -> Any:

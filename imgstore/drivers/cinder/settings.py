@@ -55,6 +55,7 @@ class Settings:
     volume_type: str | None
     multipath: bool
     enforces_multipath: bool
+    own_address: str | None  # None: that by which Cinder is reached
     mounts: str
     extends_attached: bool
     attachment_attempts: int
@@ -91,6 +92,7 @@ def read(values: Mapping[str, Any], *, lock_path: str | None = None) -> Settings
         volume_type=values["volume_type"] or None,
         multipath=values["use_multipath"],
         enforces_multipath=values["enforce_multipath"],
+        own_address=values["my_ip"],
         mounts=values["mount_point_base"],
         extends_attached=values["do_extend_attached"],
         attachment_attempts=values["attachment_retry_attempts"],

@@ -72,6 +72,7 @@ class CinderStore(Store):
         volume_type: str | None = None,
         enforce_multipath: bool = False,
         use_multipath: bool = False,
+        my_ip: str | None = None,
         mount_point_base: str = "/var/lib/glance/mnt",
         do_extend_attached: bool = False,
         attachment_retry_attempts: int = 5,

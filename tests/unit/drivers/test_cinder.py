@@ -116,6 +116,7 @@ def test_steps(size: int, step: int, expected: int) -> None:
         ({"endpoint_template": "http://cinder/%(other)s"}, "cinder_endpoint_template"),
         ({"attachment_retry_attempts": 0}, "cinder_attachment_retry_attempts"),
         ({"initial_size": 0}, "cinder_store_initial_size"),
+        ({"my_ip": "storage.example.org"}, "cinder_store_my_ip"),
     ],
 )
 def test_what_cannot_be_used_is_said(options: dict[str, Any], said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from imgstore import errors
 from imgstore.drivers.cinder.connectors import (
     Connectors,
     StillConnected,
+    _address_towards,
     _never_began,
     _read,
     _shown,
@@ -283,3 +285,19 @@ def test_a_cluster_that_cinder_describes_wrongly(keyring: str, said: str) -> Non
     assert caught.value.remedy.endswith("that the volume's connection at Cinder names")
     assert "rbd_store" not in str(caught.value)
     assert "of-the-storage" not in str(caught.value)
+
+
+def test_the_address_that_cinder_is_told() -> None:
+    """It is the one from which packets go to Cinder; on one host, that of its name if of use."""
+    own = _address_towards("http://127.0.0.1:8776/v3")
+    assert _address_towards("http://[::1]:8776/v3") in {own, "::1"}
+    assert _address_towards("http://no-such-host.invalid/v3") == own
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            asked.connect(("192.0.2.200", 9))
+            outer = asked.getsockname()[0]
+    except OSError:
+        pytest.skip("there is no way out of this machine")
+    assert _address_towards(f"http://{outer}:8776/v3") == outer
+    assert _address_towards("https://192.0.2.200/v3") == outer
+    assert not outer.startswith("127.")
