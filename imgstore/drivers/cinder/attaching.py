@@ -21,7 +21,7 @@ from imgstore.drivers.cinder.lives import Life, Lives
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.reconciling import Remains
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.drivers.cinder.volumes import IN_USE, Volume
+from imgstore.drivers.cinder.volumes import Volume, check_free
 from imgstore.errors import InUse, Unavailable
 from imgstore.process.interrupts import uninterrupted
 from imgstore.process.patience import Patience
@@ -138,12 +138,11 @@ class Attachments:
         return True
 
     def _is_freed(self, attached: Attached) -> bool:
-        """Return whether it was the dead who kept a volume busy; raises InUse if it stays so."""
+        """Return whether it was the dead who kept a volume busy; raises what its state means."""
         found = attached.api.volume(attached.volume_id)
         if self.remains.end_dead(attached.api, found):
             return True
-        if found.status not in IN_USE:
-            raise InUse(f"the volume is in the state {found.status!r}", retryable=True)
+        check_free(found)
         return False
 
     def _connect(self, attached: Attached, volume: Volume, properties: Mapping[str, Any]) -> None:
@@ -198,6 +197,7 @@ class Attachments:
         try:
             with shared.lock:
                 if shared.attached is None:
+                    check_free(volume)
                     shared.attached = self.attach(api, volume, "ro")
                 shared.attached.api = api  # whose token is younger
                 return shared.attached.device, lambda: uninterrupted(leave)
