@@ -77,7 +77,7 @@ class Connectors:
         except Exception as exc:
             if settings.multipath and settings.enforces_multipath:
                 raise ConfigError(
-                    f"os-brick cannot tell about this host: {type(exc).__name__}",
+                    f"os-brick cannot tell about this host: {describe(exc)}",
                     remedy="start multipathd, or set cinder_enforce_multipath to false",
                 ) from exc
             raise
