@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NoReturn, final
+from typing import Final, NoReturn, Protocol, TypeAlias, final
 
 from imgstore.errors import InvalidLocation
 from imgstore.secret import MASK, Secret
@@ -21,6 +21,20 @@ _WEB_HOST: Final = re.compile(r"(\[[0-9A-Za-z:.%_~-]+\]|[^\s:@\[\]/?#]+)(:[0-9]{
 _PLAIN_QUERY: Final = frozenset({"vsphere"})
 _DEFAULT_PORTS: Final = ("80", "443")
 _LOCAL: Final = frozenset({"file", "filesystem", "memory"})
+
+
+class Located(Protocol):
+    """Something that tells where it lies, such as a StoredImage or a row of a database.
+
+    Where it has text in an attribute ``store`` too, a manager's verbs use the store of that name.
+    """
+
+    @property
+    def location(self) -> Location | str:
+        """Return its location."""
+
+
+LocationLike: TypeAlias = "Location | str | Located"
 
 
 @final
@@ -49,15 +63,15 @@ class Location:
         object.__setattr__(self, "_credentials", credentials)
 
     @classmethod
-    def parse(cls, url: str | Location) -> Location:
+    def parse(cls, url: LocationLike) -> Location:
         """Return the location that ``url`` stands for; a Location is returned as it is.
 
         Raises InvalidLocation, and nothing else, whatever is passed.
         """
+        if not isinstance(url, str | Location):
+            url = _location_of(url)
         if isinstance(url, Location):
             return url
-        if not isinstance(url, str):
-            raise InvalidLocation(f"a location is text, not {type(url).__name__}")
         match = _SCHEME.match(url)
         if match is None:
             raise InvalidLocation("not a URL", remedy="locations look like scheme://rest")
@@ -131,6 +145,22 @@ class Location:
     def __reduce__(self) -> tuple[type[Location], tuple[str, str]]:
         """Pickle without the credentials."""
         return Location, (self.scheme, self.rest)
+
+
+def _location_of(image: Located) -> Location | str:
+    try:
+        location: object = image.location
+    except AttributeError:
+        location = None
+    except Exception as exc:
+        kind = type(image).__name__
+        raise InvalidLocation(f"the location of {kind} cannot be read") from exc
+    if not isinstance(location, str | Location):
+        raise InvalidLocation(
+            f"a location is text, not {type(image).__name__}",
+            remedy="pass a URL, a Location, or an object whose location is one",
+        )
+    return location
 
 
 def _encodable(text: str) -> bool:

@@ -29,7 +29,7 @@ from imgstore.errors import (
     UnknownScheme,
     UnknownStore,
 )
-from imgstore.location import Location
+from imgstore.location import Location, LocationLike
 from imgstore.model import Capability, Leftover, Ownership, Stat, StoredImage, StoreInfo
 from imgstore.store import ClosedError, Context, Store
 from imgstore.verbs.upkeep import problems
@@ -45,7 +45,8 @@ class StoreManager(Mapping[str, Store]):
     As a mapping it goes from names to stores, in the order of the configuration, reserved stores
     last. The verbs are those of a Store with ``store=`` beside: a name, which selects a store but
     opens none of its borders. Without it, ``add`` uses the default store, and the others use the
-    one store that the location lies in. Closing the manager closes its stores.
+    ``store`` that a StoredImage names, or the one store that a location lies in. Closing the
+    manager closes its stores.
     """
 
     def __init__(self, stores: Iterable[Store], *, default: str | None = None) -> None:
@@ -58,6 +59,7 @@ class StoreManager(Mapping[str, Store]):
         self._default = default
         self._failures: Mapping[str, ConfigError] = MappingProxyType({})
         self._failed_schemes: Mapping[str, tuple[str, ...] | None] = {}
+        self._doubts: Mapping[str, Sequence[ConfigError]] = {}
         self._closed = False
         faults = [
             ConfigError(f"two stores are named {name!r}", remedy="rename one")
@@ -99,13 +101,15 @@ class StoreManager(Mapping[str, Store]):
         *paths: str | PathLike[str],
         reserved: Mapping[str, str] | None = None,
         strict: bool = True,
+        strict_options: bool = False,
     ) -> StoreManager:
         """Build the stores of configuration files; later files win over earlier ones.
 
         A directory stands for its sorted ``*.conf``. The command line and default files are not
         read; oslo.config's environment variables count. For the rest see ``from_conf``.
         """
-        return cls.from_conf(read_files(paths), reserved=reserved, strict=strict)
+        conf = read_files(paths)
+        return cls.from_conf(conf, reserved=reserved, strict=strict, strict_options=strict_options)
 
     @classmethod
     def from_conf(
@@ -114,6 +118,7 @@ class StoreManager(Mapping[str, Store]):
         *,
         reserved: Mapping[str, str] | None = None,
         strict: bool = True,
+        strict_options: bool = False,
     ) -> StoreManager:
         """Build the stores that an application's configuration asks for.
 
@@ -124,12 +129,20 @@ class StoreManager(Mapping[str, Store]):
         Raises ConfigError with every fault found, DriverUnavailable if all of them are missing
         drivers. With ``strict=False`` a store that cannot be built is put into ``failures``
         instead and the others work.
+
+        What files say and nothing reads, such as a misspelt option of a store, is logged as a
+        warning and told by ``check``; with ``strict_options`` it is a fault as well. Options and
+        groups of others are left alone.
         """
         done = build(conf, reserved=reserved, load=load_driver)
+        doubts = list(chain(*done.doubts.values()))
         with ExitStack() as unfinished:
             unfinished.callback(done.close)
-            if done.whole or (strict and done.failures):
-                raise _merged([*done.whole, *chain.from_iterable(done.failures.values())])
+            for doubt in () if strict_options else doubts:
+                LOG.warning("%s", doubt)
+            if done.whole or (strict and done.failures) or (strict_options and doubts):
+                faults = [*done.whole, *chain(*done.failures.values())]
+                raise _merged([*faults, *(doubts if strict_options else ())])
             manager = cls(done.stores.values(), default=done.default)
             unfinished.pop_all()
         manager._failures = MappingProxyType(
@@ -140,6 +153,7 @@ class StoreManager(Mapping[str, Store]):
             for name, driver in done.drivers.items()
             if name in done.failures
         }
+        manager._doubts = done.doubts
         return manager
 
     # What it holds.
@@ -238,7 +252,7 @@ class StoreManager(Mapping[str, Store]):
 
     def get(  # type: ignore[override]  # a verb: of Mapping, only stores[name] is wanted here
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         store: str | None = None,
         offset: int = 0,
@@ -253,20 +267,20 @@ class StoreManager(Mapping[str, Store]):
         )
 
     def size(
-        self, location: Location | str, *, store: str | None = None, context: Context = None
+        self, location: LocationLike, *, store: str | None = None, context: Context = None
     ) -> int:
         """Return an image's size in bytes; see ``Store.size``."""
         return self._find("size", location, store).size(location, context=context)
 
     def stat(
-        self, location: Location | str, *, store: str | None = None, context: Context = None
+        self, location: LocationLike, *, store: str | None = None, context: Context = None
     ) -> Stat:
         """Return an image's size, version and time; see ``Store.stat``."""
         return self._find("stat", location, store).stat(location, context=context)
 
     def verify(
         self,
-        location: Location | str,
+        location: LocationLike,
         expected: Mapping[str, str] | None = None,
         *,
         algorithms: Iterable[str] = (),
@@ -282,7 +296,7 @@ class StoreManager(Mapping[str, Store]):
 
     def save(
         self,
-        location: Location | str,
+        location: LocationLike,
         path: str | PathLike[str],
         *,
         expected: Mapping[str, str] | None = None,
@@ -295,14 +309,14 @@ class StoreManager(Mapping[str, Store]):
         origin.save(location, path, expected=expected, progress=progress, context=context)
 
     def delete(
-        self, location: Location | str, *, store: str | None = None, context: Context = None
+        self, location: LocationLike, *, store: str | None = None, context: Context = None
     ) -> None:
         """Delete an image; see ``Store.delete``."""
         self._find("delete", location, store).delete(location, context=context)
 
     def copy(
         self,
-        location: Location | str,
+        location: LocationLike,
         image_id: str,
         *,
         to: str,
@@ -333,7 +347,7 @@ class StoreManager(Mapping[str, Store]):
 
     def set_acls(
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         public: bool = False,
         read: Sequence[str] = (),
@@ -367,14 +381,18 @@ class StoreManager(Mapping[str, Store]):
     def check(
         self, *, write: bool = True, timeout: float | None = None, store: str | None = None
     ) -> list[str]:
-        """Talk to the backends side by side and return what is wrong, failed stores first.
+        """Talk to the backends side by side and return what is wrong.
 
-        ``timeout`` is in seconds, for all of them; see ``Store.check``.
+        First what is wrong with the configuration: stores that failed, and what nothing reads;
+        with ``store`` what its own group has of that. ``timeout`` is in seconds, for all of them;
+        see ``Store.check``.
         """
+        chosen = self._chosen("check", store)
         found = []
         if store is None:
             found = [f"store {name!r}: {error}" for name, error in self._failures.items()]
-        chosen = self._chosen("check", store)
+        for group, doubts in self._doubts.items():
+            found += [str(doubt) for doubt in doubts if store in {None, group}]
         for one, texts in problems(chosen, write=write, timeout=timeout):
             subject = f"store {one.name!r}: "
             found += [subject + text.removeprefix(subject) for text in texts]
@@ -431,9 +449,12 @@ class StoreManager(Mapping[str, Store]):
             raise failed[0]
         return results
 
-    def _find(self, operation: str, location: Location | str, store: str | None) -> Store:
+    def _find(self, operation: str, location: LocationLike, store: str | None) -> Store:
         with self._verb(operation):
             at = Location.parse(location)
+        named = getattr(location, "store", None)
+        if store is None and isinstance(named, str):
+            store = named
         with self._verb(operation, at):
             return self._owner(at) if store is None else self[store]
 
@@ -465,7 +486,7 @@ class StoreManager(Mapping[str, Store]):
             raise self._unknown_scheme(at.scheme)
         return answers
 
-    def owner_of(self, location: Location | str, *, context: Context = None) -> str:
+    def owner_of(self, location: LocationLike, *, context: Context = None) -> str:
         """Return the name of the store that an image lies in; its backend is asked where needed.
 
         For locations that may lie in several stores, such as ``cinder://<uuid>`` of a time when

@@ -28,7 +28,7 @@ from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
 from imgstore.data.streams import Body
 from imgstore.driver import Driver
-from imgstore.location import Location
+from imgstore.location import Location, LocationLike
 from imgstore.model import Added, Capability, Leftover, Ownership, Stat, StoredImage
 from imgstore.process.committing import mark_in_doubt
 from imgstore.process.janitor import Janitor
@@ -149,7 +149,7 @@ class Store(Driver):
 
     def get(
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         offset: int = 0,
         length: int | None = None,
@@ -182,7 +182,7 @@ class Store(Driver):
         except Exception as exc:
             self._raise(exc, "get", location=at)
 
-    def size(self, location: Location | str, *, context: Context = None) -> int:
+    def size(self, location: LocationLike, *, context: Context = None) -> int:
         """Return an image's size in bytes; raises NotFound, InvalidLocation, Unavailable."""
         at: Location | None = None
         try:
@@ -192,7 +192,7 @@ class Store(Driver):
         except Exception as exc:
             self._raise(exc, "size", location=at)
 
-    def stat(self, location: Location | str, *, context: Context = None) -> Stat:
+    def stat(self, location: LocationLike, *, context: Context = None) -> Stat:
         """Return an image's size, version and time; raises NotFound, InvalidLocation, Unavailable.
 
         It asks the backend as often as ``size`` does.
@@ -207,7 +207,7 @@ class Store(Driver):
 
     def verify(
         self,
-        location: Location | str,
+        location: LocationLike,
         expected: Mapping[str, str] | None = None,
         *,
         algorithms: Iterable[str] = (),
@@ -236,7 +236,7 @@ class Store(Driver):
 
     def save(
         self,
-        location: Location | str,
+        location: LocationLike,
         path: str | os.PathLike[str],
         *,
         expected: Mapping[str, str] | None = None,
@@ -262,7 +262,7 @@ class Store(Driver):
         except Exception as exc:
             self._raise(exc, "save", location=at, body=body)
 
-    def holds(self, location: Location | str, *, context: Context = None) -> bool:
+    def holds(self, location: LocationLike, *, context: Context = None) -> bool:
         """Ask the backend whether an image lies in this store, where its URL does not tell."""
         at: Location | None = None
         try:
@@ -275,7 +275,7 @@ class Store(Driver):
                 return False
             self._raise(exc, "holds", location=at)
 
-    def delete(self, location: Location | str, *, context: Context = None) -> None:
+    def delete(self, location: LocationLike, *, context: Context = None) -> None:
         """Delete an image; raises NotFound, InUse, InvalidLocation, PermissionDenied."""
         at: Location | None = None
         try:
@@ -287,7 +287,7 @@ class Store(Driver):
 
     def copy(
         self,
-        location: Location | str,
+        location: LocationLike,
         image_id: str,
         *,
         to: Store | None = None,
@@ -327,7 +327,7 @@ class Store(Driver):
 
     def set_acls(
         self,
-        location: Location | str,
+        location: LocationLike,
         *,
         public: bool = False,
         read: Sequence[str] = (),
@@ -486,7 +486,7 @@ class Store(Driver):
     def _copy_from(
         self,
         origin: Store,
-        location: Location | str,
+        location: LocationLike,
         image_id: str,
         algorithms: Iterable[str],
         context: Context,
@@ -530,7 +530,7 @@ class Store(Driver):
         if capability not in self.capabilities:
             raise errors.Unsupported(f"this store has not the capability {capability.name}")
 
-    def _contained(self, location: Location | str) -> Location:
+    def _contained(self, location: LocationLike) -> Location:
         at = Location.parse(location)
         if at.scheme not in self.schemes:
             raise errors.InvalidLocation(

@@ -16,6 +16,7 @@ from oslo_config import cfg
 from imgstore import errors
 from imgstore.secret import Secret
 
+BESIDE: Final = " / "  # between the faults of one store
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BINARY: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\U0010ffff]")
 
@@ -54,7 +55,7 @@ def all_checked(*checks: Callable[[], Any]) -> list[Any]:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        raise errors.ConfigError(" / ".join(map(str, faults)))
+        raise errors.ConfigError(BESIDE.join(map(str, faults)))
     return results
 
 

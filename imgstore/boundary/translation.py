@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, NoReturn
@@ -45,6 +46,8 @@ _STATUS: Final[dict[int, type[errors.ImgStoreError]]] = {
     HTTPStatus.INSUFFICIENT_STORAGE: errors.StorageFull,
 }
 
+_UNFILLED: Final = re.compile(r"%\((\w+)\)[a-z]")  # in the template of a message
+
 
 class ClosedError(ValueError):
     """A verb of a closed store or manager was called."""
@@ -72,8 +75,16 @@ def describe(exc: BaseException) -> str:
     if isinstance(exc, OSError) and exc.strerror:
         name = errno.errorcode.get(exc.errno or 0, "")
         return f"{exc.strerror} ({name})" if name else exc.strerror
-    text = " ".join(str(exc).split())
+    text = " ".join(_filled(exc).split())
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _filled(exc: BaseException) -> str:
+    """Return an exception's text; OpenStack's show their template where they lack a value."""
+    given = getattr(exc, "kwargs", None)
+    if not isinstance(given, Mapping):
+        return str(exc)
+    return _UNFILLED.sub(lambda found: str(given.get(found[1], "(unknown)")), str(exc))
 
 
 def raise_for(error: BaseException, exc: BaseException) -> NoReturn:

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from oslo_config import cfg
 
+from imgstore.boundary.settings import BESIDE
+from imgstore.config.doubts import Doubts, doubts
 from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
-from imgstore.config.values import EMPTY, fault_of, is_given, passed_on, value_of
+from imgstore.config.values import EMPTY, fault_of, is_given, one_of, passed_on, value_of
 from imgstore.config.wanted import Default, Wanted, is_reserved, read_wish
 from imgstore.errors import ConfigError, DriverUnavailable
 from imgstore.model import Capability
 from imgstore.secret import Secret
 from imgstore.store import Store
+
+_WORD: Final = re.compile(r"\w+")
 
 
 @dataclass
@@ -32,7 +38,7 @@ class Built:
 
     ``drivers`` has the name of every store, failed ones too, and its class where that is known;
     ``default`` is the name of a store that was built. ``whole`` are faults that concern no single
-    store.
+    store. ``doubts`` are lines that nothing reads, by group.
     """
 
     stores: dict[str, Store] = field(default_factory=dict)
@@ -40,6 +46,7 @@ class Built:
     default: str | None = None
     whole: list[ConfigError] = field(default_factory=list)
     failures: dict[str, list[ConfigError]] = field(default_factory=dict)
+    doubts: Doubts = field(default_factory=dict)
 
     def close(self) -> None:
         """Close the stores."""
@@ -67,17 +74,37 @@ def build(
         for name, fault in list(faults_together(done.stores)):
             done.stores.pop(name).close()
             done.failures[name] = [passed_on(fault, f"[{name}]")]
-        done.default = _default(wish.default, done)
+        done.default = _default(wish.default, done, done.stores)
+        done.doubts = doubts(conf, wish, done.drivers)
         unfinished.pop_all()
     return done
 
 
-def _default(default: Default, done: Built) -> str | None:
+def examine(conf: cfg.ConfigOpts, *, load: Callable[[str], type[Store]]) -> Built:
+    """Return what is wrong as far as it can be told without building a store."""
+    wish = read_wish(conf, {})
+    done = Built(whole=wish.faults)
+    for wanted in wish.stores:
+        driver = _driver(wanted, load, done)
+        faults: dict[str, ConfigError] = {}
+        if driver is not None:
+            _values(conf, wanted, driver, faults)
+        if faults:
+            done.failures.setdefault(wanted.name, []).extend(faults.values())
+    _default(wish.default, done, done.drivers)
+    done.doubts = doubts(conf, wish, done.drivers)
+    return done
+
+
+def _default(
+    default: Default, done: Built, among: Mapping[str, Store | type[Store] | None]
+) -> str | None:
+    """Return the name of the default, if it is one of those; adds a fault if it is read-only."""
     name = default.name if default.scheme is None else _name_by_scheme(default, done)
-    store = done.stores.get(name or "")
-    if store is None:
+    chosen = among.get(name or "")
+    if chosen is None:
         return None
-    if Capability.WRITE not in store.capabilities:
+    if Capability.WRITE not in chosen.capabilities:
         reason = f"[{LIBRARY_GROUP}] {default.option.name}: the store {name!r} is read-only"
         done.whole.append(fault_of(reason, "choose a store that images can be added to"))
     return name
@@ -92,27 +119,21 @@ def _name_by_scheme(default: Default, done: Built) -> str | None:
     # A driver that is missing might read the scheme.
     if default.is_set and None not in done.drivers.values():
         reason = f"[{LIBRARY_GROUP}] {default.option.name}: no store reads {default.scheme}:// URLs"
-        choices = ", ".join(scheme for schemes in known.values() for scheme in schemes)
-        done.whole.append(fault_of(reason, f"choose one of: {choices}"))
+        choices = [scheme for schemes in known.values() for scheme in schemes]
+        none = f"name a driver that does in [{LIBRARY_GROUP}] stores"
+        done.whole.append(fault_of(reason, one_of(choices, none)))
     return None
 
 
 def _build(
     conf: cfg.ConfigOpts, wanted: Wanted, load: Callable[[str], type[Store]], done: Built
 ) -> None:
-    name = wanted.name
-    try:
-        driver = load(wanted.driver)
-    except DriverUnavailable as exc:
-        done.drivers[name] = None
-        done.failures[name] = [passed_on(exc, f"{wanted.origin}: store {name!r}")]
+    driver = _driver(wanted, load, done)
+    if driver is None:
         return
-    if wanted.single:
-        name = driver.driver or name
-        if done.drivers.get(name) is driver:  # one driver under two of its names
-            return
-    done.drivers[name] = driver
-    faults: list[ConfigError] = []
+    name = _name(wanted, driver)
+    faults: dict[str, ConfigError] = {}
+    refusal: list[ConfigError] = []
     try:
         values = _values(conf, wanted, driver, faults)
         if _required(driver) <= values.keys():  # it may find more faults
@@ -123,16 +144,55 @@ def _build(
             else:
                 done.stores[name] = store
     except Exception as exc:
-        faults.append(passed_on(exc, f"[{wanted.groups[0]}] driver {wanted.driver!r}"))
-    if faults:
-        done.failures[name] = faults
+        names = {opt.name for keyword, opt in _options(driver).items() if keyword in faults}
+        subject = f"[{wanted.groups[0]}] driver {wanted.driver!r}"
+        refusal = _refusal(exc, subject, without=names | faults.keys())
+    if faults or refusal:
+        done.failures[name] = [*faults.values(), *refusal]
+
+
+def _refusal(exc: Exception, subject: str, *, without: AbstractSet[str]) -> list[ConfigError]:
+    """Return the fault that a constructor found; not what it says of options that it did not get.
+
+    It was called ``without`` those that could not be read, by name or keyword, and takes them for
+    unset.
+    """
+    fault = passed_on(exc, subject)
+    faults = str(fault).removeprefix(f"{subject}: ").split(BESIDE)
+    others = [each for each in faults if without.isdisjoint(_WORD.findall(each))]
+    if others == faults:
+        return [fault]
+    return [ConfigError(f"{subject}: {BESIDE.join(others)}")] if others else []
+
+
+def _driver(wanted: Wanted, load: Callable[[str], type[Store]], done: Built) -> type[Store] | None:
+    """Return a store's driver; None if it is missing, or the same store was asked for before."""
+    try:
+        driver = load(wanted.driver)
+    except DriverUnavailable as exc:
+        done.drivers[wanted.name] = None
+        done.failures[wanted.name] = [passed_on(exc, f"{wanted.origin}: store {wanted.name!r}")]
+        return None
+    name = _name(wanted, driver)
+    if wanted.single and done.drivers.get(name) is driver:  # one driver under two of its names
+        return None
+    done.drivers[name] = driver
+    return driver
+
+
+def _name(wanted: Wanted, driver: type[Store]) -> str:
+    return (driver.driver or wanted.name) if wanted.single else wanted.name
+
+
+def _options(driver: type[Store]) -> dict[str, cfg.Opt]:
+    return {**COMMON, **driver.OPTIONS}
 
 
 def _values(
-    conf: cfg.ConfigOpts, wanted: Wanted, driver: type[Store], faults: list[ConfigError]
+    conf: cfg.ConfigOpts, wanted: Wanted, driver: type[Store], faults: dict[str, ConfigError]
 ) -> dict[str, Any]:
-    """Return keywords and values for the constructor; adds to ``faults`` what is wrong."""
-    options = {**COMMON, **driver.OPTIONS}
+    """Return keywords and values for the constructor; ``faults`` gets what is wrong, by keyword."""
+    options = _options(driver)
     groups = dict.fromkeys(options, wanted.groups)
     own = driver.reserved_defaults(wanted.name) if is_reserved(wanted.name) else {}
     for keyword, default in own.items():
@@ -153,11 +213,11 @@ def _values(
         try:
             value = value_of(conf, groups[keyword], opt, own.get(keyword))
         except ConfigError as exc:
-            faults.append(exc)
+            faults[keyword] = exc
             continue
         if keyword in required and value in EMPTY:
             reason = f"[{wanted.groups[0]}] {opt.name}: the driver {wanted.driver!r} needs it"
-            faults.append(fault_of(reason, f"set it there, or in [{wanted.groups[-1]}]"))
+            faults[keyword] = fault_of(reason, f"set it there, or in [{wanted.groups[-1]}]")
             continue
         values[keyword] = Secret(str(value)) if opt.secret and value is not None else value
     return values

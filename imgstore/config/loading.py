@@ -29,7 +29,8 @@ def load_driver(name: str) -> type[Store]:
         reason = f"there is no driver {name!r}"
         if name in _KNOWN:
             reason = f"the driver {name!r} is not part of this installation of imgstore"
-        raise DriverUnavailable(reason, remedy=f"installed are: {', '.join(sorted(found))}")
+        listed = ", ".join(sorted(found)) or "none; install imgstore instead of copying it"
+        raise DriverUnavailable(reason, remedy=f"installed are: {listed}")
     values = sorted({entry_point.value for entry_point in found[name]})
     if len(values) > 1:
         raise DriverUnavailable(
@@ -59,10 +60,15 @@ def built(driver: type[Store], name: str, *, single: bool, values: Mapping[str, 
         raise clean from None
 
 
+def driver_names() -> list[str]:
+    """Return the names of all installed drivers; imports none."""
+    return sorted(_entry_points())
+
+
 def installed_drivers() -> list[type[Store]]:
     """Import and return all drivers, each once, in the order of their names."""
     drivers: dict[type[Store], None] = {}
-    for name in sorted(_entry_points()):
+    for name in driver_names():
         try:
             drivers[load_driver(name)] = None
         except DriverUnavailable as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -66,6 +66,12 @@ def fault_of(
     return kind(reason, remedy=remedy)
 
 
+def one_of(choices: Iterable[object], otherwise: str) -> str:
+    """Return the remedy that lists ``choices``, ``otherwise`` where there are none."""
+    listed = ", ".join(map(str, choices))
+    return f"choose one of: {listed}" if listed else otherwise
+
+
 def passed_on(exc: Exception, subject: str) -> ConfigError:
     """Return the fault that another error stands for."""
     reason, remedy = describe(exc), ""
@@ -88,6 +94,11 @@ def unreadable(group: str, opt: cfg.Opt, exc: BaseException) -> ConfigError:
     else:
         reason = text.partition(" is not valid: ")[2] or text
         remedy = f"write: {getattr(opt.type, 'type_name', 'another value')}"
+        choices = [each for each in getattr(opt.type, "choices", None) or () if each]
+        if choices:
+            found = reason.rpartition("but found ")[2]
+            reason = "it is empty" if found == "''" else f"it is {found}"
+            remedy = f"{one_of(choices, remedy)}, or leave the option out"
     if opt.secret:
         reason = "its value cannot be used (it is a secret and not shown)"
     return fault_of(f"[{group}] {opt.name}: {reason}", remedy, text=text)

@@ -24,7 +24,7 @@ from imgstore.config.options import (
     MalformedError,
     register,
 )
-from imgstore.config.values import NOT_READABLE, fault_of, is_set, unreadable
+from imgstore.config.values import NOT_READABLE, fault_of, is_set, one_of, unreadable
 from imgstore.errors import ConfigError
 
 _STORE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
@@ -63,10 +63,16 @@ class Default:
 
 @dataclass
 class Wish:
-    """What a configuration asks for, in order, and what is wrong with how it does so."""
+    """What a configuration asks for, in order, and what is wrong with how it does so.
+
+    ``single`` is the form without ``enabled_backends``; without ``is_readable`` that option may
+    name more stores.
+    """
 
     stores: list[Wanted]
     default: Default
+    single: bool
+    is_readable: bool
     faults: list[ConfigError] = field(default_factory=list)
 
 
@@ -76,11 +82,14 @@ def read_wish(conf: cfg.ConfigOpts, reserved: Mapping[str, str]) -> Wish:
     register(conf, GLANCE_STORE, LIBRARY_GROUP)
     faults: list[ConfigError] = []
     backends = _enabled_backends(conf, faults)
+    single = backends is None
+    stores = _single(conf, faults) if backends is None else _multi(conf, backends, faults)
+    is_readable = single or not faults
     if backends is None:
-        stores, default = _single(conf, faults), _default_by_scheme(conf, faults)
+        default = _default_by_scheme(conf, faults)
     else:
-        stores, default = _multi(conf, backends, faults), _default_by_name(conf, backends, faults)
-    return Wish([*stores, *_apart(reserved, faults)], default, faults)
+        default = _default_by_name(conf, backends, faults)
+    return Wish([*stores, *_apart(reserved, faults)], default, single, is_readable, faults)
 
 
 def _enabled_backends(conf: cfg.ConfigOpts, faults: list[ConfigError]) -> dict[str, str] | None:
@@ -181,7 +190,8 @@ def _default_by_name(
     name: str | None = _setting(conf, DEFAULT_BACKEND, faults)
     if name and name not in backends:
         reason = f"[{LIBRARY_GROUP}] {DEFAULT_BACKEND.name}: no store is named {name!r}"
-        faults.append(fault_of(reason, f"choose one of: {', '.join(backends)}"))
+        none = f"name it in {_ENABLED}, or leave the default out"
+        faults.append(fault_of(reason, one_of(backends, none)))
     return Default(DEFAULT_BACKEND, name=name)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import pytest
 
 from imgstore import Capability, Location, Store
+from imgstore.location import LocationLike
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -211,7 +212,7 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def content(store: Store, location: Location | str) -> bytes:
+def content(store: Store, location: LocationLike) -> bytes:
     """Return the whole of an image."""
     with store.get(location) as reader:
         return reader.read()

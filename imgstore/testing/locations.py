@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ MALFORMED: dict[str, Any] = {
     "bytes": b"scheme://host/image",
     "number": 7,
     "nothing": None,
+    "nothing behind location": SimpleNamespace(location=None, store="a"),
+    "no URL behind location": SimpleNamespace(location="somewhere/image"),
 }
 
 
@@ -66,6 +69,22 @@ class Locations(Harness, is_part=True):
                 for location in (url, Location.parse(url)):
                     with pytest.raises(errors.InvalidLocation):
                         verb(location)
+
+    @needs(Capability.WRITE)
+    def test_an_image_is_as_good_as_its_location(self, store: Store) -> None:
+        """What an add returned can be passed to every verb that takes a location."""
+        image = store.add(new_id(), b"data")
+        assert content(store, image) == b"data"
+        assert store.size(image) == 4
+        assert store.holds(image)
+        if Capability.ACLS in self.capabilities:
+            store.set_acls(image)
+        copied = store.copy(image, new_id())
+        assert content(store, copied) == b"data"
+        if Capability.DELETE in self.capabilities:
+            store.delete(image)
+            with pytest.raises(errors.NotFound):
+                store.size(image)
 
     def test_a_missing_image_is_not_found(self, store: Store, missing: Location) -> None:
         """Reading, sizing, copying and deleting what is not there is NotFound, by the call."""

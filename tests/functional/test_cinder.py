@@ -276,6 +276,29 @@ class TestRefusals:
         with pytest.raises(errors.NotFound):
             store.delete(image.location)
 
+    def test_states_that_last(self, make: Any, cinder: Cinder) -> None:
+        """They are named, at once, where an image is read, copied or deleted."""
+        store = make(attachment_retry_attempts=99, initial_size=1)
+        image = store.add(new_id(), b"data")
+        volume = volume_of(cinder, image.location)["id"]
+
+        def reset(state: str) -> None:
+            cinder.call("POST", f"volumes/{volume}/action", {"os-reset_status": {"status": state}})
+
+        for state in ("maintenance", "backing-up", "uploading", "error_deleting"):
+            reset(state)
+            for call in (
+                lambda: store.get(image.location),
+                lambda: store.copy(image.location, new_id()),
+                lambda: store.delete(image.location),
+            ):
+                with pytest.raises(errors.StoreError, match=f"the state '{state}'") as caught:
+                    call()
+                assert caught.value.retryable == (state != "error_deleting")
+        reset("available")
+        assert content(store, image.location) == b"data"
+        assert len(cinder.volumes()) == 1
+
     def test_another_store_has_the_volume_attached(self, make: Any) -> None:
         """Volumes without multiattach are read by one process at a time."""
         store, other = make(), make(attachment_retry_attempts=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -17,6 +18,7 @@ from servers.cinder_pretender import Pretender, pretender
 
 from imgstore import RequestContext, Store, errors
 from imgstore.drivers.cinder import CinderStore
+from imgstore.drivers.memory import MemoryStore
 
 pytestmark = pytest.mark.servers("cinder", "keystone")
 
@@ -90,6 +92,24 @@ def path(tmp_path: Path, server: Pretender) -> Path:
     return path
 
 
+def test_the_address_that_cinder_is_told(make: Any, server: Pretender, path: Path) -> None:
+    """That from which this host reaches Cinder, or the one configured; the rest is os-brick's."""
+    make(my_ip="2001:db8::7").add("x", b"1", context=CONTEXT)
+    assert server.connectors[-1]["ip"] == "2001:db8::7"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect(("192.0.2.200", 9))
+        except OSError:
+            return  # there is no address but those of the host alone
+        address = str(asked.getsockname()[0])
+    with pretender(address) as other:
+        other.connection = server.connection
+        make(endpoint_template=other.template).add("x", b"1", context=CONTEXT)
+    (told,) = other.connectors
+    assert (told["ip"], told["host"]) == (address, socket.gethostname())
+    assert "platform" in told
+
+
 BUSY = {"computeFault": {"code": 500, "message": "The server has either erred"}}
 
 
@@ -113,18 +133,55 @@ def test_a_server_that_is_too_busy(
     assert server.attachments == {}
 
 
-@pytest.mark.parametrize("state", ["maintenance", "backing-up", "awaiting-transfer", "retyping"])
-def test_states_that_last(make: Any, server: Pretender, state: str) -> None:
-    """They are named, at once."""
-    volume = server.make(status=state)
+@pytest.mark.parametrize(
+    ("state", "kind", "remedy"),
+    [
+        ("maintenance", errors.InUse, "once an administrator has ended that"),
+        ("awaiting-transfer", errors.InUse, "once the transfer is accepted or cancelled"),
+        ("backing-up", errors.InUse, "once Cinder is done"),
+        ("retyping", errors.InUse, "once Cinder is done"),
+        ("uploading", errors.InUse, "once Cinder is done"),
+        ("downloading", errors.InUse, "once Cinder is done"),
+        ("error", errors.StoreError, "an administrator can reset the state"),
+    ],
+)
+def test_states_that_last(
+    make: Any, server: Pretender, state: str, kind: type[errors.StoreError], remedy: str
+) -> None:
+    """They are named, at once, whoever wants the image; what does not pass is not retryable."""
+    volume, store = server.make(status=state), make(attachment_retry_attempts=99)
+    url = f"cinder://one/{volume}"
+    available = (
+        "GET",
+        f"/volumes/{volume}",
+        200,
+        {"volume": server.volumes[volume] | {"status": "available"}},
+    )
     said = f"Invalid volume: Volume {volume} status must be available or downloading to reserve, "
     said += f"but the current status is {state}. (HTTP 400)"
-    refusal = ("POST", "/attachments", 400, {"badRequest": {"code": 400, "message": said}})
-    server.answers += [refusal] * 5
-    with pytest.raises(errors.InUse, match=f"the state '{state}'") as caught:
-        make(attachment_retry_attempts=5).get(f"cinder://one/{volume}", context=CONTEXT)
-    assert caught.value.retryable
-    assert len(server.answers) == 4
+    refusal = {"badRequest": {"code": 400, "message": said}}
+
+    def later() -> None:
+        server.answers[:] = [available, ("POST", "/attachments", 400, refusal)]
+        store.get(url, context=CONTEXT)
+
+    def delete() -> None:
+        server.answers[:] = [("DELETE", "/volumes/", 400, refusal)]
+        store.delete(url, context=CONTEXT)
+
+    copies = MemoryStore("copies")
+    for call in (
+        lambda: store.get(url, context=CONTEXT),
+        lambda: store.copy(url, "copy", to=copies, context=CONTEXT),
+        later,
+        delete,
+    ):
+        with pytest.raises(errors.StoreError, match=f"the state '{state}'.*{remedy}") as caught:
+            call()
+        assert type(caught.value) is kind
+        assert caught.value.retryable == (kind is errors.InUse)
+        assert server.answers == []
+    assert store.size(url, context=CONTEXT) == 1 << 20
 
 
 def test_a_file_that_is_no_volume(make: Any, server: Pretender) -> None:
@@ -168,6 +225,7 @@ CHILD = """
 import json, logging, os, sys
 from imgstore import RequestContext
 from imgstore.drivers.cinder import CinderStore
+from imgstore.drivers.memory import MemoryStore
 store = CinderStore("one", **json.loads(sys.argv[1]))
 try:
     store.add("x", b"1", context=RequestContext(token="t", project_id="p"))

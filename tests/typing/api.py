@@ -20,19 +20,26 @@ from oslo_config import cfg
 from imgstore import (
     Capability,
     ImageReader,
+    Leftover,
     Location,
+    Progress,
     RequestContext,
+    Secret,
+    Sink,
+    Source,
     Store,
     StoredImage,
+    StoreInfo,
     StoreManager,
+    __version__,
     errors,
 )
+from imgstore.config import problems
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Limited, ReadOnly
-from imgstore.model import Added, Leftover, Ownership
-from imgstore.secret import Secret
+from imgstore.model import Added, Ownership
 from imgstore.testing import StoreContract
 
 
@@ -41,6 +48,10 @@ def stores(conf: cfg.ConfigOpts) -> None:
     manager: StoreManager = StoreManager.from_file("images.conf")
     StoreManager.from_file("images.conf", Path("images.d"))
     StoreManager.from_conf(conf, reserved={"os_glance_staging_store": "file"}, strict=False)
+    StoreManager.from_file("images.conf", strict_options=True)
+    StoreManager.from_conf(conf, strict_options=True)
+    found: list[str] = problems("images.conf", Path("images.d"))
+    problems(5)  # type: ignore[arg-type]
     names: Mapping[str, Store] = StoreManager([MemoryStore("fast")], default="fast")
     first: list[str] = list(names)
     default: Store | None = manager.default
@@ -102,6 +113,11 @@ def reading(manager: StoreManager, store: Store, at: Location) -> None:
     closed: bool = reader.closed
     reader.close()
     size: int = manager.size(at) + store.size("file:///image")
+    image: StoredImage = store.add("8c9f", b"data")
+    size = manager.size(image) + store.size(image)
+    manager.get(image).close()
+    store.delete(image)
+    store.get(image.store.encode())  # type: ignore[arg-type]
     manager.delete(at, store="fast")
     store.delete(at)
     store.get(at, 5)  # type: ignore[call-arg]
@@ -128,6 +144,14 @@ def administering(manager: StoreManager, store: Store, at: Location) -> None:
     layered: Store = Limited(ReadOnly(store), 5, timeout=1.5)
     store.leftovers()  # type: ignore[call-arg]
     Limited(store)  # type: ignore[call-arg]
+
+
+def named(source: Source, sink: Sink, progress: Progress, store: Store) -> None:
+    """What verbs take can be named in annotations."""
+    store.add("8c9f", source, sinks=[sink], progress=progress)
+    version: str = __version__
+    info: StoreInfo = StoreManager([store]).info("fast")
+    store.add("8c9f", info)  # type: ignore[arg-type]
 
 
 def values() -> None:

@@ -689,6 +689,16 @@ class TestFiles:
         assert "hunter2" not in str(caught.value)
         assert caught.value.__suppress_context__
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+    def test_other_encodings(self, tmp_path: Path, encoding: str) -> None:
+        """The file that has another encoding is named, with what is expected of it."""
+        for name, written in (("1.conf", "utf-8"), ("2.conf", encoding), ("3.conf", "utf-8")):
+            (tmp_path / name).write_text("[DEFAULT]\nwho = Größe\n", encoding=written)
+        with pytest.raises(ConfigError) as caught:
+            StoreManager.from_file(tmp_path)
+        told = f"{tmp_path / '2.conf'}: not text in utf-8; save it so"
+        assert (str(caught.value), caught.value.__cause__) == (told, None)
+
     @pytest.mark.parametrize("data", [b"[a]\nb = \xff\xfe\n", None], ids=["binary", "directory"])
     def test_what_is_no_text(self, tmp_path: Path, data: bytes | None) -> None:
         """Files that cannot be read as text are named."""
@@ -748,3 +758,74 @@ class TestSample:
         sample.write_text(settings.replace("default_backend = <None>", ""))
         with StoreManager.from_file(sample) as stores:
             assert list(stores) == ["file", "http"]
+
+
+class TestUnreadable:
+    """An option that cannot be read is one fault, whatever the driver makes of its absence."""
+
+    # Values of secrets are masked in the log for as long as a store lives: none is a plain letter.
+    WHOLE: ClassVar[Mapping[str, str]] = {
+        "file": "filesystem_store_datadir = /srv",
+        "s3": "s3_store_host = https://s3.example.org\ns3_store_bucket = images\n"
+        "s3_store_access_key = hush1\ns3_store_secret_key = hush2\ns3_store_session_token = hush3",
+        "swift": "swift_store_auth_address = https://identity.example.org/v3\n"
+        "swift_store_user = hush4:hush5\nswift_store_key = hush6",
+        "cinder": "cinder_store_auth_address = https://identity.example.org/v3\n"
+        "cinder_store_user_name = a\ncinder_store_password = hush7\ncinder_store_project_name = c",
+        "vmware": "vmware_server_host = h\nvmware_server_username = a\n"
+        "vmware_server_password = hush8\nvmware_datastores = a:b",
+    }
+
+    @pytest.mark.parametrize("driver", WHOLE)
+    def test_it_is_told_once(self, tmp_path: Path, driver: str) -> None:
+        """Each option of a correct store with a wrong ``$``: one fault, which names it."""
+        lines = self.WHOLE[driver].splitlines()
+        for wrong in range(len(lines)):
+            name = lines[wrong].partition(" = ")[0]
+            broken = [*lines[:wrong], f"{name} = a$nowhere", *lines[wrong + 1 :]]
+            text = "\n".join([f"[DEFAULT]\nenabled_backends = x:{driver}\n[x]", *broken])
+            [told] = faults(tmp_path, text)
+            assert told.startswith(f"[x] {name}: ")
+
+    def test_other_faults_are_told_beside_it(self, tmp_path: Path) -> None:
+        """What a driver refuses for another reason stands beside it."""
+        text = "[DEFAULT]\nenabled_backends = x:s3\n[x]\n" + self.WHOLE["s3"]
+        text = text.replace("key = hush2", "key = hush2$x").replace("= https://s3", "= ftp://s3")
+        told = faults(tmp_path, text)
+        assert [each.partition("; ")[0] for each in told] == [
+            "[x] s3_store_secret_key: its value cannot be used (it is a secret and not shown)",
+            "[x] driver 's3': s3_store_host: 'ftp://s3.example.org' is not an endpoint",
+        ]
+
+    @pytest.mark.parametrize(("written", "found"), [("vhost", "'vhost'"), ("", "empty")])
+    def test_choices(self, tmp_path: Path, written: str, found: str) -> None:
+        """What can be chosen is listed, and not the type of the option."""
+        text = "[DEFAULT]\nenabled_backends = x:s3\n[x]\n" + self.WHOLE["s3"]
+        assert faults(tmp_path, f"{text}\ns3_store_bucket_url_format = {written}\n") == [
+            (
+                f"[x] s3_store_bucket_url_format: it is {found}; "
+                "choose one of: auto, virtual, path, or leave the option out"
+            )
+        ]
+
+    def test_nothing_to_choose_from(self, tmp_path: Path) -> None:
+        """Where there is no choice the remedy is another one."""
+        text = "[DEFAULT]\nenabled_backends = x\n[glance_store]\ndefault_backend = y\n"
+        _, told = faults(tmp_path, text)
+        assert told == (
+            "[glance_store] default_backend: no store is named 'y'; "
+            "name it in [DEFAULT] enabled_backends, or leave the default out"
+        )
+        [told] = faults(tmp_path, "[glance_store]\nstores =\ndefault_store = y\n")
+        assert told == (
+            "[glance_store] default_store: no store reads y:// URLs; "
+            "name a driver that does in [glance_store] stores"
+        )
+
+    @pytest.mark.parametrize("first", ["[DEFAULT]", "# a comment", "weight = 1"])
+    def test_a_byte_order_mark(self, tmp_path: Path, first: str) -> None:
+        """A file that an editor began with a byte order mark is said to have one."""
+        path = tmp_path / "images.conf"
+        path.write_text(f"{first}\nenabled_backends = a:memory\n", encoding="utf-8-sig")
+        with pytest.raises(ConfigError, match=r"; save the file without the byte order"):
+            StoreManager.from_file(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import string
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -70,6 +71,27 @@ def test_only_text_is_a_location(thing):
     """Whatever else is given is InvalidLocation."""
     with pytest.raises(InvalidLocation):
         Location.parse(thing)
+
+
+class Detached:
+    """A row whose attributes cannot be read any more, as those of an ORM may be."""
+
+    @property
+    def location(self):
+        raise RuntimeError("the session is closed")
+
+
+def test_what_has_a_location():
+    """An object with a location stands for that, credentials included, one step deep."""
+    at = Location.parse("s3://user:key@host/bucket/image")
+    for location in (at, at.reveal_url()):
+        assert Location.parse(SimpleNamespace(location=location)).reveal_url() == at.reveal_url()
+    deeper = SimpleNamespace(location=SimpleNamespace(location=at))
+    for thing in (deeper, SimpleNamespace(location=None), SimpleNamespace(location=b"a://b")):
+        with pytest.raises(InvalidLocation, match="not SimpleNamespace; pass a URL"):
+            Location.parse(thing)
+    with pytest.raises(InvalidLocation, match="the location of Detached cannot be read"):
+        Location.parse(Detached())
 
 
 @given(urls())

@@ -8,8 +8,10 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -338,6 +340,43 @@ class TestVerbs:
                 with pytest.raises(errors.InvalidLocation) as caught:
                     verb(location, store=name)
                 assert caught.value.operation == verb.__name__
+
+
+class TestImages:
+    """What an add returned, in place of a location."""
+
+    def test_it_names_its_store(self) -> None:
+        """Each verb that takes a location uses the store of an image, which URLs may leave open."""
+        with StoreManager([room("a", "maybe"), room("b", "maybe"), MemoryStore("c")]) as stores:
+            image = stores.add("one", b"data", store="b")
+            with pytest.raises(errors.InvalidLocation, match="each of the stores 'a', 'b'"):
+                stores.size(image.location)
+            assert stores.size(image) == 4
+            with stores.get(image, offset=1) as reader:
+                assert reader.read() == b"ata"
+            assert stores.copy(image, "two", to="c").store == "c"
+            with pytest.raises(errors.Unsupported) as caught:
+                stores.set_acls(image)
+            assert caught.value.store == "b"
+            assert stores.owner_of(image) == "b"
+            with pytest.raises(errors.NotFound):
+                stores.size(image, store="a")
+            stores.delete(image)
+            with pytest.raises(errors.NotFound):
+                stores.size(image, store="b")
+
+    def test_a_store_that_is_not_here(self, stores: StoreManager) -> None:
+        """An image of a store that the manager has not is not looked for elsewhere."""
+        image = stores.add("one", b"data")
+        with pytest.raises(errors.UnknownStore, match="'gone'"):
+            stores.size(replace(image, store="gone"))
+
+    def test_a_row_of_a_database(self, stores: StoreManager) -> None:
+        """Any object with a location will do, as text too; without a store it is found by that."""
+        url = stores.add("one", b"data", store="bulk").location.url
+        assert stores.size(SimpleNamespace(location=url)) == 4
+        assert stores.size(SimpleNamespace(location=url, store=None)) == 4
+        assert stores["bulk"].size(SimpleNamespace(location=url, store="whatever")) == 4
 
 
 class TestOwners:

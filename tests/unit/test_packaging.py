@@ -97,15 +97,28 @@ def test_public_names() -> None:
     assert imgstore.__all__ == [
         "Capability",
         "ImageReader",
+        "Leftover",
         "Location",
+        "Progress",
         "RequestContext",
+        "Secret",
+        "Sink",
+        "Source",
         "Stat",
         "Store",
+        "StoreInfo",
         "StoreManager",
         "StoredImage",
+        "__version__",
         "errors",
     ]
     assert [name for name in imgstore.__all__ if not hasattr(imgstore, name)] == []
+
+
+@pytest.mark.tree
+def test_the_version_is_the_packages() -> None:
+    """What ``__version__`` says is the version that is published."""
+    assert f'\nversion = "{imgstore.__version__}"\n' in (REPOSITORY / "pyproject.toml").read_text()
 
 
 def test_the_wheel_is_what_is_tested() -> None:

@@ -47,9 +47,9 @@ class Adding:
         self._life = attachments.lives.begin()
         self._metadata = {IMAGE: image_id, OWNER: owner, DRAFT: self._life.name}
         # Known wherever an interrupt comes.
-        self._volume: Volume | None = None
+        self._made: list[Volume] = []
         self._may_be_left = False  # whether there may be a volume that is no image
-        self._is_committing = False
+        self._committing: str | None = None  # the id of a volume that may be an image by now
 
     def add(self, body: Body) -> str:
         """Store ``body`` and return the volume's id; undoes everything on any failure."""
@@ -59,9 +59,10 @@ class Adding:
             self._may_be_left = False
             return volume_id
         except Exception as exc:
-            if self._is_committing and self._may_be_left and not is_in_doubt(exc):
+            if self._committing and self._may_be_left and not is_in_doubt(exc):
                 raise in_doubt(
-                    f"the add failed, but its image, the volume {self.volume.id}, may be complete",
+                    "the add failed, but its image, "
+                    f"the volume {self._committing}, may be complete",
                     remedy="delete that volume before you try again",
                 ) from exc
             raise
@@ -70,19 +71,13 @@ class Adding:
 
     def _add(self, body: Body) -> str:
         self._refuse_existing()
-        self._create(body.size)
+        volume = self._create(body.size)
         self._refuse_existing()
-        target = Target(self._api, self.volume, self._attachments, self._settings)
+        target = Target(self._api, volume, self._attachments, self._settings)
         total = target.fill(body)
         self._refuse_existing()
         self._commit(target.wait_detached(), total)
-        return self.volume.id
-
-    @property
-    def volume(self) -> Volume:
-        """Return the volume that was made."""
-        assert self._volume is not None  # noqa: S101  # its callers made it
-        return self._volume
+        return volume.id
 
     def _others(self) -> list[Volume]:
         """Return the other volumes of this image and of the same type.
@@ -90,7 +85,7 @@ class Adding:
         Stores of one project tell theirs by that: an image may be in each of them. Before there
         is a volume the type is known only where it is configured.
         """
-        own, volume_type = self._volume, self._settings.volume_type
+        own, volume_type = next(iter(self._made), None), self._settings.volume_type
         if own is not None:
             volume_type = own.volume_type
         elif volume_type is None:
@@ -116,28 +111,30 @@ class Adding:
             is_dead = self._remains.lives.fate(other.life) is Fate.DEAD
             if is_dead and other.status not in TRANSIENT:
                 self._delete_draft(other, seconds=_BRIEFLY)
-            elif self._volume is None or _order(other) < _order(self._volume):
+            elif not self._made or _order(other) < _order(self._made[0]):
                 raise AlreadyExists(
                     "an add of this id is under way, or its process died",
                     remedy="try again later, call remove_leftovers(), or use another id",
                     retryable=True,
                 )
 
-    def _create(self, size: int | None) -> None:
+    def _create(self, size: int | None) -> Volume:
         wanted = self._settings.initial_size if size is None else whole_gib(size)
         metadata = self._metadata if size is None else {**self._metadata, SIZE: str(size)}
 
         def create() -> None:
             self._may_be_left = True
-            self._volume = self._api.create(
+            made = self._api.create(
                 wanted,
                 name=f"image-{self._image_id}"[:_NAME],
                 volume_type=self._settings.volume_type,
                 metadata=metadata,
             )
+            self._made.append(made)
 
         try:
             uninterrupted(create)
+            return self._made[0]
         except Exception as exc:
             if is_refusal(exc):
                 self._may_be_left = False
@@ -157,11 +154,12 @@ class Adding:
             described.pop(key, None)
 
         def describe_volume() -> None:
-            self._is_committing = True
+            self._committing = found.id
             try:
                 self._api.describe(found.id, described)
             except Exception as exc:
-                self._is_committing = not is_refusal(exc)
+                if is_refusal(exc):
+                    self._committing = None
                 raise
 
         def send() -> bool:
@@ -188,11 +186,13 @@ class Adding:
         """
         if not self._may_be_left:
             return
-        if self._is_committing:
-            delete_committed(self._api, self.volume.id, self._settings)
+        if self._committing:
+            delete_committed(self._api, self._committing, self._settings)
             self._may_be_left = False
             return
-        found = [self._volume] if self._volume else self._lost()
+        found = self._made or [
+            each for each in self._api.volumes_of(self._image_id) if each.life == self._life.name
+        ]
         seconds = min(_UNDO, self._settings.patience.seconds)
         gone = [self._delete_draft(volume, seconds=seconds) for volume in found]
         self._may_be_left = not (gone and all(gone))
@@ -203,11 +203,6 @@ class Adding:
             return delete_draft(self._api, volume, self._settings, self._remains, seconds=seconds)
         except NotFound:
             return True
-
-    def _lost(self) -> list[Volume]:
-        """Return what was made without an answer."""
-        found = self._api.volumes_of(self._image_id)
-        return [each for each in found if each.life == self._life.name]
 
 
 def _order(volume: Volume) -> tuple[object, str]:

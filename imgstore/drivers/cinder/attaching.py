@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from imgstore.boundary.translation import ClosedError, describe
@@ -20,7 +21,7 @@ from imgstore.drivers.cinder.lives import Life, Lives
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.reconciling import Remains
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.drivers.cinder.volumes import IN_USE, Volume
+from imgstore.drivers.cinder.volumes import Volume, check_free
 from imgstore.errors import InUse, Unavailable
 from imgstore.process.interrupts import uninterrupted
 from imgstore.process.patience import Patience
@@ -46,16 +47,9 @@ class Attached:
         # Known wherever an interrupt comes.
         self.id: str | None = None
         self.is_in_doubt = False  # whether there may be an attachment without a known id
-        self.connection: Mapping[str, Any] = {}
-        self.is_still_connected = False  # without a device to use
-        self.connected: Device | None = None
+        self.device: Device  # once it is connected
+        self.disconnect: Callable[[], None] = lambda: None
         self.is_ended = False
-
-    @property
-    def device(self) -> Device:
-        """Return the device, which is there from ``attach`` to ``detach``."""
-        assert self.connected is not None  # noqa: S101
-        return self.connected
 
 
 class Attachments:
@@ -81,7 +75,7 @@ class Attachments:
         """
         if self._closed:
             raise ClosedError("the store is closed")
-        properties = self._connectors.properties()
+        properties = self._connectors.properties(api.endpoint)
         attached: Attached
 
         def attach() -> Attached:
@@ -144,12 +138,11 @@ class Attachments:
         return True
 
     def _is_freed(self, attached: Attached) -> bool:
-        """Return whether it was the dead who kept a volume busy; raises InUse if it stays so."""
+        """Return whether it was the dead who kept a volume busy; raises what its state means."""
         found = attached.api.volume(attached.volume_id)
         if self.remains.end_dead(attached.api, found):
             return True
-        if found.status not in IN_USE:
-            raise InUse(f"the volume is in the state {found.status!r}", retryable=True)
+        check_free(found)
         return False
 
     def _connect(self, attached: Attached, volume: Volume, properties: Mapping[str, Any]) -> None:
@@ -157,15 +150,14 @@ class Attachments:
 
         def connect() -> None:
             try:
-                attached.connected = self._connectors.connect(volume, attached.connection)
+                attached.device = self._connectors.connect(volume, connection)
             except StillConnected:
-                attached.is_still_connected = True
+                attached.disconnect = partial(self._connectors.disconnect, volume.id, connection)
                 raise
+            attached.disconnect = attached.device.disconnect
 
         try:
-            attached.connection = api.connect(
-                attachment, {**properties, "mountpoint": attached.life.name}
-            )
+            connection = api.connect(attachment, {**properties, "mountpoint": attached.life.name})
             uninterrupted(connect)
             api.complete(attachment)
         except Exception as exc:
@@ -182,7 +174,7 @@ class Attachments:
         def detach() -> None:
             with contextlib.suppress(KeyError):
                 self._all.remove(attached)
-                _detach(attached, self._connectors)
+                _detach(attached)
 
         if os.getpid() == self._pid:
             uninterrupted(detach)
@@ -205,6 +197,7 @@ class Attachments:
         try:
             with shared.lock:
                 if shared.attached is None:
+                    check_free(volume)
                     shared.attached = self.attach(api, volume, "ro")
                 shared.attached.api = api  # whose token is younger
                 return shared.attached.device, lambda: uninterrupted(leave)
@@ -243,7 +236,7 @@ class Attachments:
         if os.getpid() == self._pid:
             while self._all:
                 with contextlib.suppress(KeyError):
-                    _detach(self._all.pop(), self._connectors)
+                    _detach(self._all.pop())
 
 
 class _Shared:
@@ -255,18 +248,14 @@ class _Shared:
         self.attached: Attached | None = None
 
 
-def _detach(attached: Attached, connectors: Connectors) -> None:
+def _detach(attached: Attached) -> None:
     """Do it to the end; nothing is raised, for something else may be.
 
     The life's file stays for what did not succeed.
     """
-    device, attached.connected = attached.connected, None
     is_done = not attached.is_in_doubt
     try:
-        if device is not None:
-            device.disconnect()
-        elif attached.is_still_connected:
-            connectors.disconnect(attached.volume_id, attached.connection)
+        attached.disconnect()
         if attached.id is not None:
             _end(attached.api, attached.id)
     except Exception as exc:

@@ -46,6 +46,11 @@ class Api:
         """Return the project that volumes belong to."""
         return self._project or self._changing.client.get_project_id()
 
+    @property
+    def endpoint(self) -> str:
+        """Return the URL of Cinder."""
+        return str(self._changing.client.get_endpoint())
+
     def volume(self, volume_id: str) -> Volume:
         """Return a volume; raises the SDK's NotFound."""
         return Volume.of(self._asking.volumes.get(volume_id))

@@ -1,20 +1,24 @@
-"""How this host connects to an attached volume: os-brick, and what needs no device."""
+"""How this host connects to an attached volume: os-brick, exports, and what needs no device."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from imgstore.boundary.translation import describe
 from imgstore.data.units import GIB
 from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.errors import INSTALL, is_of
-from imgstore.drivers.cinder.locks import Locks, SharedUse
-from imgstore.drivers.cinder.mounts import Mount
+from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.drivers.cinder.volumes import Volume
@@ -26,6 +30,7 @@ from imgstore.process.shared import Shared
 LOG = logging.getLogger(__name__)
 
 _SECONDS: Final = 600.0  # that another process may take to connect or disconnect the same volume
+_MOUNTING: Final = 150.0  # that one may take to mount what others wait for
 # PowerFlex shows a volume before it has its size: 20 s in all.
 _UNTIL_SIZED: Final = Patience(0.32, times=6)
 # Seen from the host, all of these are files of a mounted file system.
@@ -50,9 +55,13 @@ class Connectors:
         self._clusters = Clusters()
         self._properties = Shared(self._find_properties)
 
-    def properties(self) -> Mapping[str, Any]:
-        """Return what Cinder has to know of this host, as os-brick finds it; asked for once."""
-        return self._properties.get()
+    def properties(self, endpoint: str) -> Mapping[str, Any]:
+        """Return what Cinder, which has this URL, has to know of this host.
+
+        os-brick finds it, once, but for the address.
+        """
+        address = self._settings.own_address or _address_towards(endpoint)
+        return {**self._properties.get(), "ip": address}
 
     def _find_properties(self) -> Mapping[str, Any]:
         brick = _brick(self._locks)
@@ -60,7 +69,7 @@ class Connectors:
         try:
             found: dict[str, Any] = brick.get_connector_properties(
                 "sudo",
-                _own_address(),
+                None,  # the address
                 settings.multipath,
                 settings.enforces_multipath,
                 host=socket.gethostname(),
@@ -68,7 +77,7 @@ class Connectors:
         except Exception as exc:
             if settings.multipath and settings.enforces_multipath:
                 raise ConfigError(
-                    f"os-brick cannot tell about this host: {type(exc).__name__}",
+                    f"os-brick cannot tell about this host: {describe(exc)}",
                     remedy="start multipathd, or set cinder_enforce_multipath to false",
                 ) from exc
             raise
@@ -84,18 +93,32 @@ class Connectors:
             _refuse_formats(volume, protocol, data)
             _refuse_names(data)
         if protocol == "nfs":
-            options = str(data.get("options") or "").split()
-            base = os.path.join(self._settings.mounts, protocol)
-            mount = Mount(self._locks, base, str(data["export"]), options)
-            return FileDevice(functools.partial(mount.open, str(data["name"])), mount.leave)
+            return self._by_mount(data)
         if _needs_device(protocol, data):
             return self._by_brick(volume, protocol, data)
         return self._clusters.device(data)
 
+    def _by_mount(self, data: Mapping[str, Any]) -> FileDevice:
+        """Mount an export of nfs while any process of this host uses it.
+
+        Raises Unavailable, Unsupported and ConfigError.
+        """
+        share, options = str(data["export"]), str(data.get("options") or "").split()
+        point = rights.place_of(os.path.join(self._settings.mounts, "nfs"), share)
+        # Stores with directories of their own mount an export more than once.
+        counted = hashlib.sha256(os.fsencode(point)).hexdigest()
+        use = self._locks.use(f"mount-{counted}", seconds=_MOUNTING)
+        use.begin(functools.partial(_mount, point, share, options))
+        return FileDevice(
+            functools.partial(rights.open_volume, point, share, str(data["name"])),
+            functools.partial(use.end, functools.partial(_unmount, point, share)),
+        )
+
     def _by_brick(self, volume: Volume, protocol: str, data: dict[str, Any]) -> Device:
         """Let os-brick connect a device, or mount what is no export of nfs."""
         connector = self._connector(protocol, data)
-        use = self._use(volume.id)
+        # Its path is the same one for all processes of this host.
+        use = self._locks.use(volume.id, seconds=_SECONDS)
         found, path = use.begin(
             functools.partial(_connect, connector, data), functools.partial(_undo, connector, data)
         )
@@ -109,7 +132,10 @@ class Connectors:
             if protocol == "scaleio":
                 _await_size(device, volume)
         except BaseException:
-            _left_by(let_go)
+            try:
+                let_go()
+            except Exception as exc:
+                raise StillConnected from exc
             raise
         return device
 
@@ -118,9 +144,9 @@ class Connectors:
         protocol, data = _read(connection)
         if not connection or protocol == "nfs" or not _needs_device(protocol, data):
             return
-        self._use(volume_id).unmake_if_unused(
-            lambda: _disconnect(self._connector(protocol, data), data, None)
-        )
+        use = self._locks.use(volume_id, seconds=_SECONDS)
+        use.begin(lambda: None)
+        use.end(lambda: _disconnect(self._connector(protocol, data), data, None))
 
     def _connector(self, protocol: str, data: Mapping[str, Any]) -> Any:
         more: dict[str, Any] = {}
@@ -133,10 +159,6 @@ class Connectors:
             conn={"data": data, **data},
             **more,
         )
-
-    def _use(self, volume_id: str) -> SharedUse:
-        """Return a use of a volume's device, whose path is the same one for all of this host."""
-        return self._locks.use(volume_id, seconds=_SECONDS)
 
     def close(self) -> None:
         """Disconnect from Ceph."""
@@ -152,6 +174,33 @@ def _read(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _needs_device(protocol: str, data: Mapping[str, Any]) -> bool:
     return protocol != "rbd" or bool(data.get("do_local_attach"))
+
+
+def _mount(point: str, share: str, options: Sequence[str]) -> None:
+    try:
+        if rights.is_capable():
+            os.makedirs(point, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"the directory {point} cannot be made: {exc.strerror}",
+            remedy="let the service write to cinder_mount_point_base",
+        ) from exc
+    try:
+        rights.mount(point, share, options)
+    except steps.Refused as exc:
+        raise Unsupported(
+            f"an export of Cinder's is not mounted: {exc.strerror}",
+            remedy="correct the shares and nfs_mount_options of Cinder's backend",
+        ) from exc
+    except OSError as exc:
+        raise Unavailable(f"the export {share} cannot be mounted: {exc.strerror}") from exc
+
+
+def _unmount(point: str, share: str) -> None:
+    try:
+        rights.unmount(point, share)
+    except OSError as exc:
+        LOG.warning("%s stays mounted: %s", point, exc.strerror)
 
 
 def _refuse_formats(volume: Volume, protocol: str, data: Mapping[str, Any]) -> None:
@@ -231,13 +280,6 @@ def _shown(exc: BaseException, data: Mapping[str, Any]) -> BaseException:
     return exc
 
 
-def _left_by(let_go: Callable[[], None]) -> None:
-    try:
-        let_go()
-    except Exception as exc:
-        raise StillConnected from exc
-
-
 def _disconnect(connector: Any, data: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
     # With force, a device that lingers cannot come to name another volume (CVE-2023-2088). Where
     # one stays all the same, the attachment has to.
@@ -251,14 +293,27 @@ def _await_size(device: FileDevice, volume: Volume) -> None:
     raise Unavailable(f"the device has not the volume's {volume.size} GiB")
 
 
-def _own_address() -> str:
-    """Return this host's address, of IPv4 if it has one."""
+def _address_towards(url: str) -> str:
+    """Return this host's address from which packets go to the host of a URL.
+
+    Where they do not leave this host, or there is no way, it is the one that this host's name
+    stands for, unless nobody else can use that either.
+    """
+    towards = (urlsplit(url).hostname or "", socket.gethostname())
+    known = [address for host in towards if (address := _source_towards(host))]
+    usable = [address for address in known if not ipaddress.ip_address(address).is_loopback]
+    return next(iter(usable or known), "127.0.0.1")
+
+
+def _source_towards(host: str) -> str | None:
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-    except OSError:
-        return "127.0.0.1"
-    found.sort(key=lambda each: each[0] != socket.AF_INET)
-    return str(found[0][4][0])
+        for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as asked:
+                asked.connect(address)  # nothing is sent: it is UDP
+                return str(asked.getsockname()[0])
+    except (OSError, UnicodeError) as exc:
+        LOG.debug("the address towards %s: %s", host, describe(exc))
+    return None
 
 
 def _brick(locks: Locks) -> Any:

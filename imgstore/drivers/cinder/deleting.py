@@ -12,7 +12,7 @@ from imgstore.drivers.cinder.lives import Fate
 from imgstore.drivers.cinder.reading import image
 from imgstore.drivers.cinder.reconciling import Remains
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.drivers.cinder.volumes import TRANSIENT, Volume
+from imgstore.drivers.cinder.volumes import TRANSIENT, Volume, check_free
 from imgstore.errors import InUse, NotFound, TimedOut
 from imgstore.process.patience import Patience
 
@@ -26,7 +26,7 @@ def delete_image(api: Api, volume: Volume, settings: Settings, remains: Remains)
     except Exception as exc:
         if status_of(exc) != 400:
             raise
-        image(api, volume.id)  # it may be somebody else's deletion that is in the way
+        check_free(image(api, volume.id))  # what is in the way may be somebody else's deletion
         raise InUse(f"Cinder does not delete the volume: {said_of(exc)}", retryable=True) from exc
     if settings.waits_for_delete:
         wait_until_gone(api, volume.id, settings)
@@ -52,7 +52,7 @@ def delete_draft(
     patience = dataclasses.replace(settings.patience, seconds=seconds)
     found = _let_go(api, volume, remains, patience)
     if found.status != "deleting":
-        _delete(api, volume.id)
+        _delete(api, found)
     if not settings.waits_for_delete:
         return False  # Cinder may give it up
     wait_until_gone(api, volume.id, settings)
@@ -85,19 +85,18 @@ def _let_go(api: Api, volume: Volume, remains: Remains, patience: Patience) -> V
     return found
 
 
-def _delete(api: Api, volume_id: str) -> None:
+def _delete(api: Api, volume: Volume) -> None:
     try:
-        present(lambda: api.delete(volume_id))
+        present(lambda: api.delete(volume.id))
     except Exception as exc:
         if not is_refusal(exc):
             raise
         try:
-            api.reset(volume_id)
+            api.reset(volume.id)
         except Exception:  # it is for administrators
-            raise InUse(
-                f"Cinder does not delete the volume: {describe(exc)}", retryable=True
-            ) from exc
-        present(lambda: api.delete(volume_id))
+            said = f"Cinder does not delete the volume, which is {volume.status!r}: {describe(exc)}"
+            raise InUse(said, retryable=True) from exc
+        present(lambda: api.delete(volume.id))
 
 
 def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:

@@ -29,56 +29,6 @@ _REMEDY: Final = f"check the monitors, the user and the key that {_TOLD_BY} name
 _TIME_LIMIT: Final = 120  # seconds for a request to Ceph, where its configuration has none
 
 
-class Writing(Protocol):
-    """A volume that is open for writing. ``reads_zero`` says that a new one holds zeros."""
-
-    piece: int
-    reads_zero: bool
-
-    def size(self) -> int:
-        """Return the bytes that fit in."""
-
-    def write(self, data: bytes | memoryview, position: int) -> None:
-        """Write, maybe later; raises OSError, also for earlier writes."""
-
-    def finish(self) -> None:
-        """Return once everything is on the storage; raises OSError."""
-
-    def close(self) -> None:
-        """End what is under way, however it ends. Idempotent."""
-
-
-class Reading(Protocol):
-    """A volume that is open for reading, iterated once."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Iterate the bytes asked for; raises OSError."""
-
-    def close(self) -> None:
-        """Close it. Idempotent."""
-
-
-class Device(Protocol):
-    """What a volume is on this host while it is connected.
-
-    ``can_grow`` says that Cinder can extend such a volume while it is attached.
-    """
-
-    can_grow: bool
-
-    def writing(self) -> Writing:
-        """Open the volume for writing."""
-
-    def reading(self, offset: int, length: int) -> Reading:
-        """Open the volume for reading; what lies beyond its end is missed by an error."""
-
-    def grow(self) -> None:
-        """See the new size of a volume that Cinder has extended."""
-
-    def disconnect(self) -> None:
-        """Let go of the volume, which nobody has open any more."""
-
-
 class Opener(Protocol):
     """What opens a volume's device or file."""
 
@@ -87,7 +37,10 @@ class Opener(Protocol):
 
 
 class FileDevice:
-    """A block device, or a file on a mounted export; ``let_go`` ends the connection."""
+    """A block device, or a file on a mounted export; ``let_go`` ends the connection.
+
+    ``can_grow`` says that Cinder can extend it while it is attached.
+    """
 
     def __init__(
         self, opener: Opener, let_go: Callable[[], None], grow: Callable[[], object] | None = None
@@ -98,17 +51,19 @@ class FileDevice:
         self.can_grow = grow is not None
         self._open: weakref.WeakSet[_Descriptor] = weakref.WeakSet()
 
-    def writing(self) -> Writing:
+    def writing(self) -> _FileWriting:
         """Open the volume for writing."""
         opened = _FileWriting(self._opener(writable=True))
         self._open.add(opened)
         return opened
 
-    def reading(self, offset: int, length: int) -> Reading:
-        """Open the volume for reading."""
-        opened = _FileReading(self._opener(writable=False), offset, length)
+    def reading(self, offset: int, length: int, closing: ExitStack) -> Iterator[bytes]:
+        """Return a part of the volume, which is open until ``closing`` is closed."""
+        opened = _Descriptor(self._opener(writable=False))
         self._open.add(opened)
-        return opened
+        closing.callback(opened.close)
+        os.posix_fadvise(opened.fd, offset, length, os.POSIX_FADV_SEQUENTIAL)
+        return opened.blocks(offset, length)
 
     def size(self) -> int:
         """Return how many bytes the volume has now."""
@@ -148,6 +103,16 @@ class _Descriptor:
         """Return how many bytes there are: where seeking to the end leads."""
         return os.lseek(self.fd, 0, os.SEEK_END)
 
+    def blocks(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield a part; raises OSError, and IntegrityError for what lies beyond the end."""
+        at, end = offset, offset + length
+        while at < end:
+            block = os.pread(self.fd, min(_BLOCK, end - at), at)
+            if not block:
+                raise IntegrityError(f"the volume ends after {at} of {end} bytes", retryable=True)
+            yield block
+            at += len(block)
+
     def close(self) -> None:
         """Close it, once."""
         try:
@@ -158,7 +123,10 @@ class _Descriptor:
 
 
 class _FileWriting(_Descriptor):
-    """A device or file that is written in order, from the caller's thread."""
+    """A device or file that is written in order, from the caller's thread.
+
+    ``reads_zero`` says that what was never written holds zeros.
+    """
 
     piece = _PIECE
 
@@ -183,58 +151,21 @@ class _FileWriting(_Descriptor):
         os.fsync(self.fd)
 
 
-class _FileReading(_Descriptor):
-    def __init__(self, fd: int, offset: int, length: int) -> None:
-        super().__init__(fd)
-        self._offset, self._length = offset, length
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_SEQUENTIAL)
-
-    def __iter__(self) -> Iterator[bytes]:
-        at, end = self._offset, self._offset + self._length
-        while at < end:
-            block = os.pread(self.fd, min(_BLOCK, end - at), at)
-            if not block:
-                raise IntegrityError(f"the volume ends after {at} of {end} bytes", retryable=True)
-            yield block
-            at += len(block)
-
-
 class Clusters:
     """The Ceph clusters that volumes of one store lie in, each connected to once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], tuple[Cluster, int]] = {}
+        self._known: dict[tuple[str, str, str], tuple[Cluster, int]] = {}
         self._lock = threading.Lock()
 
-    def device(self, data: Mapping[str, Any]) -> Device:
-        """Connect to the image that a connection's data name."""
+    def device(self, data: Mapping[str, Any]) -> RbdDevice:
+        """Return the image that a connection's data name."""
         pool, _, name = str(data["name"]).partition("/")
-        return RbdDevice(self._of(data, pool), pool, name)
-
-    def _of(self, data: Mapping[str, Any], pool: str) -> Cluster:
-        text = _configuration(data)
-        key = (pool, str(data.get("auth_username") or ""), text)
+        key = (pool, str(data.get("auth_username") or ""), _configuration(data))
         with self._lock:
-            return self._made(key, text)
-
-    def _made(self, key: tuple[str, ...], text: str) -> Cluster:
-        found = self._known.get(key)
-        if found is None:
-            # In memory: a secret is in it.
-            fd = os.memfd_create("imgstore-ceph-conf", os.MFD_CLOEXEC)
-            os.write(fd, text.encode())
-            access = Access(
-                pool=key[0],
-                user=key[1] or None,
-                conf=f"/proc/{os.getpid()}/fd/{fd}",
-                connect_timeout=-1,
-                op_timeout=_TIME_LIMIT,
-                source=_TOLD_BY,
-                if_unreadable=_REMEDY,
-                if_incomplete=_REMEDY,
-            )
-            found = self._known[key] = Cluster(access), fd
-        return found[0]
+            if key not in self._known:
+                self._known[key] = _cluster(*key)
+            return RbdDevice(self._known[key][0], pool, name)
 
     def close(self) -> None:
         """Disconnect."""
@@ -242,6 +173,23 @@ class Clusters:
             _, (cluster, fd) = self._known.popitem()
             cluster.close()
             os.close(fd)
+
+
+def _cluster(pool: str, user: str, text: str) -> tuple[Cluster, int]:
+    """Return a cluster, and the file of its configuration: in memory, for a secret is in it."""
+    fd = os.memfd_create("imgstore-ceph-conf", os.MFD_CLOEXEC)
+    os.write(fd, text.encode())
+    access = Access(
+        pool=pool,
+        user=user or None,
+        conf=f"/proc/{os.getpid()}/fd/{fd}",
+        connect_timeout=-1,
+        op_timeout=_TIME_LIMIT,
+        source=_TOLD_BY,
+        if_unreadable=_REMEDY,
+        if_incomplete=_REMEDY,
+    )
+    return Cluster(access), fd
 
 
 def _configuration(data: Mapping[str, Any]) -> str:
@@ -263,35 +211,31 @@ def _configuration(data: Mapping[str, Any]) -> str:
 
 
 class RbdDevice:
-    """An RBD image, by librbd; no kernel device."""
+    """An RBD image, by librbd; no kernel device.
+
+    ``can_grow`` says that Cinder can extend it while it is attached.
+    """
 
     can_grow = True
 
     def __init__(self, cluster: Cluster, pool: str, name: str) -> None:
         self._cluster, self._pool, self._name = cluster, pool, name
 
-    def writing(self) -> Writing:
+    def writing(self) -> _RbdWriting:
         """Open the image for writing."""
         with ExitStack() as closing:
             opened = self._open(closing, read_only=False)
             return _RbdWriting(opened, closing.pop_all())
 
-    def reading(self, offset: int, length: int) -> Reading:
-        """Open the image for reading."""
-        with ExitStack() as closing:
-            opened = self._open(closing, read_only=True)
-            if opened.sdk.size() < offset + length:
-                raise IntegrityError(f"the volume has {opened.sdk.size()} bytes, too few")
-            connection, version = opened.connection, version_of(opened.sdk, None)
-            pool = connection.pool(self._pool)
-            ahead = Ahead(
-                opened,
-                offset,
-                length,
-                window=_WINDOW,
-                confirm=functools.partial(confirm, connection, pool, self._name, None, version),
-            )
-            return _RbdReading(ahead, closing.pop_all())
+    def reading(self, offset: int, length: int, closing: ExitStack) -> Iterator[bytes]:
+        """Return a part of the image, which is open until ``closing`` is closed."""
+        opened = self._open(closing, read_only=True)
+        if opened.sdk.size() < offset + length:
+            raise IntegrityError(f"the volume has {opened.sdk.size()} bytes, too few")
+        connection, version = opened.connection, version_of(opened.sdk, None)
+        pool = connection.pool(self._pool)
+        check = functools.partial(confirm, connection, pool, self._name, None, version)
+        return iter(Ahead(opened, offset, length, window=_WINDOW, confirm=check))
 
     def _open(self, closing: ExitStack, *, read_only: bool) -> OpenImage:
         connection = closing.enter_context(self._cluster.lent())
@@ -308,6 +252,8 @@ class RbdDevice:
 
 
 class _RbdWriting:
+    """An RBD image that is written by many requests at once: earlier ones may fail later calls."""
+
     reads_zero = True
 
     def __init__(self, opened: OpenImage, closing: ExitStack) -> None:
@@ -342,14 +288,5 @@ class _RbdWriting:
         self._closing.close()
 
 
-class _RbdReading:
-    def __init__(self, ahead: Ahead, closing: ExitStack) -> None:
-        self._ahead = ahead
-        self._closing = closing
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._ahead)
-
-    def close(self) -> None:
-        """Close it."""
-        self._closing.close()
+Device = FileDevice | RbdDevice
+Writing = _FileWriting | _RbdWriting

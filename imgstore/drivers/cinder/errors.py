@@ -50,7 +50,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
 def _answered(exc: Exception) -> ImgStoreError:
     status = status_of(exc)
     if not status:
-        return status_class(status)(f"python-cinderclient: {type(exc).__name__}")
+        return status_class(status)(f"python-cinderclient: {describe(exc)}")
     # The text is Cinder's own and tells what is wrong; what was sent is taken out of it.
     said = str(getattr(exc, "message", "") or "").strip()
     is_quota = "quota" in said.lower() or "exceed" in said.lower()
@@ -67,7 +67,7 @@ def _of_this_host(exc: Exception) -> ImgStoreError | None:
         )
     if is_of(exc, "oslo_privsep"):
         return PermissionDenied(
-            f"the helper for privileged steps did not start: {type(exc).__name__}",
+            f"the helper for privileged steps did not start: {describe(exc)}",
             remedy="let the service's user run privsep-helper with sudo, as the page about "
             "this driver shows",
         )

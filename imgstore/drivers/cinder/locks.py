@@ -64,14 +64,10 @@ class HostLock:
             ) from exc
         _open.add(file)
         try:
-            fcntl.flock(file, self._kind | fcntl.LOCK_NB)
             # Whoever had it may have removed the file since it was opened here.
-            if os.fstat(file).st_nlink:
+            if _try_lock(file, self._kind) and os.fstat(file).st_nlink:
                 self._file, file = file, -1
                 return True
-        except OSError as exc:
-            if exc.errno not in _BUSY:
-                raise
         finally:
             if file >= 0:
                 _close(file)
@@ -101,7 +97,7 @@ class HostLock:
             yield False
             return
         try:
-            is_last = _try_alone(file)
+            is_last = _try_lock(file, fcntl.LOCK_EX)
             try:
                 yield is_last
             finally:
@@ -125,9 +121,10 @@ def _close(file: int) -> None:
     os.close(file)
 
 
-def _try_alone(file: int) -> bool:
+def _try_lock(file: int, kind: int) -> bool:
+    """Lock an open file unless somebody else has it; return whether that was done."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as exc:
         if exc.errno not in _BUSY:
             raise
@@ -167,21 +164,16 @@ class SharedUse:
                 raise
 
     def end(self, unmake: Callable[[], object]) -> None:
-        """End the use, and ``unmake`` after the last one of this host. Idempotent."""
+        """End the use, and ``unmake`` after the last one of this host. Idempotent.
+
+        So also what a process made that died, after a use that makes nothing.
+        """
         try:
             with self._turn.taken(seconds=self._seconds), self._use.leaving() as is_last:
                 if is_last:
                     unmake()
         finally:
             self._use.leave()
-
-    def unmake_if_unused(self, unmake: Callable[[], object]) -> None:
-        """Unmake what a process made that died, unless it is used."""
-        with self._turn.taken(seconds=self._seconds):
-            self._use.take(seconds=self._seconds)
-            with self._use.leaving() as is_last:
-                if is_last:
-                    unmake()
 
 
 class Locks:
@@ -228,14 +220,9 @@ def is_free(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno not in _BUSY:
-            raise
-        return False
+        return _try_lock(file, fcntl.LOCK_SH)
     finally:
         os.close(file)
-    return True
 
 
 def lock_path_in(conf: cfg.ConfigOpts) -> str | None:

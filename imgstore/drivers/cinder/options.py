@@ -100,6 +100,11 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
         default=False,
         help="Attach volumes over several paths where the backend has them.",
     ),
+    "my_ip": cfg.IPOpt(
+        "cinder_store_my_ip",
+        help="Address of this host that Cinder and its storage are told. Unset: the one by which "
+        "this host reaches Cinder.",
+    ),
     "mount_point_base": cfg.StrOpt(
         "cinder_mount_point_base",
         default="/var/lib/glance/mnt",

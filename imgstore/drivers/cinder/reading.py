@@ -60,7 +60,5 @@ def opened(
     with ExitStack() as closing:
         device, leave = attachments.share(api, volume)
         closing.callback(leave)
-        reading = device.reading(offset, stop - offset)
-        closing.callback(reading.close)
-        close = closing.pop_all().close
-        return Opened(iter(reading), size, volume.id, close, close_waits=True)
+        chunks = device.reading(offset, stop - offset, closing)
+        return Opened(chunks, size, volume.id, closing.pop_all().close, close_waits=True)

@@ -35,7 +35,7 @@ class Remains:
         noted = records.get(volume.id, ())
         if volume.status != "available" and any(each.is_dead for each in noted):
             return True
-        return any(self._is_dead(use.device) for use in volume.uses)
+        return any(map(self._is_dead, volume.uses.values()))
 
     def end_dead(self, api: Api, volume: Volume) -> bool:
         """End the attachments of this host's lives that ended; return whether there were any.
@@ -43,7 +43,7 @@ class Remains:
         What goes wrong is logged: it is not what the caller wants to know.
         """
         ended = False
-        uses = {use.id: use.device for use in volume.uses if self._is_dead(use.device)}
+        uses = {use: life for use, life in volume.uses.items() if self._is_dead(life)}
         records = [
             each
             for each in self.lives.records().get(volume.id, ())

@@ -14,7 +14,12 @@ _SECRET: Final = re.compile(
     r"password|secret(?!_type$|_uuid$)|token|keyring|dhchap|_key$", re.IGNORECASE
 )
 _KEY: Final = re.compile(r"key\s*=\s*(\S+)")  # of a keyring
-# What os-brick says of connections, and of the commands that make them.
+# What os-brick says of connections, and of the commands that make them. Filters of a logger do not
+# see what its children log, so that each connector is named.
+_CONNECTORS: Final = (
+    "base base_iscsi base_rbd fibre_channel fibre_channel_ppc64 fibre_channel_s390x gpfs huawei "
+    "iscsi lightos local nvmeof rbd remotefs scaleio storpool vmware"
+)
 LOGGERS: Final = (
     "oslo.privsep.daemon",
     "oslo_concurrency.processutils",
@@ -30,24 +35,7 @@ LOGGERS: Final = (
     "os_brick.initiator.linuxrbd",
     "os_brick.initiator.linuxscsi",
     "os_brick.initiator.storpool_utils",
-    # Filters of a logger do not see what its children log.
-    "os_brick.initiator.connectors.base",
-    "os_brick.initiator.connectors.base_iscsi",
-    "os_brick.initiator.connectors.base_rbd",
-    "os_brick.initiator.connectors.fibre_channel",
-    "os_brick.initiator.connectors.fibre_channel_ppc64",
-    "os_brick.initiator.connectors.fibre_channel_s390x",
-    "os_brick.initiator.connectors.gpfs",
-    "os_brick.initiator.connectors.huawei",
-    "os_brick.initiator.connectors.iscsi",
-    "os_brick.initiator.connectors.lightos",
-    "os_brick.initiator.connectors.local",
-    "os_brick.initiator.connectors.nvmeof",
-    "os_brick.initiator.connectors.rbd",
-    "os_brick.initiator.connectors.remotefs",
-    "os_brick.initiator.connectors.scaleio",
-    "os_brick.initiator.connectors.storpool",
-    "os_brick.initiator.connectors.vmware",
+    *(f"os_brick.initiator.connectors.{name}" for name in _CONNECTORS.split()),
 )
 
 

@@ -15,7 +15,7 @@ from imgstore.secret import Secret
 
 _INTERFACES: Final = frozenset({"public", "internal", "admin"})
 _FIRST_LOOK: Final = 0.05  # seconds until a volume is first looked at; then twice as many
-_USER: Final = ("auth_address", "user_name", "password", "project_name")
+USER: Final = ("auth_address", "user_name", "password", "project_name")
 _APPLICATION: Final = (
     "auth_address",
     "application_credential_id",
@@ -55,6 +55,7 @@ class Settings:
     volume_type: str | None
     multipath: bool
     enforces_multipath: bool
+    own_address: str | None  # None: that by which Cinder is reached
     mounts: str
     extends_attached: bool
     attachment_attempts: int
@@ -91,6 +92,7 @@ def read(values: Mapping[str, Any], *, lock_path: str | None = None) -> Settings
         volume_type=values["volume_type"] or None,
         multipath=values["use_multipath"],
         enforces_multipath=values["enforce_multipath"],
+        own_address=values["my_ip"],
         mounts=values["mount_point_base"],
         extends_attached=values["do_extend_attached"],
         attachment_attempts=values["attachment_retry_attempts"],
@@ -112,7 +114,7 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
     if all(values[keyword] for keyword in _APPLICATION):
         named = {keyword: values[keyword] for keyword in _APPLICATION[1:]}
         return Credentials(address, named)
-    if all(values[keyword] for keyword in _USER):
+    if all(values[keyword] for keyword in USER):
         named = {
             "username": values["user_name"],
             "password": values["password"],
@@ -126,10 +128,10 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
 
 def _missing(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the options without which others have no effect; glance_store ignores them, too."""
-    kinds = (_APPLICATION, _USER)
+    kinds = (_APPLICATION, USER)
     wanted = next((kind for kind in kinds if any(values[each] for each in kind[1:])), ())
     if not wanted and values["auth_address"]:
-        wanted = _USER
+        wanted = USER
     return tuple(OPTIONS[each].name for each in wanted if not values[each])
 
 

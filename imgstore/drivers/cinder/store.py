@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from oslo_config import cfg
 
@@ -26,20 +26,13 @@ from imgstore.drivers.cinder.locks import Locks, lock_path_in
 from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import SCHEME, Place
 from imgstore.drivers.cinder.reading import image_at, opened
-from imgstore.drivers.cinder.settings import read
+from imgstore.drivers.cinder.settings import USER, read
 from imgstore.errors import ConfigError, ImgStoreError, NotFound
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
 from imgstore.process import lazy
 from imgstore.process.per_process import PerProcess
 from imgstore.store import Store
-
-_MANDATORY: Final = (
-    "cinder_store_auth_address",
-    "cinder_store_user_name",
-    "cinder_store_password",
-    "cinder_store_project_name",
-)
 
 
 class CinderStore(Store):
@@ -79,6 +72,7 @@ class CinderStore(Store):
         volume_type: str | None = None,
         enforce_multipath: bool = False,
         use_multipath: bool = False,
+        my_ip: str | None = None,
         mount_point_base: str = "/var/lib/glance/mnt",
         do_extend_attached: bool = False,
         attachment_retry_attempts: int = 5,
@@ -121,7 +115,8 @@ class CinderStore(Store):
             inner = store.unwrapped
             assert isinstance(inner, CinderStore)  # noqa: S101  # they are grouped by class
             if inner._settings.credentials is None:
-                missing = ", ".join(inner._settings.incomplete or _MANDATORY)
+                user = (OPTIONS[keyword].name for keyword in USER)
+                missing = ", ".join(inner._settings.incomplete or user)
                 yield (
                     store,
                     ConfigError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from typing import Final
 
 from imgstore.boundary.translation import describe
 from imgstore.data.streams import Body
 from imgstore.data.units import GIB, MIB
-from imgstore.drivers.cinder.attaching import Attached, Attachments
+from imgstore.drivers.cinder.attaching import Attachments
 from imgstore.drivers.cinder.client import Api
 from imgstore.drivers.cinder.devices import Device, Writing
 from imgstore.drivers.cinder.errors import status_of
@@ -35,15 +36,16 @@ class Target:
         self._settings = settings
         self._noted = time.monotonic()
         self._size = volume.size
-        # Both are there while the volume is attached.
-        self._attached: Attached | None = None
-        self._opened: Writing | None = None
+        self._closing = ExitStack()  # detaches the volume
+        # What it is while it is attached.
+        self._device: Device
+        self._writing: Writing
 
     def fill(self, body: Body) -> int:
         """Write the whole of ``body``; return its length. The volume is detached afterwards."""
         # Some backends make volumes of certain sizes only.
         self._size = self._wait("available", "creating").size
-        try:
+        with self._closing:
             self._open()
             for position, length, data in body.stretches(lambda: self._writing.piece):
                 self._note_alive()
@@ -53,8 +55,6 @@ class Target:
                 else:
                     self._writing.write(data, position)
             self._writing.finish()
-        finally:
-            self._close()
         return body.total
 
     def wait_detached(self) -> Volume:
@@ -91,29 +91,12 @@ class Target:
         except Exception as exc:
             LOG.debug("noting that an add goes on: %s", describe(exc))
 
-    @property
-    def _writing(self) -> Writing:
-        assert self._opened is not None  # noqa: S101  # between _open and _close
-        return self._opened
-
-    @property
-    def _device(self) -> Device:
-        assert self._attached is not None  # noqa: S101  # between _open and _close
-        return self._attached.device
-
     def _open(self) -> None:
-        self._attached = self._attachments.attach(self._api, self._volume, "rw")
-        self._opened = self._device.writing()
-
-    def _close(self) -> None:
-        opened, self._opened = self._opened, None
-        try:
-            if opened is not None:
-                opened.close()
-        finally:
-            attached, self._attached = self._attached, None
-            if attached is not None:
-                self._attachments.detach(attached)
+        attached = self._attachments.attach(self._api, self._volume, "rw")
+        self._closing.callback(self._attachments.detach, attached)
+        self._device = attached.device
+        self._writing = self._device.writing()
+        self._closing.callback(self._writing.close)
 
     def _clear(self, position: int, length: int) -> None:
         """Write zeros, unless they are there."""
@@ -134,7 +117,7 @@ class Target:
             self._device.grow()
         else:
             self._writing.finish()
-            self._close()
+            self._closing.close()
             self._size = self._extend(self.wait_detached().size, end, "available")
             self._open()
         if self._writing.size() < end:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from imgstore.data.units import GIB
 from imgstore.drivers._numbers import whole_number
-from imgstore.errors import StorageFull, StoreError, Unavailable
+from imgstore.errors import InUse, StorageFull, StoreError, Unavailable
 
 # Keys of the metadata: those that Glance and Cinder know, and one that is there until an image is
 # complete, with the life of whoever adds it.
@@ -24,31 +24,28 @@ ALIVE: Final = "imgstore_alive"
 TRANSIENT: Final = frozenset(
     {"creating", "extending", "attaching", "detaching", "reserved", "downloading"}
 )
-# States that the end of a reader or writer changes, too. Others, such as maintenance, backing-up,
-# awaiting-transfer or retyping, may last for hours.
-IN_USE: Final = frozenset(
-    {"available", "in-use", "attaching", "detaching", "reserved", "downloading", "uploading"}
-)
-
-
-@dataclass(frozen=True)
-class Use:
-    """An attachment of a volume; ``device`` is what its maker calls the place."""
-
-    id: str
-    device: str
+# States that readers and writers bring about, so that one who waits for them may have the volume.
+# Others, such as maintenance, backing-up, uploading or retyping, may last for hours.
+_IN_USE: Final = frozenset({"available", "in-use", "attaching", "detaching", "reserved"})
+_ENDING: Final = {
+    "maintenance": "try again once an administrator has ended that",
+    "awaiting-transfer": "try again once the transfer is accepted or cancelled",
+}
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume as Cinder describes it; ``size`` is in GiB."""
+    """A volume as Cinder describes it; ``size`` is in GiB.
+
+    ``uses`` are the ids of its attachments, each with what its maker calls the place.
+    """
 
     id: str
     size: int
     status: str
     volume_type: str | None
     metadata: Mapping[str, str]
-    uses: tuple[Use, ...]
+    uses: Mapping[str, str]
     encrypted: bool
     created: datetime
     updated: datetime
@@ -62,10 +59,10 @@ class Volume:
             status=str(found.status),
             volume_type=getattr(found, "volume_type", None),
             metadata=dict(getattr(found, "metadata", None) or {}),
-            uses=tuple(
-                Use(each.get("attachment_id") or "", each.get("device") or "")
+            uses={
+                each.get("attachment_id") or "": each.get("device") or ""
                 for each in getattr(found, "attachments", ())
-            ),
+            },
             encrypted=bool(getattr(found, "encrypted", False)),
             created=_time(found.created_at),
             updated=_time(getattr(found, "updated_at", None) or found.created_at),
@@ -99,6 +96,18 @@ class Volume:
 def whole_gib(size: int) -> int:
     """Return the GiB that hold ``size`` bytes; there is no volume without any."""
     return max(1, -(-size // GIB))
+
+
+def check_free(volume: Volume) -> None:
+    """Raise what the state of an image's volume means where nobody may attach or delete it."""
+    if volume.status in _IN_USE:
+        return
+    said = f"the volume is in the state {volume.status!r}"
+    if volume.status.startswith("error"):
+        remedy = "look for the reason in Cinder; an administrator can reset the state"
+        raise StoreError(said, remedy=remedy)
+    remedy = _ENDING.get(volume.status, "try again once Cinder is done with it")
+    raise InUse(said, remedy=remedy, retryable=True)
 
 
 def failure_of(volume: Volume) -> StoreError:

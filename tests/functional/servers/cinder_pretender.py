@@ -21,7 +21,8 @@ class Pretender:
     """What it has: `volumes` and `attachments` by their ids.
 
     `connection` is how any of them is connected to. `answers` are statuses and bodies that the next
-    requests of a method get instead, where a word is in their path. `requests` are those it got.
+    requests of a method get instead, where a word is in their path. `requests` are those it got,
+    `connectors` what it was told of hosts.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class Pretender:
         self.connection: dict[str, Any] = {}
         self.answers: list[tuple[str, str, int, Any]] = []
         self.requests: list[str] = []
+        self.connectors: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         self.template = ""
 
@@ -86,6 +88,8 @@ class Pretender:
             return 200, {"attachments": []}
         else:
             made = rest[0]
+            if method == "PUT":
+                self.connectors.append(asked["attachment"]["connector"])
             self.attachments[made]["connection_info"] = self.connection
         return 200, {"attachment": self.attachments[made]}
 
@@ -113,13 +117,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def pretender() -> Iterator[Pretender]:
-    """Run one; its `template` is the URL for `cinder_endpoint_template`."""
+def pretender(host: str = "127.0.0.1") -> Iterator[Pretender]:
+    """Run one, at an address of this machine.
+
+    Its `template` is the URL for `cinder_endpoint_template`.
+    """
     made = Pretender()
     handler = type("Handler", (_Handler,), {"pretender": made})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer((host, 0), handler) as server:
         server.daemon_threads = True
-        made.template = f"http://127.0.0.1:{server.server_port}/v3/%(tenant)s"
+        made.template = f"http://{host}:{server.server_port}/v3/%(tenant)s"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:

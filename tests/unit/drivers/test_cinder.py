@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+import re
 import traceback
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from imgstore import Location, RequestContext, errors
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import read_options
+from imgstore.boundary.translation import describe
 from imgstore.drivers.cinder import CinderStore
 from imgstore.drivers.cinder.client import Api, Clients
 from imgstore.drivers.cinder.devices import _configuration
@@ -116,6 +118,7 @@ def test_steps(size: int, step: int, expected: int) -> None:
         ({"endpoint_template": "http://cinder/%(other)s"}, "cinder_endpoint_template"),
         ({"attachment_retry_attempts": 0}, "cinder_attachment_retry_attempts"),
         ({"initial_size": 0}, "cinder_store_initial_size"),
+        ({"my_ip": "storage.example.org"}, "cinder_store_my_ip"),
     ],
 )
 def test_what_cannot_be_used_is_said(options: dict[str, Any], said: str) -> None:
@@ -142,12 +145,52 @@ def test_endpoints_of_a_context_that_are_none(template: str | None, catalog: str
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
+def brick_exceptions() -> list[Any]:
+    brick: Any = pytest.importorskip("os_brick.exception")
+    found = [each for each in vars(brick).values() if isinstance(each, type)]
+    return [each for each in found if issubclass(each, brick.BrickException)]
+
+
 def test_what_os_brick_says() -> None:
-    """With its values, not the template of the message."""
+    """With its values, and what is missing of them marked, not the template of the message."""
+    store = CinderStore("x")
     brick = pytest.importorskip("os_brick.exception")
-    found = CinderStore("x")._classify(brick.TargetPortalNotFound(target_portal="10.0.0.1"))
+    found = store._classify(brick.TargetPortalNotFound(target_portal="10.0.0.1"))
     assert isinstance(found, errors.Unavailable)
     assert "os-brick: TargetPortalNotFound: Unable to find target portal 10.0.0.1" in str(found)
+    # As it raises this one itself.
+    found = store._classify(brick.VolumeDeviceNotFound())
+    assert "VolumeDeviceNotFound: Volume device not found at (unknown)." in str(found)
+    found = store._classify(brick.VolumeEncryptionNotSupported(volume_id="5d0a"))
+    assert "not supported for (unknown) volume 5d0a." in str(found)
+
+
+def test_no_exception_of_os_brick_shows_its_template() -> None:
+    """Whether it is an error, or a line of a log."""
+    store = CinderStore("x")
+    for kind in brick_exceptions():
+        names = re.findall(r"%\((\w+)\)", kind.message)
+        for given in ({}, {name: f"<{name}>" for name in names}):
+            exc = kind(**given)
+            found = store._classify(exc)
+            for text in (str(found), describe(exc)):
+                assert "%(" not in text
+                assert all(value in text for value in given.values()), kind
+    assert len(brick_exceptions()) > 20
+
+
+def test_what_a_helper_says() -> None:
+    daemon = pytest.importorskip("oslo_privsep.daemon")
+    found = classify(daemon.FailedToDropPrivileges("privsep helper command exited non-zero (1)"))
+    assert isinstance(found, errors.PermissionDenied)
+    assert "command exited non-zero (1)" in str(found)
+
+
+def test_what_the_client_of_cinder_says() -> None:
+    """Its own errors are no answers of Cinder, and have texts."""
+    sdk = pytest.importorskip("cinderclient.exceptions")
+    found = classify(sdk.UnsupportedVersion("Server doesn't support the minimal version '3.54'."))
+    assert "UnsupportedVersion: Server doesn't support the minimal version '3.54'." in str(found)
 
 
 @pytest.mark.parametrize("secret", ["s3cret-text", Secret("s3cret-text")])

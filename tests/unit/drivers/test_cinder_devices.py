@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from imgstore import errors
 from imgstore.drivers.cinder.connectors import (
     Connectors,
     StillConnected,
+    _address_towards,
     _never_began,
     _read,
     _shown,
@@ -37,7 +40,7 @@ def volume(**more: Any) -> Volume:
         "status": "attaching",
         "volume_type": None,
         "metadata": {},
-        "uses": (),
+        "uses": {},
         "encrypted": False,
         "created": NOW,
         "updated": NOW,
@@ -80,13 +83,14 @@ def test_written_and_read(connectors: Connectors, connection: Any, locks: Locks)
     writing.finish()
     assert writing.size() == 4096
     writing.close()
-    reading = device.reading(0, 6)
-    assert b"".join(reading) == b"\0data\0"
+    with ExitStack() as closing:
+        assert b"".join(device.reading(0, 6, closing)) == b"\0data\0"
+    reading = device.reading(0, 6, ExitStack())
     assert held(locks) == ["use"]
     device.disconnect()
     assert held(locks) == []
     with pytest.raises(ValueError, match="closed"):
-        next(iter(reading))
+        next(reading)
 
 
 def test_a_device_of_two_processes(connectors: Connectors, connection: Any, locks: Locks) -> None:
@@ -141,7 +145,7 @@ def test_devices_that_are_none(
 ) -> None:
     asked = {"driver_volume_type": protocol, "data": {"device_path": path}}
     device = connectors.connect(volume(), asked)
-    for opening in (device.writing, lambda: device.reading(0, 1)):
+    for opening in (device.writing, lambda: device.reading(0, 1, ExitStack())):
         with pytest.raises(PermissionError, match=r"no block device|that of a volume"):
             opening()
     device.disconnect()
@@ -276,8 +280,24 @@ def test_a_cluster_that_cinder_describes_wrongly(keyring: str, said: str) -> Non
     clusters = Clusters()
     device = clusters.device(data | {"keyring": keyring})
     with pytest.raises(errors.ConfigError, match=said) as caught:
-        device.reading(0, 1)
+        device.reading(0, 1, ExitStack())
     clusters.close()
     assert caught.value.remedy.endswith("that the volume's connection at Cinder names")
     assert "rbd_store" not in str(caught.value)
     assert "of-the-storage" not in str(caught.value)
+
+
+def test_the_address_that_cinder_is_told() -> None:
+    """It is the one from which packets go to Cinder; on one host, that of its name if of use."""
+    own = _address_towards("http://127.0.0.1:8776/v3")
+    assert _address_towards("http://[::1]:8776/v3") in {own, "::1"}
+    assert _address_towards("http://no-such-host.invalid/v3") == own
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            asked.connect(("192.0.2.200", 9))
+            outer = asked.getsockname()[0]
+    except OSError:
+        pytest.skip("there is no way out of this machine")
+    assert _address_towards(f"http://{outer}:8776/v3") == outer
+    assert _address_towards("https://192.0.2.200/v3") == outer
+    assert not outer.startswith("127.")

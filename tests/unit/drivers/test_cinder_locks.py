@@ -99,13 +99,15 @@ class TestSharedUse:
         assert list(locks.directory.iterdir()) == []
 
     def test_of_the_dead(self, locks: Locks) -> None:
-        """What they made is unmade, unless there is a use."""
+        """What they made is unmade by a use that made nothing, unless there is another one."""
         calls: list[str] = []
         use, other = (locks.use("a", seconds=5) for _ in range(2))
         use.begin(lambda: None)
-        other.unmake_if_unused(lambda: calls.append("used"))
+        other.begin(lambda: None)
+        other.end(lambda: calls.append("used"))
         use.end(lambda: None)
-        other.unmake_if_unused(lambda: calls.append("unused"))
+        other.begin(lambda: None)
+        other.end(lambda: calls.append("unused"))
         assert calls == ["unused"]
         assert list(locks.directory.iterdir()) == []
 

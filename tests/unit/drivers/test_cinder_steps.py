@@ -14,8 +14,10 @@ import pytest
 
 from imgstore import errors
 from imgstore.drivers.cinder import steps
+from imgstore.drivers.cinder.connectors import Connectors
 from imgstore.drivers.cinder.locks import Locks
-from imgstore.drivers.cinder.mounts import Mount
+from imgstore.drivers.cinder.options import OPTIONS
+from imgstore.drivers.cinder.settings import read
 
 ID = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
 LABEL = "system_u:object_r:glance_var_lib_t:s0"
@@ -164,8 +166,10 @@ def test_who_adds_learns_which_option_it_is(tmp_path: Path, ran: Callable[[], li
     locks = Locks(os.fspath(tmp_path / "locks"))
     if os.geteuid() != 0:
         pytest.skip("others would ask the helper")
+    defaults = {name: opt.default for name, opt in OPTIONS.items()}
+    connectors = Connectors(read(defaults | {"mount_point_base": os.fspath(tmp_path)}), locks)
     with pytest.raises(errors.Unsupported, match=r"'bind' is not allowed.*nfs_mount_options"):
-        Mount(locks, os.fspath(tmp_path), "h:/e", ["-o", "bind"])
+        connectors._by_mount({"export": "h:/e", "name": ID, "options": "-o bind"})
     assert list(locks.directory.iterdir()) == []
 
 
