@@ -21,14 +21,15 @@ from imgstore.drivers._librbd.errors import (
     error_number,
     quietly,
 )
-from imgstore.drivers._librbd.requests import Requests
 from imgstore.errors import ConfigError, NotFound, Unavailable
 from imgstore.process import lazy
 
 LOG = logging.getLogger(__name__)
 
-SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
+_SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
 _UNHURRIED: Final = 0.5  # the same, where nobody waits for it
+_EXIT: Final = 10.0  # seconds that an exit waits for requests that are under way
+_RETURN: Final = 0.05  # seconds for librbd's threads to return from Python
 _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
 _LIMITS: Final = ("rados_osd_op_timeout", "rados_mon_op_timeout")
 # A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
@@ -62,6 +63,47 @@ def is_thread_of_librbd() -> bool:
     The garbage collector may run in it. What waits for librbd's threads there waits for itself.
     """
     return isinstance(threading.current_thread(), threading._DummyThread)
+
+
+def await_opening(opened: float) -> None:
+    """Let librbd be done with an image that was opened then, by the monotonic clock."""
+    time.sleep(max(0.0, opened + _SETTLED - time.monotonic()))
+
+
+class Requests:
+    """How many asynchronous requests, and verbs, of a connection are under way."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._count = 0
+        self._ended = False
+
+    def begin(self, *, is_nested: bool = False) -> None:
+        """Count one, or raise Unavailable: the interpreter exits.
+
+        What is nested in one that is counted may begin even so: it undoes that one.
+        """
+        with self._change:
+            if self._ended and not is_nested:
+                raise Unavailable("the interpreter exits")
+            self._count += 1
+
+    def done(self) -> None:
+        """Count one less."""
+        with self._change:
+            self._count -= 1
+            self._change.notify_all()
+
+    def end(self) -> None:
+        """Let no more begin, and wait for those under way.
+
+        librbd's threads must not call back into an interpreter that is gone, nor a daemon thread
+        be inside librbd while the process ends.
+        """
+        with self._change:
+            self._ended = True
+            self._change.wait_for(lambda: self._count <= 0, _EXIT)
+        time.sleep(_RETURN)
 
 
 class Connection:
@@ -206,9 +248,8 @@ class Connection:
             if self._kept:
                 return
         while self._to_close:
-            opened, _ = self._to_close[0]
-            time.sleep(max(0.0, opened + SETTLED - time.monotonic()))
-            self._sweep(SETTLED)
+            await_opening(self._to_close[0][0])
+            self._sweep(_SETTLED)
         for pool in self._pools.values():
             pool.close()
             unpin(pool)

@@ -9,8 +9,8 @@ import weakref
 from typing import Any
 
 from imgstore.drivers._librbd.connection import (
-    SETTLED,
     Connection,
+    await_opening,
     is_thread_of_librbd,
     pin,
     unpin,
@@ -49,7 +49,7 @@ class _Handle:
         elif self._is_only_read or is_thread_of_librbd():
             self._connection.close_later(self._opened, self._close if self._is_only_read else close)
         else:
-            time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
+            await_opening(self._opened)
             close()
 
     def _close(self) -> None:
