@@ -13,8 +13,9 @@ from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.waiting import Watchdog
-from imgstore.drivers.rbd import drafts, names
+from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.mirroring import Mirroring
+from imgstore.drivers.rbd.places import is_draft
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.drivers.rbd.states import (
     MARK,
@@ -47,14 +48,14 @@ def delete(
     # Open until it is in the trash, so that another deletion of it knows of this one.
     with OpenImage(connection, pool, name) as image:
         mirroring = Mirroring(connection, pool, image)
-        doomed = _examine(connection.rbd, image, snapshot or SNAPSHOT, own=1 + mirroring.others())
+        doomed = _examine(connection.rbd, image, snapshot or SNAPSHOT, own=1 + mirroring.others)
         undo = functools.partial(_undo, pool, image, doomed, mirroring)
         with undone(undo, f"restoring image {name}, which was not deleted,"):
             image.metadata_set(MARK, doomed.mark)
             if doomed.protected:
                 _unprotect(connection.rbd, image, doomed.protected)
-            if doomed.protected and delay:
-                image.protect_snap(doomed.protected)  # it may be restored, and be an image again
+                if delay:
+                    image.protect_snap(doomed.protected)  # it may be restored, an image again
             if not mirroring.end():
                 raise InUse(_OPEN, remedy="end that use first", retryable=True)
             _settle_name(pool, doomed.id, name)
@@ -120,7 +121,7 @@ def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed)
 def _settle_name(pool: Any, image_id: str, name: str) -> None:
     """End what a process did not that died while it gave the image its name."""
     listed = names.listed_name(pool, image_id)
-    if listed is not None and listed != name and drafts.is_draft(listed):
+    if listed is not None and listed != name and is_draft(listed):
         names.publish(pool, image_id, listed, name)
 
 

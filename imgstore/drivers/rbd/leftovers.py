@@ -15,8 +15,9 @@ from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import classify
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers.rbd import drafts, names
+from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.deleting import purge, remove_draft
+from imgstore.drivers.rbd.places import added_as, is_draft
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.drivers.rbd.states import (
     MARK,
@@ -41,19 +42,15 @@ _OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
 
 @dataclass(frozen=True)
-class _Draft:
-    """An image of which an add or a copy did not end."""
+class _Left:
+    """An image of which an add or a copy did not end, or only a name.
+
+    That is one for an image that is gone, in the trash, or has got the name ``to``.
+    """
 
     name: str
     id: str
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A name for an image that is gone, in the trash, or has got the name that it was to get."""
-
-    name: str
-    id: str
+    is_image: bool = False
     to: str | None = None
 
 
@@ -87,7 +84,7 @@ def remove(connection: Connection, pool: Any, leftover: Leftover) -> None:
     again = _left(connection, pool, leftover.store, found.name)
     if again is None or again.key != found:
         raise NotFound("it is gone, or another one, or in use")
-    if isinstance(found, _Draft):
+    if found.is_image:
         remove_draft(connection, pool, found.name)
     elif found.to is not None:
         names.publish(pool, found.id, found.name, found.to)
@@ -101,13 +98,12 @@ def _left(connection: Connection, pool: Any, store: str, name: str) -> Leftover 
         state = look_at(connection, pool, name)
     except connection.rbd.ImageNotFound:
         return _without_image(pool, store, name)
-    if state.in_use or not (state.is_abandoned or drafts.is_draft(name)):
+    if state.in_use or not (state.is_abandoned or is_draft(name)):
         return None
-    key: _Draft | _Name = _Draft(name, state.id)
-    to = drafts.added_as(name) or renamed_to(state.mark, state.id)
-    if to is not None and names.id_of(pool, to) == state.id:
-        key = _Name(name, state.id, to)
-    kind = "image" if isinstance(key, _Draft) else "name"
+    to = added_as(name) or renamed_to(state.mark, state.id)
+    is_named = to is not None and names.id_of(pool, to) == state.id
+    key = _Left(name, state.id, is_image=not is_named, to=to if is_named else None)
+    kind = "name" if is_named else "image"
     return Leftover(store, f"{kind} {name}", state.modified, state.size, key)
 
 
@@ -115,7 +111,7 @@ def _without_image(pool: Any, store: str, name: str) -> Leftover | None:
     listed = names.listed_id(pool, name)
     if listed is None or not names.is_nameless(pool, listed):
         return None
-    return Leftover(store, f"name {name}", names.made_at(pool, name), 0, _Name(name, listed))
+    return Leftover(store, f"name {name}", names.made_at(pool, name), 0, _Left(name, listed))
 
 
 def _if_readable(name: str, look: Callable[[], T]) -> T | None:
@@ -131,22 +127,23 @@ def _if_readable(name: str, look: Callable[[], T]) -> T | None:
 
 def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int | None:
     """Return the size of an image in the trash that this library put there and nothing needs."""
-    if entry.is_restored or (entry.is_moving and _age(entry) < _MOVES):
+    age = datetime.now(timezone.utc) - entry.deleted
+    if entry.is_restored or (entry.is_moving and age < _MOVES):
         return None
     if _lives(pool, entry):
         return 0
-    is_draft = drafts.is_draft(entry.name)
+    is_unfinished = is_draft(entry.name)
     try:
         with OpenImage(connection, pool, image_id=entry.id, read_only=True) as image:
             mark = dict(image.metadata_list()).get(MARK, "")
             marked = deleted_at(mark, entry.id)
             # One that was restored, and moved to the trash again by others, is theirs.
             is_own = marked is not None and entry.deleted.timestamp() < marked + _MOVED
-            is_own = is_own or is_draft or mark == mark_of_add(image)
+            is_own = is_own or is_unfinished or mark == mark_of_add(image)
             snapshots = list(image.list_snaps())
             trashed = connection.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH
             kept = [each["name"] for each in snapshots if each.get("namespace") != trashed]
-            is_alone = is_draft or kept in ([], [SNAPSHOT])
+            is_alone = is_unfinished or kept in ([], [SNAPSHOT])
             if not is_own or not is_alone or any(has_clones(image, s["id"]) for s in snapshots):
                 return None
             return int(image.size())
@@ -158,11 +155,7 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
 def _lives(pool: Any, entry: names.Trashed) -> bool:
     """Return whether an image got its name although a clean-up was about to remove it."""
     listed = names.listed_name(pool, entry.id)
-    return drafts.is_draft(entry.name) and listed not in (None, entry.name)
-
-
-def _age(entry: names.Trashed) -> timedelta:
-    return datetime.now(timezone.utc) - entry.deleted
+    return is_draft(entry.name) and listed not in (None, entry.name)
 
 
 def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:

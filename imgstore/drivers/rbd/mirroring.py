@@ -25,25 +25,21 @@ class Mirroring:
         self._image = image
         self._rbd = connection.rbd
         info = image.mirror_image_get_info()
-        self.is_on = info["state"] == self._rbd.RBD_MIRROR_IMAGE_ENABLED
+        self._is_on = info["state"] == self._rbd.RBD_MIRROR_IMAGE_ENABLED
         self._resume: Callable[[Any], object] | None = None
-        self._peers = 0
-        if not self.is_on:
+        self.others = 0  # who may have the image open beside this process without using it
+        if not self._is_on:
             return
         if not info["primary"]:
             raise InUse(
                 "the image is mirrored from another cluster",
                 remedy="delete it there, or promote it here first",
             )
-        self._peers = sum(1 for _ in connection.verbs.mirror_peer_list(pool))
-
-    def others(self) -> int:
-        """Return how many may have the image open beside this process without using it."""
-        return self._peers
+        self.others = sum(1 for _ in connection.verbs.mirror_peer_list(pool))
 
     def end(self) -> bool:
         """End it; False if somebody has the image open even so."""
-        if not self.is_on:
+        if not self._is_on:
             return True
         mode = self._image.mirror_image_get_mode()
         try:

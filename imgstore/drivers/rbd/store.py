@@ -17,10 +17,10 @@ from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import INSTALL, classify
-from imgstore.drivers.rbd import copying, deleting, drafts, leftovers, reading
+from imgstore.drivers.rbd import copying, deleting, leftovers, reading
 from imgstore.drivers.rbd.adding import Adding
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.places import SCHEME, Place, own_pool
+from imgstore.drivers.rbd.places import SCHEME, Place, draft_of_probe, is_draft, own_pool
 from imgstore.drivers.rbd.settings import read
 from imgstore.drivers.rbd.states import identity_of, open_at
 from imgstore.errors import ImgStoreError, InvalidLocation, NotFound, PermissionDenied
@@ -149,7 +149,8 @@ class RbdStore(Store):
             raise
         cluster = self._clusters.get()
         with cluster.connection() as connection:
-            if place.fsid != connection.fsid or not self._looks_where(origin, place.pool):
+            namespaces = {of.namespace_of(place.pool) for of in (self._settings, origin._settings)}
+            if place.fsid != connection.fsid or len(namespaces) > 1:
                 return None
             adding = Adding(cluster, connection, self._settings, image_id)
             size = copying.copy(adding, place, seen=seen)
@@ -172,10 +173,6 @@ class RbdStore(Store):
             with open_at(connection, pool, place.image, place.snapshot) as image:
                 return place, identity_of(image, place.snapshot)
 
-    def _looks_where(self, origin: RbdStore, pool: str) -> bool:
-        """Return whether both stores take the same namespace for that of a pool."""
-        return self._settings.namespace_of(pool) == origin._settings.namespace_of(pool)
-
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         with self._clusters.get().connection() as connection:
             pool = own_pool(connection, self._settings)
@@ -197,7 +194,7 @@ class RbdStore(Store):
                 with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
                     pool.stat("rbd_directory")  # which an empty pool has not
                 return ()
-            Adding(cluster, connection, self._settings, drafts.of_probe()).probe()
+            Adding(cluster, connection, self._settings, draft_of_probe()).probe()
         return ()
 
     def _close(self) -> None:
@@ -215,7 +212,7 @@ class RbdStore(Store):
                 f"{location} lies in another cluster than {connection.fsid}",
                 remedy="if it is a former one of this store, name it in store_also_owns",
             )
-        if drafts.is_draft(place.image):
+        if is_draft(place.image):
             raise NotFound("the image is not complete")
         return Place(
             connection.fsid, place.pool or self._settings.pool, place.image, place.snapshot
