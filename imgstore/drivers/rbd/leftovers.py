@@ -36,7 +36,6 @@ T = TypeVar("T")
 
 _SECOND: Final = timedelta(seconds=1)
 _MOVED: Final = 600.0  # seconds from the mark of a deletion to the trash, at most
-_MOVES: Final = timedelta(seconds=30)  # until what is being moved to the trash is there
 # Others are of rbd-mirror and of live migrations.
 _OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
@@ -127,8 +126,7 @@ def _if_readable(name: str, look: Callable[[], T]) -> T | None:
 
 def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int | None:
     """Return the size of an image in the trash that this library put there and nothing needs."""
-    age = datetime.now(timezone.utc) - entry.deleted
-    if entry.is_restored or (entry.is_moving and age < _MOVES):
+    if entry.is_held:
         return None
     if _lives(pool, entry):
         return 0

@@ -81,8 +81,7 @@ def look_at(
     connection: Connection, pool: Any, name: str | None = None, *, image_id: str | None = None
 ) -> State:
     """Return the state of an image; raises librbd's ImageNotFound."""
-    opened = OpenImage(connection, pool, name, image_id=image_id, read_only=True)
-    with opened as image:
+    with OpenImage(connection, pool, name, image_id=image_id, read_only=True) as image:
         metadata = dict(image.metadata_list())
         snapshots = list(image.list_snaps())
         own = tuple(each["name"] for each in snapshots if not each.get("namespace"))
