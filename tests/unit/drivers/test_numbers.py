@@ -107,7 +107,7 @@ def test_a_file_of_vmware_whose_size_is_not_told(said: Any) -> None:
     adding = VmwareAdding(SimpleNamespace(files=files), "image", "draft")  # type: ignore[arg-type]
     adding.size = 5
     adding._check(None)  # type: ignore[arg-type]
-    adding._size = 6
+    adding.size = 6
     with pytest.raises(errors.IntegrityError, match="5 of the 6"):
         adding._check(None)  # type: ignore[arg-type]
 
