@@ -141,9 +141,11 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
     try:
         is_unlinked = unlink(pool, image_id, name)
     except Exception:
-        if is_added and listed_name(pool, image_id) is not None:
-            remove_entry(pool, image_id)
-        raise
+        if listed_name(pool, image_id) is not None:
+            if is_added:
+                remove_entry(pool, image_id)
+            raise
+        is_unlinked = True  # its answer was lost
     if is_unlinked:
         return
     if listed_name(pool, image_id) is not None:
