@@ -21,7 +21,7 @@ from imgstore.drivers._librbd.errors import (
     error_number,
     quietly,
 )
-from imgstore.errors import ConfigError, NotFound, Unavailable
+from imgstore.errors import ConfigError, NotFound, TimedOut, Unavailable
 from imgstore.process import lazy
 
 LOG = logging.getLogger(__name__)
@@ -34,10 +34,9 @@ _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
 _LIMITS: Final = ("rados_osd_op_timeout", "rados_mon_op_timeout")
 # A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
 # answered may hold locks that it does not know of, and cannot break: they are its own.
-# What its user may do OSDs ask once for each connection.
-_BROKEN: Final = frozenset(
-    {errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
-)
+_BROKEN: Final = frozenset({errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT})
+# What its user may do a client is told when it connects, and never again.
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 # When and how often requests that wait are looked at, as shares of their time limit.
 _LOOKS_AROUND: Final = {"objecter_timeout": 0.25, "objecter_tick_interval": 0.125}
 
@@ -110,7 +109,8 @@ class Connection:
     """A connected client, which ``Cluster`` lends. Nobody else gets one that is ``retired``.
 
     ``requests`` counts the asynchronous ones, of all images. ``limit`` is how many seconds an OSD
-    has to answer a request, 0 for ever.
+    has to answer a request, 0 for ever. ``is_denied`` says that rights were missing, which may have
+    been given since; those who use it go on.
     """
 
     def __init__(self, client: Any, settings: Access) -> None:
@@ -119,6 +119,7 @@ class Connection:
         self.fsid: str = client.get_fsid()
         self.users = 0
         self.retired = False
+        self.is_denied = False
         self.requests = Requests()
         self.limit = float(client.conf_get("rados_osd_op_timeout") or 0)
         self._kept = 0
@@ -205,10 +206,12 @@ class Connection:
         return default | LAYERING
 
     def judge(self, exc: BaseException) -> None:
-        """Let nobody else use a connection whose error says that it broke, or lacks rights."""
+        """Let nobody else use a connection whose error says that it broke; note missing rights."""
         if error_number(exc) in _BROKEN:
             LOG.debug("the connection to the cluster broke")
             self.retired = True
+        elif error_number(exc) in _DENIED:
+            self.is_denied = True
 
     def close_later(self, opened: float, close: Callable[[], None]) -> None:
         """Call ``close`` of an image that was opened at ``opened`` once that is long enough ago."""
@@ -269,11 +272,18 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
         client.connect()
         connection = Connection(client, settings)
     except BaseException as exc:
+        monitors = client.conf_get("mon_host") or "the addresses that are configured"
         _discard(client)
         if error_number(exc) == errno.ENOENT:
             raise ConfigError(
                 "the Ceph configuration names no monitor, or no key for the user",
                 remedy=settings.if_incomplete,
+            ) from exc
+        if error_number(exc) == errno.ETIMEDOUT:
+            raise TimedOut(
+                f"no monitor answers at {monitors}",
+                remedy=f"let this host reach one; the addresses are told by the Ceph configuration "
+                f"({settings.source})",
             ) from exc
         raise
     connections.add(connection)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 import weakref
 from typing import Any
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.connection import (
     Connection,
     await_opening,
@@ -15,10 +17,11 @@ from imgstore.drivers._librbd.connection import (
     pin,
     unpin,
 )
-from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.waiting import Guarded, Watchdog
 from imgstore.errors import NotFound, StoreError
 from imgstore.process.interrupts import uninterrupted
+
+LOG = logging.getLogger(__name__)
 
 
 class _Handle:
@@ -113,8 +116,11 @@ class OpenImage:
 
     def close_quietly(self) -> None:
         """Close, and let no failure hide what an image was open for."""
-        with quietly("closing an image"):
+        try:
             self.close()
+        except Exception as exc:
+            self.connection.judge(exc)
+            LOG.debug("closing an image: %s", describe(exc))
 
     def check_process(self) -> None:
         """Raise StoreError in a forked child, where nothing would ever arrive."""
@@ -129,8 +135,8 @@ class OpenImage:
         return self.sdk
 
     def __exit__(self, *exc_info: object) -> None:
-        """Close."""
-        self.close()
+        """Close, which says nothing of what was done: each of librbd's calls has an answer."""
+        self.close_quietly()
 
 
 def version_of(image: Any, snapshot: str | None) -> str:

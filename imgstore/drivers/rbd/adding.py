@@ -181,6 +181,7 @@ class Adding:
         try:
             image.update_features(feature, True)
         except Exception as exc:
+            self.connection.judge(exc)
             LOG.warning("image %s has no journal: %s", self.name, describe(exc))
 
     def probe(self) -> None:

@@ -48,6 +48,7 @@ def copy(adding: Adding, place: Place, *, seen: str | None) -> int | None:
         return None  # not for this user, or not there: reading it will tell
     except Exception as exc:
         if isinstance(classify(exc), PermissionDenied):
+            connection.judge(exc)
             return None
         raise
     return size

@@ -116,6 +116,7 @@ def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed)
     except connection.rbd.ImageNotFound:
         return  # a clean-up came first
     except Exception as exc:
+        connection.judge(exc)
         LOG.warning("image %s was deleted and stays in the trash: %s", name, describe(exc))
 
 

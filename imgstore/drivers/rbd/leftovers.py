@@ -59,7 +59,8 @@ def find(
     """Yield what is abandoned for ``older_than``; every image of the pool is looked at."""
     now = datetime.now(timezone.utc)
     for name in connection.verbs.list(pool):
-        found = _if_readable(name, functools.partial(_left, connection, pool, store, name))
+        look_left = functools.partial(_left, connection, pool, store, name)
+        found = _if_readable(connection, name, look_left)
         if found is not None and now - found.modified >= older_than:
             yield found
     for entry in names.trash(pool):
@@ -69,7 +70,8 @@ def find(
         is_deferred = entry.deleted < entry.deferred and entry.deferred + _SECOND > now
         if is_deferred or now - entry.deleted < older_than:
             continue
-        size = _if_readable(entry.name, functools.partial(_purgeable, connection, pool, entry))
+        look = functools.partial(_purgeable, connection, pool, entry)
+        size = _if_readable(connection, entry.name, look)
         if size is not None:
             yield Leftover(store, f"trash {entry.name}", entry.deleted, size, entry)
 
@@ -113,13 +115,14 @@ def _without_image(pool: Any, store: str, name: str) -> Leftover | None:
     return Leftover(store, f"name {name}", names.made_at(pool, name), 0, _Left(name, listed))
 
 
-def _if_readable(name: str, look: Callable[[], T]) -> T | None:
+def _if_readable(connection: Connection, name: str, look: Callable[[], T]) -> T | None:
     """Return what ``look`` returns, None for an image that this user cannot open."""
     try:
         return look()
     except Exception as exc:
         if isinstance(classify(exc), Unavailable):
             raise
+        connection.judge(exc)
         LOG.debug("image %s cannot be looked at: %s", name, describe(exc))
         return None
 

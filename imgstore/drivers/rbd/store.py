@@ -77,22 +77,25 @@ class RbdStore(Store):
 
         It is in the Ceph configuration, or known once the cluster was connected to.
         """
-        fsid, pool = self._clusters.get().fsid, self._settings.pool
+        cluster, pool = self._clusters.get(), self._settings.pool
+        fsid = cluster.fsid or cluster.configured_fsid
         return f"{SCHEME}://{quote(fsid, safe='')}/{quote(pool, safe='')}/" if fsid else None
 
     def owns(self, location: Location) -> Ownership:
         """Own the pool of this cluster; other pools of it may be readable.
 
-        Locations of one part, which name no cluster, may lie here.
+        Locations of one part, which name no cluster, may lie here. Until it was connected to, the
+        cluster may have another fsid than is configured.
         """
         place = Place.of(location)
         if place is None:
             return Ownership.NO
-        fsid = self._clusters.get().fsid
+        cluster = self._clusters.get()
+        fsid = cluster.fsid or cluster.configured_fsid
         if place.fsid is None or fsid is None:
             return Ownership.MAYBE
         if place.fsid != fsid:
-            return Ownership.NO
+            return Ownership.NO if cluster.fsid else Ownership.MAYBE
         return Ownership.YES if place.pool == self._settings.pool else Ownership.MAYBE
 
     def _get(
@@ -189,13 +192,14 @@ class RbdStore(Store):
         """Connect and, to ``write``, create an image of no importance, and remove it."""
         cluster = self._clusters.get()
         with cluster.connection() as connection:
-            if not write:
-                pool = own_pool(connection, self._settings, write=False)
-                with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
-                    pool.stat("rbd_directory")  # which an empty pool has not
-                return ()
-            Adding(cluster, connection, self._settings, draft_of_probe()).probe()
-        return ()
+            if fault := cluster.wrong_fsid(connection):
+                yield fault
+            if write:
+                Adding(cluster, connection, self._settings, draft_of_probe()).probe()
+                return
+            pool = own_pool(connection, self._settings, write=False)
+            with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
+                pool.stat("rbd_directory")  # which an empty pool has not
 
     def _close(self) -> None:
         self._clusters.close()
