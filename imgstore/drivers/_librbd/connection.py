@@ -281,7 +281,7 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
             ) from exc
         if error_number(exc) == errno.ETIMEDOUT:
             raise TimedOut(
-                f"no monitor answers at {monitors}",
+                f"no monitor answers in time at {monitors}",
                 remedy=f"let this host reach one; the addresses are told by the Ceph configuration "
                 f"({settings.source})",
             ) from exc
