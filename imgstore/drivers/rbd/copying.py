@@ -9,7 +9,7 @@ from imgstore.drivers._librbd.errors import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers.rbd import names, rivals
 from imgstore.drivers.rbd.adding import Adding
-from imgstore.drivers.rbd.places import Place, draft_of_copy
+from imgstore.drivers.rbd.places import Place, new_draft
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.drivers.rbd.states import MARK, identity_of, mark_of_copy, open_at
 from imgstore.errors import NotFound, PermissionDenied
@@ -35,7 +35,7 @@ def copy(adding: Adding, place: Place, *, seen: str | None) -> int | None:
                 return None  # the copy would be a clone, too
             size, version = int(source.size()), version_of(source, snapshot)
             rivals.make_way(connection, adding.pool, adding.name)
-            draft = draft_of_copy()
+            draft = new_draft("copy")
             image_id: str | None = None
             with undone(
                 lambda: adding.remove(connection, draft, image_id), "removing what was copied"

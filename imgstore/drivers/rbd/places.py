@@ -16,8 +16,7 @@ from imgstore.location import Location
 SCHEME: Final = "rbd"
 # What unfinished images are called: adds of one id get in each other's way, others never do.
 _ADD: Final = f"{OWN}add-"
-_COPY: Final = f"{OWN}copy-"
-_PROBE: Final = f"{OWN}check-"
+_OTHERS: Final = {"copy": f"{OWN}copy-", "check": f"{OWN}check-"}
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,9 @@ def draft_of_add(image_id: str) -> str:
     return _ADD + image_id
 
 
-def draft_of_copy() -> str:
-    """Return what an image is called while it is copied, another name each time."""
-    return _COPY + secrets.token_hex(16)
-
-
-def draft_of_probe() -> str:
-    """Return what an image of check() is called, another name each time."""
-    return _PROBE + secrets.token_hex(8)
+def new_draft(kind: str) -> str:
+    """Return what an image of a "copy" or "check" is called, another name each time."""
+    return _OTHERS[kind] + secrets.token_hex(16)
 
 
 def added_as(draft: str) -> str | None:
@@ -85,4 +79,4 @@ def added_as(draft: str) -> str | None:
 
 def is_draft(name: str) -> bool:
     """Return whether an image of this name is an add, copy or probe, under way or left behind."""
-    return name.startswith((_ADD, _COPY, _PROBE))
+    return name.startswith((_ADD, *_OTHERS.values()))

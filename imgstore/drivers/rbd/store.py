@@ -20,7 +20,7 @@ from imgstore.drivers._librbd.errors import INSTALL, classify
 from imgstore.drivers.rbd import copying, deleting, leftovers, reading
 from imgstore.drivers.rbd.adding import Adding
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.places import SCHEME, Place, draft_of_probe, is_draft, own_pool
+from imgstore.drivers.rbd.places import SCHEME, Place, is_draft, new_draft, own_pool
 from imgstore.drivers.rbd.settings import read
 from imgstore.drivers.rbd.states import identity_of, open_at
 from imgstore.errors import ImgStoreError, InvalidLocation, NotFound, PermissionDenied
@@ -195,7 +195,7 @@ class RbdStore(Store):
             if fault := cluster.wrong_fsid(connection):
                 yield fault
             if write:
-                Adding(cluster, connection, self._settings, draft_of_probe()).probe()
+                Adding(cluster, connection, self._settings, new_draft("check")).probe()
                 return
             pool = own_pool(connection, self._settings, write=False)
             with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):

@@ -142,7 +142,7 @@ class Adding:
         uninterrupted(lambda: self._try_to_rename(place, to, is_commit=is_commit))
 
     def _try_to_rename(self, place: Place, to: Place, *, is_commit: bool) -> None:
-        renaming = Renaming(self._datastores, place, to, stamp=self._stamp, size=self.size)
+        renaming = Renaming(self._datastores, place, to, self._stamp, self.size)
         try:
             renaming.run()
         except Exception as exc:
