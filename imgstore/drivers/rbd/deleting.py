@@ -87,9 +87,8 @@ def _examine(rbd: Any, image: Any, snapshot: str, *, own: int) -> _Doomed:
     if is_watched(image, own=own) or is_locked(image):
         raise InUse(_OPEN, remedy="end that use first", retryable=True)
     found = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
-    snapshots = [each for each in found if each == snapshot]
-    is_protected = snapshots and image.is_protected_snap(snapshot)
-    protected = snapshot if is_protected else None
+    snapshots = [snapshot] if snapshot in found else []
+    protected = snapshot if snapshots and image.is_protected_snap(snapshot) else None
     return _Doomed(image.id(), mark_of_deletion(image), snapshots, protected)
 
 

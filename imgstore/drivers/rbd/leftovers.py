@@ -179,12 +179,9 @@ def _purge_alone(connection: Connection, pool: Any, entry: names.Trashed) -> Non
     if names.listed_name(pool, entry.id) is not None:
         raise NotFound("the image got another name meanwhile")
     try:
-        snapshots: list[str] = []
-        with (
-            contextlib.suppress(rbd.ImageNotFound),
-            OpenImage(connection, pool, image_id=entry.id, read_only=True) as image,
-        ):
-            snapshots = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
+        snapshots: tuple[str, ...] = ()
+        with contextlib.suppress(rbd.ImageNotFound):
+            snapshots = look_at(connection, pool, image_id=entry.id).snapshots
         if not purge(connection, pool, entry.id, snapshots=snapshots):
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:
