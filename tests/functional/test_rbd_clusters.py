@@ -163,9 +163,10 @@ class TestConfiguredFsid:
 
     WRONG = "11111111-2222-3333-4444-555555555555"
 
-    @pytest.fixture
-    def pool(self, cluster: Ceph, client: Any) -> RbdPool:
-        return make_pool(cluster, client, f"fsid-{new_id()[:8]}")
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, cluster: Ceph, client: Any) -> RbdPool:
+        return make_pool(cluster, client, "configured")
 
     @pytest.fixture
     def store(self, cluster: Ceph, pool: RbdPool, tmp_path: Path) -> Iterator[RbdStore]:
