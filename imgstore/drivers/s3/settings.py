@@ -21,7 +21,6 @@ from imgstore.secret import Secret
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS: Final = 10_000
-MIN_PART: Final = 5 * MIB
 MAX_PART: Final = 5 * 1024 * MIB
 MAX_OBJECT: Final = 5 * 1024 * 1024 * MIB
 # Without a known size the first parts are as large as configured; later ones grow evenly, so that
@@ -46,7 +45,6 @@ _AMAZON_REGION: Final = re.compile(
 )
 _GLOBAL: Final = frozenset({"s3.amazonaws.com", "s3-external-1.amazonaws.com"})
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{0,63}")
-_ENCRYPTION: Final = frozenset({"", "AES256", "aws:kms", "aws:kms:dsse"})
 # A name that can be one label of a host, so that certificates with a wildcard cover it.
 _DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
 
@@ -194,15 +192,13 @@ class Settings:
 
 def read(given: Mapping[str, Any], redaction: Redaction) -> Settings:
     """Check the values of the options; raises one ConfigError for all that is wrong."""
-    endpoint, bucket, key_prefix, credentials, part_size, options, *_ = all_checked(
+    endpoint, bucket, key_prefix, credentials, options, *_ = all_checked(
         lambda: Endpoint.of(given["host"]),
         lambda: _bucket(given["bucket"], given["bucket_url_format"]),
         lambda: _key_prefix(given["key_prefix"]),
         lambda: _credentials(given),
-        lambda: _part_size(given["large_object_chunk_size"]),
         lambda: _object_options(given),
         lambda: _check_region(given["region_name"]),
-        lambda: _check_workers(given["thread_pools"]),
     )
     protects = given["enable_data_integrity_protection"]
     return Settings(
@@ -214,7 +210,7 @@ def read(given: Mapping[str, Any], redaction: Redaction) -> Settings:
         addressing=_addressing(given["bucket_url_format"], endpoint, bucket),
         key_prefix=key_prefix,
         single_below=min(given["large_object_size"] * MIB, MAX_PART),
-        part_size=part_size,
+        part_size=given["large_object_chunk_size"] * MIB,
         workers=given["thread_pools"],
         memory=given["upload_memory"] * MIB,
         get_workers=given["get_workers"],
@@ -318,11 +314,6 @@ def _sendable(keyword: str, value: str | Secret | None) -> Secret | None:
 def _object_options(given: Mapping[str, Any]) -> dict[str, str]:
     """Return what every object is created with."""
     encryption = given["server_side_encryption"] or ""
-    if encryption not in _ENCRYPTION:
-        raise ConfigError(
-            f"s3_store_server_side_encryption is {encryption!a}",
-            remedy="write AES256, aws:kms or aws:kms:dsse",
-        )
     if given["sse_kms_key_id"] and not encryption.startswith("aws:kms"):
         raise ConfigError(
             "s3_store_sse_kms_key_id is set, but s3_store_server_side_encryption is not aws:kms"
@@ -333,17 +324,3 @@ def _object_options(given: Mapping[str, Any]) -> dict[str, str]:
         "SSEKMSKeyId": given["sse_kms_key_id"],
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _part_size(mebibytes: int) -> int:
-    size = mebibytes * MIB
-    if not MIN_PART <= size <= MAX_PART:
-        raise ConfigError(
-            f"s3_store_large_object_chunk_size is {mebibytes}", remedy="write 5 to 5120 (MiB)"
-        )
-    return size
-
-
-def _check_workers(count: int) -> None:
-    if count < 1:
-        raise ConfigError(f"s3_store_thread_pools is {count}", remedy="write 1 or more")

@@ -180,8 +180,8 @@ def test_values_are_what_a_file_would_say() -> None:
 def test_all_faults_are_told_together() -> None:
     """Somebody who corrects a file does it once."""
     with pytest.raises(errors.ConfigError) as caught:
-        store(host="a b", bucket="", thread_pools=0)
-    for name in ("s3_store_host", "s3_store_bucket", "s3_store_thread_pools"):
+        store(host="a b", bucket="", key_prefix="@")
+    for name in ("s3_store_host", "s3_store_bucket", "s3_store_key_prefix"):
         assert name in str(caught.value)
 
 
