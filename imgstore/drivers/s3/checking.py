@@ -1,20 +1,28 @@
-"""Whether the server has what it was sent: MD5s and checksums."""
+"""Checks: what the server can, and whether it has what it was sent."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.data.parts import Part
-from imgstore.drivers.s3.client import Client
-from imgstore.drivers.s3.probe import BYTES, MD5, probe_at
-from imgstore.errors import IntegrityError
+from imgstore.drivers.s3.client import Client, head
+from imgstore.drivers.s3.errors import error_code, is_conflict, status_of
+from imgstore.drivers.s3.places import PROBE
+from imgstore.drivers.s3.settings import Settings
+from imgstore.errors import IntegrityError, PermissionDenied
 from imgstore.process.committing import attempted
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+# What a probe holds.
+_BYTES: Final = b"check"
+_MD5_OF_BYTES: Final = hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
+_REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
 
 
 class Checking:
@@ -53,9 +61,9 @@ class Checking:
     def _ask(self) -> None:
         """Put an object of no importance, and see what its ETag is."""
         settings, s3 = self._settings, self._client.s3
-        at = probe_at(settings)
-        new = {**at, **settings.encryption, **content_md5(MD5), "Body": BYTES}
-        self._client.saw_tag(s3.put_object(**new), MD5)
+        at = _probe_at(settings)
+        new = {**at, **settings.encryption, **content_md5(_MD5_OF_BYTES), "Body": _BYTES}
+        self._client.saw_tag(s3.put_object(**new), _MD5_OF_BYTES)
         attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
 
 
@@ -76,3 +84,70 @@ def checksums(answer: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in answer.items() if name.startswith("Checksum")}
     found.pop("ChecksumType", None)
     return found
+
+
+def _probe_at(settings: Settings) -> dict[str, str]:
+    """Return where to put an object of no importance: nobody else ever has this key."""
+    key = f"{settings.key_prefix}{PROBE}{uuid.uuid4().hex}"
+    return {"Bucket": settings.bucket, "Key": key}
+
+
+def honours_conditions(client: Client) -> bool | None:
+    """Put an object of no importance, and again, and delete it; None where there is no bucket.
+
+    A server that refuses the header does not honour it. Raises what the SDK raises, and
+    PermissionDenied where the credentials do not let see that an object is missing, but should.
+    """
+    s3, settings = client.s3, client.settings
+    at = _probe_at(settings)
+    new = {**at, **settings.encryption, "Body": _BYTES}
+
+    def is_put() -> bool:
+        try:
+            client.saw_tag(s3.put_object(**new, IfNoneMatch="*"), _MD5_OF_BYTES)
+        except Exception as exc:
+            if not is_conflict(exc):
+                raise
+            return False
+        return True
+
+    try:
+        answer = not (is_put() and is_put())  # refused at first if it was sent twice
+    except Exception as exc:
+        if error_code(exc) == "NoSuchBucket":
+            return None
+        if status_of(exc) not in _REFUSALS:
+            raise
+        s3.put_object(**new)  # raises if it was refused for another reason
+        answer = False
+    is_removed = attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
+    # AWS needs no look before a commit.
+    if is_removed and not settings.endpoint.is_amazon:
+        _check_sight(s3, at)
+    return answer
+
+
+def is_there(client: Client) -> bool | None:
+    """Return whether the bucket can be listed, which adds need; None where there is no bucket."""
+    s3, settings = client.s3, client.settings
+    try:
+        s3.head_bucket(Bucket=settings.bucket)
+        s3.list_objects_v2(Bucket=settings.bucket, Prefix=settings.key_prefix, MaxKeys=1)
+    except Exception as exc:
+        if status_of(exc) != HTTPStatus.NOT_FOUND:
+            raise
+        return None
+    return True
+
+
+def _check_sight(s3: Any, at: dict[str, str]) -> None:
+    """Raise PermissionDenied if what is not there looks like what may not be seen."""
+    try:
+        head(s3, at)
+    except Exception as exc:
+        if status_of(exc) != HTTPStatus.FORBIDDEN:
+            raise
+        raise PermissionDenied(
+            "the server does not tell whether an object exists",
+            remedy="grant s3:ListBucket for the bucket, without which adds cannot be exclusive",
+        ) from exc

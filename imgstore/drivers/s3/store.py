@@ -16,6 +16,7 @@ from imgstore.data.ranges import open_ranges
 from imgstore.data.streams import Body
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
+from imgstore.drivers.s3.checking import honours_conditions, is_there
 from imgstore.drivers.s3.client import SDK_LOGGERS, Client, head, told
 from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.copying import Copying, Original
@@ -23,7 +24,6 @@ from imgstore.drivers.s3.deleting import delete, is_seen
 from imgstore.drivers.s3.errors import INSTALL, classify, error_code
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.places import Place, key_of
-from imgstore.drivers.s3.probe import honours_conditions, is_there
 from imgstore.drivers.s3.reading import Reading
 from imgstore.drivers.s3.settings import read
 from imgstore.errors import (
@@ -173,8 +173,7 @@ class S3Store(Store):
         if not self._settings.conditional_writes or self._settings.endpoint.is_amazon:
             return self._settings.conditional_writes
         try:
-            client = self._client.get()
-            answer = honours_conditions(client.s3, self._settings, client.saw_tag)
+            answer = honours_conditions(self._client.get())
         except Exception as exc:
             if isinstance(exc, ImgStoreError) or isinstance(classify(exc), Unavailable):
                 raise
@@ -197,7 +196,10 @@ class S3Store(Store):
     def _copy(
         self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
     ) -> Added | None:
-        if not isinstance(origin, S3Store) or not self._shares_service(origin):
+        if not isinstance(origin, S3Store):
+            return None
+        mine, others = self._settings.endpoint, origin._settings.endpoint
+        if not same_service(mine.service, others.service):
             return None
         source = _at(location)
         original = Original.of(self._client.get(), source, origin._found(location))
@@ -205,10 +207,6 @@ class S3Store(Store):
             return None
         Copying(self._adding(image_id), original).copy()
         return Added(self._location(image_id), size=original.size)
-
-    def _shares_service(self, other: S3Store) -> bool:
-        mine, others = self._settings.endpoint, other._settings.endpoint
-        return same_service(mine.service, others.service)
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         client = self._client.get()
@@ -227,10 +225,7 @@ class S3Store(Store):
     def _check(self, *, write: bool = True) -> Iterable[str]:
         """Put an object of no importance, and delete it; without ``write`` look at the bucket."""
         settings, client = self._settings, self._client.get()
-        if write:
-            answer = honours_conditions(client.s3, settings, client.saw_tag)
-        else:
-            answer = is_there(client.s3, settings)
+        answer = honours_conditions(client) if write else is_there(client)
         if answer is None and not settings.create_bucket:
             yield (
                 f"the bucket {settings.bucket!r} does not exist; create it, or set "
