@@ -692,8 +692,9 @@ class TestCopies:
         etag = bucket.raw.head_object(**source)["ETag"]
 
         def copy(key: str, etag: str) -> None:
-            original = Original(store._client.get(), source, len(data), etag)
-            Copying(store._adding(key), original).in_parts(5 * MIB)
+            client = store._client.get()
+            original = Original(client, source, len(data), etag)
+            Copying(client, store._commit(key), original, live=store._live).in_parts(5 * MIB)
 
         copy("copy", etag)
         assert not difference(content(store, f"{store.url_prefix}/copy"), data)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -25,46 +25,47 @@ _MD5_OF_BYTES: Final = hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
 _REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
 
 
-class Checking:
-    """Checks what one store uploads.
+def checked(
+    client: Client, data: Part, send: Callable[[Mapping[str, str]], Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], bool]:
+    """Send ``data``; return the answer, and whether it proves that the data arrived.
 
-    The server compares an MD5 that it was sent, a signed SHA-256, or the SDK's checksum, which it
-    then returns; one that does not know these returns an MD5 as ETag.
+    ``send`` is called with the parameters that let the server compare an MD5, where it is not to
+    compare a signed SHA-256, or the SDK's checksum, which it then returns; one that does not know
+    these returns an MD5 as ETag. Raises IntegrityError for other data.
     """
+    md5 = _md5(data) if client.settings.sends_md5 else None
+    answer = send(_content_md5(md5))
+    return answer, _is_proof(client, answer, data, md5)
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._settings = client.settings
 
-    def md5(self, data: Part) -> str | None:
-        """Return what to send, None where it is not needed."""
-        return _md5(data) if self._settings.sends_md5 else None
+def _is_proof(client: Client, answer: Mapping[str, Any], data: Part, md5: str | None) -> bool:
+    """Return whether an answer proves that ``data`` arrived; raises IntegrityError if not.
 
-    def is_proof(self, answer: Mapping[str, Any], data: Part, md5: str | None) -> bool:
-        """Return whether an answer proves that ``data`` arrived; raises IntegrityError if not.
+    An ETag that looks like an MD5 may be something else: that of an object which the server
+    encrypts, say. The MD5 that the server has compared is the proof then.
+    """
+    etag = str(answer.get("ETag", "")).strip('"')
+    is_kms = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
+    is_md5 = bool(_MD5.fullmatch(etag)) and not is_kms
+    is_checked = bool(checksums(answer))
+    was_sent = md5 is not None
+    if is_md5 and not was_sent and client.settings.relies_on_checksums and not is_checked:
+        md5 = _md5(data)
+    if is_md5 and md5 not in {None, etag}:
+        if client.has_md5_tags(lambda: _put_probe(client)):
+            raise IntegrityError("the server stored other bytes than it was sent")
+        return was_sent
+    return is_md5 or is_checked
 
-        An ETag that looks like an MD5 may be something else: that of an object which the server
-        encrypts, say. The MD5 that the server has compared is the proof then.
-        """
-        etag = str(answer.get("ETag", "")).strip('"')
-        is_kms = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
-        is_md5 = bool(_MD5.fullmatch(etag)) and not is_kms
-        is_checked = bool(checksums(answer))
-        if is_md5 and md5 is None and self._settings.relies_on_checksums and not is_checked:
-            md5 = _md5(data)
-        if is_md5 and md5 not in {None, etag}:
-            if self._client.has_md5_tags(self._ask):
-                raise IntegrityError("the server stored other bytes than it was sent")
-            return self._settings.sends_md5
-        return is_md5 or is_checked
 
-    def _ask(self) -> None:
-        """Put an object of no importance, and see what its ETag is."""
-        settings, s3 = self._settings, self._client.s3
-        at = _probe_at(settings)
-        new = {**at, **settings.encryption, **content_md5(_MD5_OF_BYTES), "Body": _BYTES}
-        self._client.saw_tag(s3.put_object(**new), _MD5_OF_BYTES)
-        attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
+def _put_probe(client: Client) -> None:
+    """Put an object of no importance, and see what its ETag is."""
+    settings, s3 = client.settings, client.s3
+    at = _probe_at(settings)
+    new = {**at, **settings.encryption, **_content_md5(_MD5_OF_BYTES), "Body": _BYTES}
+    client.saw_tag(s3.put_object(**new), _MD5_OF_BYTES)
+    attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
 
 
 def _md5(data: Part) -> str:
@@ -74,7 +75,7 @@ def _md5(data: Part) -> str:
     return digest.hexdigest()
 
 
-def content_md5(md5: str | None) -> dict[str, str]:
+def _content_md5(md5: str | None) -> dict[str, str]:
     """Return the parameters that let the server compare an MD5."""
     return {} if md5 is None else {"ContentMD5": base64.b64encode(bytes.fromhex(md5)).decode()}
 

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from imgstore.data.parts import Parts
 from imgstore.data.units import MIB
-from imgstore.drivers.s3.adding import Adding, part_of
+from imgstore.drivers.s3.adding import Upload, part_of
 from imgstore.drivers.s3.client import Client, head, told
+from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.errors import classify, in_doubt
 from imgstore.drivers.s3.settings import MAX_PARTS
 from imgstore.errors import IntegrityError, PermissionDenied
@@ -61,16 +62,16 @@ class Original:
             raise IntegrityError("the image changed while it was copied")
 
 
-class Copying:
+class Copying(Upload):
     """A copy of ``original``; with ``put``, ``finish``, ``cancel`` and ``abort`` for its parts."""
 
-    def __init__(self, adding: Adding, original: Original) -> None:
-        """Prepare to copy what ``adding`` is to add; nothing is sent yet."""
-        self._adding = adding
-        self._commit = adding.commit
-        self._s3 = adding.client.s3
+    def __init__(
+        self, client: Client, commit: Commit, original: Original, *, live: set[str]
+    ) -> None:
+        """Prepare to copy an object; nothing is sent yet."""
+        super().__init__(client, commit, live=live)
         self._original = original
-        self._takes_condition = adding.client.takes("CopyObject", "IfNoneMatch")
+        self._takes_condition = client.takes("CopyObject", "IfNoneMatch")
 
     def copy(self) -> None:
         """Copy in one request if that can do it, else in parts.
@@ -79,14 +80,14 @@ class Copying:
         """
         size = self._original.size
         # CopyObject is exclusive by its condition on AWS, by a claim elsewhere.
-        is_exclusive = self._takes_condition or not self._commit.is_amazon
+        is_exclusive = self._takes_condition or not self.commit.is_amazon
         if size == 0 or (size <= _LARGEST and is_exclusive):
             self._whole()
         else:
             self.in_parts(max(_PART, -(-size // MAX_PARTS)))
 
     def _whole(self) -> None:
-        commit, original = self._commit, self._original
+        commit, original = self.commit, self._original
         request = {
             **commit.new,
             **original.parameters,
@@ -98,13 +99,13 @@ class Copying:
 
         def send() -> Mapping[str, Any]:
             return commit.send(
-                lambda: self._s3.copy_object(**request),
+                lambda: self.client.s3.copy_object(**request),
                 is_exclusive=is_exclusive,
                 refused=original.check,
             )
 
         with commit.alone(is_exclusive=is_exclusive):
-            self._adding.client.inside(send)
+            self.client.inside(send)
             found = commit.check_stored(original.size)
             if found.get("ETag") != original.etag:  # as of other bytes, or of encrypted ones
                 self._check_copied()
@@ -115,7 +116,7 @@ class Copying:
             try:
                 self._original.check()
             except Exception:
-                self._commit.take_back()
+                self.commit.take_back()
                 raise
 
     # In parts.
@@ -128,15 +129,10 @@ class Copying:
                 parts.send(range(start, min(start + part_size, size)))
             parts.finish()
 
-    def start(self) -> Copying:
-        """Begin an upload; raises AlreadyExists before anything is sent."""
-        self._adding.start()
-        return self
-
     def put(self, number: int, data: range) -> dict[str, Any]:
         """Let the server copy these bytes of the original as a part."""
-        answer = self._adding.send_part(
-            self._s3.upload_part_copy,
+        answer = self.send_part(
+            self.client.s3.upload_part_copy,
             number,
             len(data),
             **self._original.parameters,
@@ -148,12 +144,4 @@ class Copying:
         """Make the parts an object, if all are of the same original."""
         with undone(self.abort, "the abort of a copy"):
             self._original.check()
-            self._adding.finish(parts)
-
-    def cancel(self) -> None:
-        """Send no part again that fails from now on."""
-        self._adding.cancel()
-
-    def abort(self) -> None:
-        """Remove the parts, unless they are an object or may become one."""
-        self._adding.abort()
+            super().finish(parts)

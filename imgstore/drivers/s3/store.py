@@ -149,7 +149,7 @@ class S3Store(Store):
         return found
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        adding = self._adding(image_id)
+        adding = Adding(self._client.get(), self._commit(image_id), live=self._live)
         settings, size = self._settings, body.size
         upload_in_parts(
             body,
@@ -161,12 +161,11 @@ class S3Store(Store):
         )
         return Added(self._location(image_id))
 
-    def _adding(self, image_id: str) -> Adding:
-        client, settings = self._client.get(), self._settings
-        key = key_of(image_id, settings.key_prefix)
+    def _commit(self, image_id: str) -> Commit:
+        client = self._client.get()
+        key = key_of(image_id, self._settings.key_prefix)
         is_conditional = client.is_conditional(self._ask_for_conditions)
-        commit = Commit(client, key, is_conditional=is_conditional)
-        return Adding(client, commit, live=self._live)
+        return Commit(client, key, is_conditional=is_conditional)
 
     def _ask_for_conditions(self) -> bool | None:
         """Return whether If-None-Match is honoured; None: ask again, there is no bucket yet."""
@@ -201,11 +200,11 @@ class S3Store(Store):
         mine, others = self._settings.endpoint, origin._settings.endpoint
         if not same_service(mine.service, others.service):
             return None
-        source = _at(location)
-        original = Original.of(self._client.get(), source, origin._found(location))
+        client = self._client.get()
+        original = Original.of(client, _at(location), origin._found(location))
         if origin is not self and not original.is_seen():
             return None
-        Copying(self._adding(image_id), original).copy()
+        Copying(client, self._commit(image_id), original, live=self._live).copy()
         return Added(self._location(image_id), size=original.size)
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
