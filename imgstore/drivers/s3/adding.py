@@ -70,7 +70,7 @@ class Upload:
         is_exclusive = bool(commit.condition) and commit.is_amazon
         try:
             with undone(self.abort, _ABORT), commit.alone(is_exclusive=is_exclusive):
-                commit.send(lambda: self._complete(request), is_exclusive=is_exclusive)
+                commit.send(lambda: self._complete(request))
                 commit.check_stored(sum(self._sizes.values()))
         finally:
             self._live.discard(request["UploadId"])
@@ -121,7 +121,7 @@ class Adding(Upload):
         def put(md5: Mapping[str, str]) -> Mapping[str, Any]:
             data.seek(0)  # it may be the second time
             request = {**commit.new, **md5, **commit.condition, "Body": data}
-            return commit.send(lambda: self._s3.put_object(**request), is_exclusive=is_exclusive)
+            return commit.send(lambda: self._s3.put_object(**request))
 
         def send(md5: Mapping[str, str]) -> Mapping[str, Any]:
             return self.client.inside(lambda: put(md5))

@@ -50,7 +50,7 @@ def _is_proof(client: Client, answer: Mapping[str, Any], data: Part, md5: str | 
     is_md5 = bool(_MD5.fullmatch(etag)) and not is_kms
     is_checked = bool(checksums(answer))
     was_sent = md5 is not None
-    if is_md5 and not was_sent and client.settings.relies_on_checksums and not is_checked:
+    if is_md5 and not was_sent and not (is_checked or client.settings.is_signed):
         md5 = _md5(data)
     if is_md5 and md5 not in {None, etag}:
         if client.has_md5_tags(lambda: _put_probe(client)):

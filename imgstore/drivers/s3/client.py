@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -16,7 +17,6 @@ from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied, StoreError, Unavailable
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
-from imgstore.secret import Secret
 
 T = TypeVar("T")
 
@@ -60,10 +60,7 @@ class Client:
         if not settings.sign_payload:
             options["payload_signing_enabled"] = False
         session = boto3.session.Session(
-            **{
-                name: value.reveal() if isinstance(value, Secret) else value
-                for name, value in settings.credentials.items()
-            }
+            **{name: value.reveal() for name, value in settings.credentials.items()}
         )
         self._credentials: Any = session.get_credentials()
         self.s3: Any = session.client(
@@ -157,7 +154,7 @@ class Client:
         ``may_repeat`` one that may have been carried out is not, ever.
         """
         outer = getattr(self._watching, "attempts", None)
-        attempts = self._watching.attempts = Attempts(cancelled, may_repeat=may_repeat)
+        attempts = self._watching.attempts = Attempts(cancelled, may_repeat)
         try:
             yield attempts
         finally:
@@ -222,14 +219,14 @@ def _name_condition_for_ceph(params: dict[str, Any], **_: Any) -> None:
         headers["x-amz-copy-if-match"] = etag
 
 
+@dataclass(eq=False)
 class Attempts:
     """What became of requests; ``in_doubt``: one may have been carried out unseen."""
 
-    def __init__(self, cancelled: Callable[[], bool], *, may_repeat: bool) -> None:
-        self.cancelled = cancelled
-        self.may_repeat = may_repeat
-        self.in_doubt = False
-        self.pending = False  # sent, and never judged: an answer that could not be read
+    cancelled: Callable[[], bool]
+    may_repeat: bool
+    in_doubt: bool = False
+    pending: bool = False  # sent, and never judged: an answer that could not be read
 
     @property
     def unknown(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from imgstore.data.parts import Parts
@@ -30,11 +31,6 @@ class Original:
     at: Mapping[str, str]
     size: int
     etag: str
-
-    @classmethod
-    def of(cls, client: Client, at: Mapping[str, str], found: Mapping[str, Any]) -> Original:
-        """Return the version that ``head`` has found."""
-        return cls(client, at, int(told(found, "ContentLength")), told(found, "ETag"))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -97,15 +93,9 @@ class Copying(Upload):
         }
         is_exclusive = "IfNoneMatch" in request and commit.is_amazon
 
-        def send() -> Mapping[str, Any]:
-            return commit.send(
-                lambda: self.client.s3.copy_object(**request),
-                is_exclusive=is_exclusive,
-                refused=original.check,
-            )
-
+        send = partial(self._s3.copy_object, **request)
         with commit.alone(is_exclusive=is_exclusive):
-            self.client.inside(send)
+            self.client.inside(lambda: commit.send(send, refused=original.check))
             found = commit.check_stored(original.size)
             if found.get("ETag") != original.etag:  # as of other bytes, or of encrypted ones
                 self._check_copied()
@@ -132,7 +122,7 @@ class Copying(Upload):
     def put(self, number: int, data: range) -> dict[str, Any]:
         """Let the server copy these bytes of the original as a part."""
         answer = self.send_part(
-            self.client.s3.upload_part_copy,
+            self._s3.upload_part_copy,
             number,
             len(data),
             **self._original.parameters,

@@ -29,10 +29,11 @@ INSTALL: Final = "imgstore[s3]"
 _NO_KEYS: Final = (
     "set s3_store_access_key and s3_store_secret_key, or give the AWS SDK a profile or a role"
 )
+_OF_KEYS: Final = "CredentialRetrievalError MetadataRetrievalError SSOError TokenRetrievalError"
 _CA: Final = "name the bundle of its authority in s3_store_cacert"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; QuotaExceeded is Ceph's,
-# XMinioStorageFull MinIO's.
+# XMinioStorageFull MinIO's. Answers to HEAD have the status for a code.
 _CODES: Final[dict[type[ImgStoreError], str]] = {
     NotFound: "NoSuchKey NotFound",
     PermissionDenied: "AccessDenied AccountProblem AllAccessDisabled ExpiredToken "
@@ -44,17 +45,12 @@ _CODES: Final[dict[type[ImgStoreError], str]] = {
     Throttled: "BandwidthLimitExceeded OperationAborted RequestLimitExceeded "
     "RequestThrottled SlowDown SlowDownRead SlowDownWrite Throttling TooManyRequests "
     "TooManyRequestsException",
-    TimedOut: "RequestTimeout",
+    TimedOut: "RequestTimeout 408",
     Unavailable: "InternalError ServiceUnavailable",
     IntegrityError: "BadDigest InvalidDigest InvalidPart XAmzContentSHA256Mismatch",
-    Unsupported: "MethodNotAllowed NotImplemented",
+    Unsupported: "MethodNotAllowed NotImplemented 405",
 }
 _CLASSES: Final = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
-# Answers to HEAD have no code.
-_STATUSES: Final[dict[int, type[ImgStoreError]]] = {
-    HTTPStatus.METHOD_NOT_ALLOWED: Unsupported,
-    HTTPStatus.REQUEST_TIMEOUT: TimedOut,
-}
 _NO_CHECKSUMS: Final = (
     "set s3_store_request_checksum_calculation to when_required: this server does not know the "
     "trailing checksums of S3"
@@ -121,10 +117,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
     kinds: list[tuple[str, ImgStoreError]] = [
         ("NoCredentialsError", PermissionDenied("no credentials were found", remedy=_NO_KEYS)),
         ("PartialCredentialsError", PermissionDenied("credentials lack a part", remedy=_NO_KEYS)),
-        ("CredentialRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("TokenRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("SSOError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("MetadataRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
+        *((name, PermissionDenied(_first_line(exc), remedy=_NO_KEYS)) for name in _OF_KEYS.split()),
         ("ProfileNotFound", ConfigError(_first_line(exc), remedy="correct s3_store_profile")),
         ("SSLError", Unavailable("the TLS connection to the endpoint failed")),
         ("ConnectTimeoutError", TimedOut("the endpoint does not accept connections in time")),
@@ -179,7 +172,7 @@ def _answered(exc: Exception) -> ImgStoreError:
     if code in _REMEDIES:
         kind, remedy = _REMEDIES[code]
         return kind(reason, remedy=remedy)
-    return (_CLASSES.get(code) or status_class(status, _STATUSES))(reason)
+    return (_CLASSES.get(code) or status_class(status))(reason)
 
 
 def _first_line(exc: Exception) -> str:

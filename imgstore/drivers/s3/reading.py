@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from imgstore.data.ranges import Got, whole_size
 from imgstore.drivers.s3.client import Client, told
 
 
+@dataclass(frozen=True)
 class Reading:
     """Asks for ranges of one object."""
 
-    def __init__(self, client: Client, at: dict[str, str]) -> None:
-        self._client = client
-        self._at = at
+    client: Client
+    at: Mapping[str, str]
 
     def __call__(
         self,
@@ -24,13 +25,13 @@ class Reading:
         is_cancelled: Callable[[], bool],
     ) -> Got:
         """Return what arrives, its body unread."""
-        request = dict(self._at)
+        request = dict(self.at)
         if offset or length is not None:
             request["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
         if version is not None:
             request["IfMatch"] = version
-        with self._client.watched(is_cancelled):
-            answer: dict[str, Any] = self._client.s3.get_object(**request)
+        with self.client.watched(is_cancelled):
+            answer: dict[str, Any] = self.client.s3.get_object(**request)
         body = answer["Body"]
         try:
             size = int(told(answer, "ContentLength"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import math
 import re
@@ -66,7 +65,8 @@ class Endpoint:
         match = _SCHEME.fullmatch(text.strip())
         scheme, rest = (match[1] or "https").lower(), match[2].strip("/")  # type: ignore[index]
         authority, slash, path = rest.partition("/")
-        authority = _bracketed(authority)
+        if _is_ipv6(authority):
+            authority = f"[{ipaddress.IPv6Address(authority)}]"
         parts = _AUTHORITY.fullmatch(authority)
         if (
             parts is None
@@ -101,18 +101,13 @@ class Endpoint:
         return "us-east-1" if self.host.lower() in _GLOBAL else ""
 
 
-def _bracketed(authority: str) -> str:
-    try:
-        return f"[{ipaddress.IPv6Address(authority)}]"
-    except ValueError:
-        return authority
-
-
 def _is_host(text: str) -> bool:
-    if not text.startswith("["):
-        return _NAME.fullmatch(text) is not None
+    return _is_ipv6(text[1:-1]) if text.startswith("[") else bool(_NAME.fullmatch(text))
+
+
+def _is_ipv6(text: str) -> bool:
     try:
-        ipaddress.IPv6Address(text[1:-1])
+        ipaddress.IPv6Address(text)
     except ValueError:
         return False
     return True
@@ -125,7 +120,7 @@ class Settings:
     endpoint: Endpoint
     bucket: str
     region: str
-    credentials: Mapping[str, Secret | str]
+    credentials: Mapping[str, Secret]
     create_bucket: bool
     addressing: str
     key_prefix: str
@@ -164,30 +159,23 @@ class Settings:
     @property
     def sends_md5(self) -> bool:
         """Return whether uploads carry an MD5: nothing else lets the server check them."""
-        return not self._is_signed and self.request_checksums == "when_required"
+        return not self.is_signed and self.request_checksums == "when_required"
 
     @property
-    def relies_on_checksums(self) -> bool:
-        """Return whether the SDK's own checksums are what lets the server check uploads."""
-        return not self._is_signed and not self.sends_md5
-
-    @property
-    def _is_signed(self) -> bool:
+    def is_signed(self) -> bool:
+        """Return whether uploads are signed, which takes a SHA-256 of them."""
         return self.endpoint.scheme == "http" and self.sign_payload
 
-    def first_part(self, size: int | None) -> int:
-        """Return the size of the first part, or of the whole image where one request does."""
+    def part(self, number: int, size: int | None) -> int:
+        """Return the size of a part, counted from 1, so that 10,000 hold the image of ``size``.
+
+        Where one request does for the image, its part is larger than the image.
+        """
         if size is None:
-            return self.part_size
+            return min(max(self.part_size, _GROWTH * (number - _EVEN_PARTS)), MAX_PART)
         if size < self.single_below:
             return size + 1  # one more: the end is then seen without another read
         return max(self.part_size, -(-size // MAX_PARTS))
-
-    def part(self, number: int, size: int | None) -> int:
-        """Return the size of a part, counted from 1, so that 10,000 hold the image."""
-        if size is not None:
-            return self.first_part(size)
-        return min(max(self.part_size, _GROWTH * (number - _EVEN_PARTS)), MAX_PART)
 
 
 def read(given: Mapping[str, Any], redaction: Redaction) -> Settings:
@@ -267,13 +255,12 @@ def _key_prefix(prefix: str) -> str:
     return prefix
 
 
-def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
+def _credentials(given: Mapping[str, Any]) -> dict[str, Secret]:
     """Return the keywords of the SDK's session; none means its own chain."""
     key, secret, token = all_checked(
-        *(
-            functools.partial(_sendable, keyword, given[keyword])
-            for keyword in ("access_key", "secret_key", "session_token")
-        )
+        lambda: _sendable("access_key", given),
+        lambda: _sendable("secret_key", given),
+        lambda: _sendable("session_token", given),
     )
     if bool(key) != bool(secret):
         raise ConfigError(
@@ -290,16 +277,16 @@ def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
         "aws_access_key_id": key,
         "aws_secret_access_key": secret,
         "aws_session_token": token,
-        "profile_name": given["profile"] or None,
+        "profile_name": Secret(given["profile"]) if given["profile"] else None,
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _sendable(keyword: str, value: str | Secret | None) -> Secret | None:
+def _sendable(keyword: str, given: Mapping[str, Any]) -> Secret | None:
     """Return a credential, None if it is not set; raises ConfigError, which does not quote it."""
-    if not value:
+    if not given[keyword]:
         return None
-    text = Secret(value).reveal()
+    text = Secret(given[keyword]).reveal()
     # The secret key signs and is not sent.
     is_sound = text.isprintable() and (text.isascii() or keyword == "secret_key")
     if not is_sound or text != text.strip():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from imgstore.boundary.settings import read_options
@@ -103,20 +103,14 @@ class S3Store(Store):
         super().__init__(name, **common)
         lazy.require("boto3", "botocore", install=INSTALL)
         self._settings = read(given, self._redaction)
-        self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
+        self._client = PerProcess(partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.
         self._live: set[str] = set()
 
     @property
     def url_prefix(self) -> str:
         """Return ``s3[+https]://<endpoint>/<bucket>``, and ``/<key prefix>`` if there is one."""
-        prefix = self._settings.key_prefix
-        bucket = f"{self._settings.endpoint.service}/{self._settings.bucket}"
-        return f"{self._scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
-
-    @property
-    def _scheme(self) -> str:
-        return "s3" if self._settings.endpoint.scheme == "http" else "s3+https"
+        return self._location("").url.rstrip("/")
 
     def owns(self, location: Location) -> Ownership:
         """Own the bucket's keys with the prefix; the rest of the endpoint may be readable."""
@@ -182,9 +176,11 @@ class S3Store(Store):
         return answer
 
     def _location(self, image_id: str) -> Location:
-        settings = self._settings
-        place = Place(settings.endpoint.service, settings.bucket, settings.key_prefix + image_id)
-        return place.location(self._scheme)
+        """Return the location of an image, as glance_store writes it."""
+        settings, endpoint = self._settings, self._settings.endpoint
+        scheme = "s3" if endpoint.scheme == "http" else "s3+https"
+        key = f"{settings.key_prefix}{image_id}"
+        return Location(scheme, f"{endpoint.service}/{settings.bucket}/{key}")
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         seen = self._found(location)  # S3 deletes what is not there without a word
@@ -200,8 +196,9 @@ class S3Store(Store):
         mine, others = self._settings.endpoint, origin._settings.endpoint
         if not same_service(mine.service, others.service):
             return None
-        client = self._client.get()
-        original = Original.of(client, _at(location), origin._found(location))
+        client, found = self._client.get(), origin._found(location)
+        size, etag = told(found, "ContentLength"), told(found, "ETag")
+        original = Original(client, _at(location), size, etag)
         if origin is not self and not original.is_seen():
             return None
         Copying(client, self._commit(image_id), original, live=self._live).copy()
