@@ -57,7 +57,7 @@ class Client:
         if isinstance(settings.verify, str):
             check_ca_file("s3_store_cacert", settings.verify)
         options: dict[str, Any] = {"addressing_style": settings.addressing}
-        if not settings.sign_payload:
+        if not settings.payload_signing:
             options["payload_signing_enabled"] = False
         session = boto3.session.Session(
             **{name: value.reveal() for name, value in settings.credentials.items()}
@@ -102,7 +102,7 @@ class Client:
         except Exception as exc:
             if error_code(exc) != "NoSuchBucket":
                 raise
-            if not self.settings.create_bucket:
+            if not self.settings.create_bucket_on_put:
                 raise ConfigError(
                     f"the bucket {bucket!r} does not exist",
                     remedy="create it, or set s3_store_create_bucket_on_put",

@@ -6,7 +6,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from imgstore.boundary.arguments import is_safe_image_id
@@ -115,13 +115,16 @@ def _is_ipv6(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked options of one store; sizes in bytes, times in seconds."""
+    """The checked options of one store; sizes in bytes, times in seconds.
+
+    What is called like a keyword of the constructor has its value.
+    """
 
     endpoint: Endpoint
     bucket: str
     region: str
     credentials: Mapping[str, Secret]
-    create_bucket: bool
+    create_bucket_on_put: bool
     addressing: str
     key_prefix: str
     single_below: int
@@ -130,7 +133,7 @@ class Settings:
     memory: int
     get_workers: int
     verify: str | bool | None
-    sign_payload: bool
+    payload_signing: bool
     conditional_writes: bool
     request_checksums: str
     response_checksums: str
@@ -164,7 +167,7 @@ class Settings:
     @property
     def is_signed(self) -> bool:
         """Return whether uploads are signed, which takes a SHA-256 of them."""
-        return self.endpoint.scheme == "http" and self.sign_payload
+        return self.endpoint.scheme == "http" and self.payload_signing
 
     def part(self, number: int, size: int | None) -> int:
         """Return the size of a part, counted from 1, so that 10,000 hold the image of ``size``.
@@ -180,39 +183,30 @@ class Settings:
 
 def read(given: Mapping[str, Any], redaction: Redaction) -> Settings:
     """Check the values of the options; raises one ConfigError for all that is wrong."""
-    endpoint, bucket, key_prefix, credentials, options, *_ = all_checked(
+    endpoint, credentials, options, *_ = all_checked(
         lambda: Endpoint.of(given["host"]),
-        lambda: _bucket(given["bucket"], given["bucket_url_format"]),
-        lambda: _key_prefix(given["key_prefix"]),
         lambda: _credentials(given),
         lambda: _object_options(given),
+        lambda: _check_bucket(given["bucket"], given["bucket_url_format"]),
+        lambda: _check_key_prefix(given["key_prefix"]),
         lambda: _check_region(given["region_name"]),
     )
+    as_given = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
     protects = given["enable_data_integrity_protection"]
     return Settings(
+        **as_given,
         endpoint=endpoint,
-        bucket=bucket,
         region=given["region_name"] or endpoint.region,
         credentials=credentials,
-        create_bucket=given["create_bucket_on_put"],
-        addressing=_addressing(given["bucket_url_format"], endpoint, bucket),
-        key_prefix=key_prefix,
+        addressing=_addressing(given["bucket_url_format"], endpoint, given["bucket"]),
         single_below=min(given["large_object_size"] * MIB, MAX_PART),
         part_size=given["large_object_chunk_size"] * MIB,
         workers=given["thread_pools"],
         memory=given["upload_memory"] * MIB,
-        get_workers=given["get_workers"],
         verify=given["cacert"] or (False if given["insecure"] else None),
-        sign_payload=given["payload_signing"],
-        conditional_writes=given["conditional_writes"],
         request_checksums=given["request_checksum_calculation"] if protects else "when_required",
         response_checksums=given["response_checksum_validation"] if protects else "when_required",
         object_options=options,
-        connect_timeout=given["connect_timeout"],
-        read_timeout=given["read_timeout"],
-        retry_mode=given["retry_mode"],
-        max_attempts=given["max_attempts"],
-        max_pool_connections=given["max_pool_connections"],
         redaction=redaction,
     )
 
@@ -225,7 +219,7 @@ def _check_region(name: str) -> None:
         )
 
 
-def _bucket(bucket: str, url_format: str) -> str:
+def _check_bucket(bucket: str, url_format: str) -> None:
     if not is_bucket(bucket):
         raise ConfigError(
             f"s3_store_bucket: {bucket!a} is not a bucket's name",
@@ -237,7 +231,6 @@ def _bucket(bucket: str, url_format: str) -> str:
             remedy="set s3_store_bucket_url_format to path, or use 3 to 63 lower-case letters, "
             "digits and '-'",
         )
-    return bucket
 
 
 def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
@@ -246,13 +239,12 @@ def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
     return "virtual" if endpoint.is_amazon and _DNS_BUCKET.fullmatch(bucket) else "path"
 
 
-def _key_prefix(prefix: str) -> str:
+def _check_key_prefix(prefix: str) -> None:
     if is_own(prefix) or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
         raise ConfigError(
             f"s3_store_key_prefix: {prefix!a} cannot begin the name of an image",
             remedy=f"use printable text without '/', '?', '#' and '@', not {CLAIM} or {PROBE}",
         )
-    return prefix
 
 
 def _credentials(given: Mapping[str, Any]) -> dict[str, Secret]:

@@ -209,7 +209,7 @@ class S3Store(Store):
         try:
             yield from leftovers.find(client, self.name, live=self._live, older_than=older_than)
         except Exception as exc:
-            if error_code(exc) != "NoSuchBucket" or not self._settings.create_bucket:
+            if error_code(exc) != "NoSuchBucket" or not self._settings.create_bucket_on_put:
                 raise
 
     def _remove_leftover(self, leftover: Leftover) -> None:
@@ -222,7 +222,7 @@ class S3Store(Store):
         """Put an object of no importance, and delete it; without ``write`` look at the bucket."""
         settings, client = self._settings, self._client.get()
         answer = honours_conditions(client) if write else is_there(client)
-        if answer is None and not settings.create_bucket:
+        if answer is None and not settings.create_bucket_on_put:
             yield (
                 f"the bucket {settings.bucket!r} does not exist; create it, or set "
                 "s3_store_create_bucket_on_put"

@@ -452,6 +452,6 @@ def test_operators_examples_load() -> None:
     with StoreManager.from_file(documents / "s3-default-backend.conf") as stores:
         made = stores["default_backend"]
         assert isinstance(made, S3Store)
-        assert made._settings.create_bucket
+        assert made._settings.create_bucket_on_put
         assert made._settings.single_below == 0
         assert made._settings.verify == "/etc/pki/tls/certs/ca-bundle.crt"
