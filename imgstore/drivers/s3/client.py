@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers.s3.errors import INSTALL, error_code, is_untrusted, status_of
 from imgstore.drivers.s3.settings import Settings
-from imgstore.errors import ConfigError, PermissionDenied, StoreError, Unavailable
+from imgstore.errors import ConfigError, PermissionDenied, Unavailable, Unsupported
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
 
@@ -47,21 +47,19 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         """Find the credentials and build the client; nothing is connected yet."""
-        boto3 = lazy.load("boto3", install=INSTALL)
         config = lazy.load("botocore.config", install=INSTALL)
         self._botocore = lazy.load("botocore.exceptions", install=INSTALL)
         self._watching = threading.local()
         self._is_conditional: bool | None = None
         self._has_md5_tags: bool | None = None
         self.settings = settings
+        self.sends_md5 = settings.sends_md5
         if isinstance(settings.verify, str):
             check_ca_file("s3_store_cacert", settings.verify)
         options: dict[str, Any] = {"addressing_style": settings.addressing}
         if not settings.payload_signing:
             options["payload_signing_enabled"] = False
-        session = boto3.session.Session(
-            **{name: value.reveal() for name, value in settings.credentials.items()}
-        )
+        session = _session({name: value.reveal() for name, value in settings.credentials.items()})
         self._credentials: Any = session.get_credentials()
         self.s3: Any = session.client(
             "s3",
@@ -207,6 +205,17 @@ class Client:
         return bool(http.status_code >= 500 and code not in _NOT_CARRIED_OUT)
 
 
+def _session(credentials: Mapping[str, str]) -> Any:
+    """Return a session of the SDK; keys win over a profile of the environment that is missing."""
+    boto3 = lazy.load("boto3", install=INSTALL)
+    botocore = lazy.load("botocore.session", install=INSTALL)
+    core = botocore.Session()
+    is_missing = core.get_config_variable("profile") not in {None, *core.available_profiles}
+    if is_missing and "aws_access_key_id" in credentials:
+        core = botocore.Session(session_vars={"profile": (None, None, None, None)})
+    return boto3.session.Session(botocore_session=core, **credentials)
+
+
 def _name_condition_for_ceph(params: dict[str, Any], **_: Any) -> None:
     """State the condition on a copy's source by the name that Ceph's gateway reads, too.
 
@@ -262,14 +271,20 @@ def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def told(answer: Mapping[str, Any], name: str) -> Any:
-    """Return what an answer has to tell; raises StoreError where it does not."""
+    """Return what an answer has to tell; raises Unsupported where it does not."""
     try:
         return answer[name]
     except KeyError:
-        raise StoreError(
+        raise Unsupported(
             f"the server's answer has no {name}",
             remedy="look for a server, or something before it, that is not quite one of S3",
         ) from None
+
+
+def validator(answer: Mapping[str, Any]) -> str | None:
+    """Return the ETag by which a version can be asked for; a weak one never matches (RFC 9110)."""
+    etag = answer.get("ETag") or ""
+    return None if not etag or etag.startswith("W/") else etag
 
 
 def server_time(answer: Mapping[str, Any]) -> datetime:

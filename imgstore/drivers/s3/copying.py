@@ -10,7 +10,7 @@ from typing import Any, Final
 from imgstore.data.parts import Parts
 from imgstore.data.units import MIB
 from imgstore.drivers.s3.adding import Upload, part_of
-from imgstore.drivers.s3.client import Client, head, told
+from imgstore.drivers.s3.client import Client, head, told, validator
 from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.errors import classify, in_doubt
 from imgstore.drivers.s3.settings import MAX_PARTS
@@ -35,7 +35,9 @@ class Original:
     @property
     def parameters(self) -> dict[str, Any]:
         """Return what a request that copies it says of it."""
-        return {"CopySource": dict(self.at), "CopySourceIfMatch": self.etag}
+        etag = validator({"ETag": self.etag})
+        condition = {} if etag is None else {"CopySourceIfMatch": etag}
+        return {"CopySource": dict(self.at), **condition}
 
     def is_seen(self) -> bool:
         """Return whether these credentials reach the same object; buckets have tenants."""
