@@ -137,6 +137,7 @@ class Adding(Upload):
         """Send a part, and see that it arrived as it was sent."""
 
         def send(md5: Mapping[str, str]) -> Any:
+            data.seek(0)  # it may be the second time
             return self.send_part(self._s3.upload_part, number, len(data), **md5, Body=data)
 
         answer, _ = checked(self.client, data, send)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -21,8 +21,21 @@ from imgstore.process.committing import attempted
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 # What a probe holds.
 _BYTES: Final = b"check"
-_MD5_OF_BYTES: Final = hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
 _REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
+
+# AWS's, and others', for a put into a bucket with Object Lock whose data has no MD5 or checksum.
+_WANTS_MD5: Final = frozenset({"InvalidRequest", "MissingContentMD5"})
+
+
+def md5_of(blocks: Iterable[bytes]) -> str:
+    """Return the MD5 of all blocks together."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+_MD5_OF_BYTES: Final = md5_of([_BYTES])
 
 
 def checked(
@@ -32,10 +45,18 @@ def checked(
 
     ``send`` is called with the parameters that let the server compare an MD5, where it is not to
     compare a signed SHA-256, or the SDK's checksum, which it then returns; one that does not know
-    these returns an MD5 as ETag. Raises IntegrityError for other data.
+    these returns an MD5 as ETag. Where the bucket wants an MD5 all the same, as with Object Lock,
+    data is sent again with one, and all that follows. Raises IntegrityError for other data.
     """
-    md5 = _md5(data) if client.settings.sends_md5 else None
-    answer = send(_content_md5(md5))
+    md5 = md5_of(data) if client.sends_md5 else None
+    try:
+        answer = send(content_md5(md5))
+    except Exception as exc:
+        if md5 is not None or error_code(exc) not in _WANTS_MD5:
+            raise
+        md5 = md5_of(data)
+        answer = send(content_md5(md5))
+        client.sends_md5 = True
     return answer, _is_proof(client, answer, data, md5)
 
 
@@ -51,7 +72,7 @@ def _is_proof(client: Client, answer: Mapping[str, Any], data: Part, md5: str | 
     is_checked = bool(checksums(answer))
     was_sent = md5 is not None
     if is_md5 and not was_sent and not (is_checked or client.settings.is_signed):
-        md5 = _md5(data)
+        md5 = md5_of(data)
     if is_md5 and md5 not in {None, etag}:
         if client.has_md5_tags(lambda: _put_probe(client)):
             raise IntegrityError("the server stored other bytes than it was sent")
@@ -61,21 +82,13 @@ def _is_proof(client: Client, answer: Mapping[str, Any], data: Part, md5: str | 
 
 def _put_probe(client: Client) -> None:
     """Put an object of no importance, and see what its ETag is."""
-    settings, s3 = client.settings, client.s3
-    at = _probe_at(settings)
-    new = {**at, **settings.encryption, **_content_md5(_MD5_OF_BYTES), "Body": _BYTES}
+    s3 = client.s3
+    at, new = _probe(client.settings)
     client.saw_tag(s3.put_object(**new), _MD5_OF_BYTES)
     attempted(lambda: s3.delete_object(**at), f"the removal of {at['Key']}")
 
 
-def _md5(data: Part) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in data:
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _content_md5(md5: str | None) -> dict[str, str]:
+def content_md5(md5: str | None) -> dict[str, str]:
     """Return the parameters that let the server compare an MD5."""
     return {} if md5 is None else {"ContentMD5": base64.b64encode(bytes.fromhex(md5)).decode()}
 
@@ -87,10 +100,10 @@ def checksums(answer: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _probe_at(settings: Settings) -> dict[str, str]:
-    """Return where to put an object of no importance: nobody else ever has this key."""
-    key = f"{settings.key_prefix}{PROBE}{uuid.uuid4().hex}"
-    return {"Bucket": settings.bucket, "Key": key}
+def _probe(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return where to put an object of no importance, and the request: nobody else has this key."""
+    at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{PROBE}{uuid.uuid4().hex}"}
+    return at, {**at, **settings.encryption, **content_md5(_MD5_OF_BYTES), "Body": _BYTES}
 
 
 def honours_conditions(client: Client) -> bool | None:
@@ -100,8 +113,7 @@ def honours_conditions(client: Client) -> bool | None:
     PermissionDenied where the credentials do not let see that an object is missing, but should.
     """
     s3, settings = client.s3, client.settings
-    at = _probe_at(settings)
-    new = {**at, **settings.encryption, "Body": _BYTES}
+    at, new = _probe(settings)
 
     def is_put() -> bool:
         try:
