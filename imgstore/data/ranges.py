@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -14,6 +15,8 @@ from imgstore.data.parts import DEFAULT_BUDGET
 from imgstore.data.units import MIB
 from imgstore.errors import IntegrityError, Unavailable, Unsupported
 from imgstore.process.patience import Patience
+
+LOG = logging.getLogger(__name__)
 
 RANGE: Final = 8 * MIB
 _PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
@@ -166,7 +169,10 @@ def read_in_parts(
         return is_retryable(exc) or (isinstance(exc, IntegrityError) and exc.retryable)
 
     def fetch_again(at: int, n: int) -> bytes:
-        return patience.repeat(lambda: fetch_part(at, n), may_pass)
+        def again(exc: Exception) -> None:
+            LOG.info("%d bytes from %d on are asked for again: %s", n, at, exc)
+
+        return patience.repeat(lambda: fetch_part(at, n), may_pass, again)
 
     patience = Patience(_RETRY_PAUSE, times=retries)
     ahead = max(1, min(workers, budget // part_size))

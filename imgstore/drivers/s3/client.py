@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +11,16 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from imgstore.boundary.settings import check_ca_file
-from imgstore.drivers.s3.errors import INSTALL, error_code, is_untrusted, status_of
+from imgstore.drivers.s3.errors import INSTALL, classify, error_code, is_untrusted, status_of
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied, Unavailable, Unsupported
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -83,6 +87,7 @@ class Client:
         events = self.s3.meta.events
         if not settings.endpoint.is_amazon:
             events.register("before-call.s3.CopyObject", _name_condition_for_ceph)
+        events.register("before-call.s3", self._on_call)
         events.register_first("before-sign.s3", self._on_signing)
         events.register("before-send.s3", self._on_sending)
         # First: the SDK's own handler raises when it gives up.
@@ -164,8 +169,14 @@ class Client:
             found = self._credentials.get_frozen_credentials()
             self.settings.redaction.learn(found.access_key, found.secret_key, found.token)
 
-    def _on_sending(self, request: Any, **_: Any) -> None:
+    def _on_call(self, **_: Any) -> None:
+        self._watching.failure = None  # of an attempt before
+
+    def _on_sending(self, request: Any, event_name: str, **_: Any) -> None:
         _check_credentials(request.headers)
+        if self._watching.failure:
+            operation, path = event_name.rpartition(".")[2], urlsplit(request.url).path
+            LOG.info("%s %s is sent again: %s", operation, path, self._watching.failure)
         attempts = getattr(self._watching, "attempts", None)
         if attempts is not None:
             attempts.pending = True
@@ -174,6 +185,10 @@ class Client:
         self, response: Any = None, caught_exception: Exception | None = None, **_: Any
     ) -> None:
         """Judge an attempt; the SDK calls this after each, before it decides on another."""
+        if response is not None:
+            self._watching.failure = f"the service answers {response[0].status_code}"
+        elif caught_exception is not None:
+            self._watching.failure = classify(caught_exception) or type(caught_exception).__name__
         attempts: Attempts | None = getattr(self._watching, "attempts", None)
         is_last = False
         if attempts is not None:

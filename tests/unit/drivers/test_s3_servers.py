@@ -59,6 +59,13 @@ class Request(BaseHTTPRequestHandler):
         return match and (int(match[1]), int(match[2]) if match[2] else None)
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing: clients give connections up."""
+
+
 def error(status: int, code: str) -> Answer:
     return status, {}, f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode()
 
@@ -93,8 +100,7 @@ def serve() -> Iterator[Serve]:
 
         def start(**answers: Callable[[Request], Answer]) -> str:
             handler = type("Handler", (Request,), {"answers": answers})
-            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-            server.daemon_threads = True
+            server = stack.enter_context(Server(("127.0.0.1", 0), handler))
             serving = {"poll_interval": 0.01}
             thread = threading.Thread(target=server.serve_forever, kwargs=serving)
             thread.start()
