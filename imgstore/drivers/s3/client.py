@@ -296,9 +296,8 @@ def told(answer: Mapping[str, Any], name: str) -> Any:
         ) from None
 
 
-def validator(answer: Mapping[str, Any]) -> str | None:
-    """Return the ETag by which a version can be asked for; a weak one never matches (RFC 9110)."""
-    etag = answer.get("ETag") or ""
+def validator(etag: str | None) -> str | None:
+    """Return an ETag if a version can be asked for by it; a weak one never matches (RFC 9110)."""
     return None if not etag or etag.startswith("W/") else etag
 
 

@@ -35,7 +35,7 @@ class Original:
     @property
     def parameters(self) -> dict[str, Any]:
         """Return what a request that copies it says of it."""
-        etag = validator({"ETag": self.etag})
+        etag = validator(self.etag)
         condition = {} if etag is None else {"CopySourceIfMatch": etag}
         return {"CopySource": dict(self.at), **condition}
 

@@ -43,7 +43,7 @@ class Reading:
         except BaseException:
             answer["Body"].close()
             raise
-        return Got(answer["Body"], size, validator(answer))
+        return Got(answer["Body"], size, validator(answer.get("ETag")))
 
     def _ask(self, offset: int, length: int | None, version: str | None) -> dict[str, Any]:
         request = dict(self.at)

@@ -238,4 +238,4 @@ def _at(location: Location) -> dict[str, str]:
     place = Place.of(location)
     if place is None:
         raise InvalidLocation("a location of S3 ends with bucket and key")
-    return place.at
+    return {"Bucket": place.bucket, "Key": place.key}
