@@ -13,11 +13,13 @@ import pytest
 
 from imgstore import errors
 from imgstore.drivers.s3 import S3Store
+from imgstore.drivers.s3.claims import Claim
 
 KEYS = {"access_key": "access-key-of-tests", "secret_key": "secret-key-of-tests"}
 TOKEN = "x-amz-meta-imgstore-add"
+LEASE = "x-amz-meta-imgstore-lease"
 DATA = bytes(range(256)) * 40
-DATE = {"Last-Modified": "Mon, 30 Nov 2026 10:00:00 GMT"}
+DATE = {"Last-Modified": "Mon, 30 Nov 2020 10:00:00 GMT"}
 
 Answer = tuple[int, dict[str, str], bytes]
 Make = Callable[..., S3Store]
@@ -245,3 +247,21 @@ class TestWeakTags:
 
         store = make(host=serve(HEAD=look, PUT=put), conditional_writes=False)
         assert store.copy(f"{store.url_prefix}/image", "copy").size == len(DATA)
+
+    def test_do_not_keep_a_dead_claim_from_being_taken_over(self, make: Make, serve: Serve) -> None:
+        """A proxy that compresses made it of a tag that the server itself compares."""
+        held = {TOKEN: "dead", LEASE: "0"}
+
+        def put(request: Request) -> Answer:
+            if request.headers.get("If-Match") != '"1"':
+                return error(412, "PreconditionFailed")
+            held.update({TOKEN: request.headers[TOKEN], LEASE: "1"})
+            return 200, {}, b""
+
+        def look(request: Request) -> Answer:
+            return head_of(DATA, ETag=self.WEAK, **held)(request)
+
+        client = make(host=serve(PUT=put, HEAD=look))._client.get()
+        claim = Claim(client, "image", lease=1)
+        claim.take()
+        assert held[TOKEN] != "dead"
