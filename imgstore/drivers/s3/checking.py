@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from imgstore.data.parts import Part
 from imgstore.drivers.s3.client import Client, head
-from imgstore.drivers.s3.errors import error_code, is_conflict, status_of
+from imgstore.drivers.s3.errors import error_code, is_conflict, status_of, wants_md5
 from imgstore.drivers.s3.places import PROBE
 from imgstore.drivers.s3.settings import Settings
 from imgstore.errors import IntegrityError, PermissionDenied
@@ -22,9 +22,6 @@ _MD5: Final = re.compile(r"[0-9a-f]{32}")
 # What a probe holds.
 _BYTES: Final = b"check"
 _REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED})
-
-# AWS's, and others', for a put into a bucket with Object Lock whose data has no MD5 or checksum.
-_WANTS_MD5: Final = frozenset({"InvalidRequest", "MissingContentMD5"})
 
 
 def md5_of(blocks: Iterable[bytes]) -> str:
@@ -52,7 +49,7 @@ def checked(
     try:
         answer = send(content_md5(md5))
     except Exception as exc:
-        if md5 is not None or error_code(exc) not in _WANTS_MD5:
+        if md5 is not None or not wants_md5(exc):
             raise
         md5 = md5_of(data)
         answer = send(content_md5(md5))

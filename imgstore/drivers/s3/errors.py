@@ -121,6 +121,17 @@ def error_code(exc: BaseException) -> str:
     return str(error.get("Code", ""))
 
 
+def wants_md5(exc: BaseException) -> bool:
+    """Return whether a put was refused for want of an MD5: the bucket has Object Lock, say.
+
+    AWS answers InvalidRequest for that and for other mistakes; most name the header.
+    """
+    if status_of(exc) != HTTPStatus.BAD_REQUEST:
+        return False
+    known = error_code(exc) in {"InvalidRequest", "MissingContentMD5"}
+    return known or "content-md5" in str(exc).lower()
+
+
 def status_of(exc: BaseException) -> int:
     """Return the HTTP status of an error that the service answered, 0 for any other exception."""
     response = getattr(exc, "response", None)
