@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -14,6 +15,8 @@ from imgstore.data.parts import DEFAULT_BUDGET
 from imgstore.data.units import MIB
 from imgstore.errors import IntegrityError, Unavailable, Unsupported
 from imgstore.process.patience import Patience
+
+LOG = logging.getLogger(__name__)
 
 RANGE: Final = 8 * MIB
 _PIECE: Final = MIB // 2  # larger ones are slower: they wait for more at a time
@@ -166,7 +169,10 @@ def read_in_parts(
         return is_retryable(exc) or (isinstance(exc, IntegrityError) and exc.retryable)
 
     def fetch_again(at: int, n: int) -> bytes:
-        return patience.repeat(lambda: fetch_part(at, n), may_pass)
+        def again(exc: Exception) -> None:
+            LOG.info("%d bytes from %d on are asked for again: %s", n, at, exc)
+
+        return patience.repeat(lambda: fetch_part(at, n), may_pass, again)
 
     patience = Patience(_RETRY_PAUSE, times=retries)
     ahead = max(1, min(workers, budget // part_size))
@@ -184,16 +190,17 @@ def read_in_parts(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def whole_size(content_range: str, offset: int, declared: int) -> int:
+def whole_size(content_range: str, offset: int, declared: int | None) -> int:
     """Return the size of the object of which ``declared`` bytes from ``offset`` on arrive.
 
-    Raises Unsupported for an answer that is not a range, IntegrityError for another range.
+    None is for an answer that does not tell how many. Raises Unsupported for an answer that is not
+    a range, IntegrityError for another range.
     """
     match = _CONTENT_RANGE.fullmatch(content_range)
     if match is None:
         raise Unsupported("the server takes no notice of ranges: it reads whole objects only")
     first, last, size = map(int, match.groups())
-    if first != offset or last - first + 1 != declared:
+    if first != offset or declared not in {None, last - first + 1}:
         raise IntegrityError(f"asked for bytes from {offset} on, the server sends {match[0]!r}")
     return size
 

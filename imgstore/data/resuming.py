@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from imgstore.data.opened import Opened
 from imgstore.errors import IntegrityError
 from imgstore.process.janitor import Janitor
 from imgstore.process.patience import Patience
+
+LOG = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.2  # seconds before a broken read is resumed
 
@@ -209,6 +212,7 @@ class Resuming:
             pause = next(self._pauses, None) if may_pass and not self.closed else None
             if version is None or pause is None:
                 self.fail(exc)
+            LOG.info("reading goes on at byte %d after %s", self._offset + self.fetched, error)
             self._wake.wait(pause)
             self.check_open()
             try:

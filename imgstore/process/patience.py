@@ -55,10 +55,16 @@ class Patience:
             self.sleep(pause)
             yield number
 
-    def repeat(self, call: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
+    def repeat(
+        self,
+        call: Callable[[], T],
+        may_pass: Callable[[Exception], bool],
+        again: Callable[[Exception], object] = lambda exc: None,
+    ) -> T:
         """Return what ``call`` returns, called again after a failure that ``may_pass``.
 
-        Raises the failure that does not pass, or the last one.
+        ``again`` is told of each failure before its pause. Raises the failure that does not pass,
+        or the last one.
         """
         pauses = self.pauses()
         while True:
@@ -67,4 +73,5 @@ class Patience:
             except Exception as exc:
                 if not may_pass(exc) or (pause := next(pauses, None)) is None:
                     raise
+                again(exc)
             self.sleep(pause)

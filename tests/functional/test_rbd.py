@@ -245,7 +245,7 @@ class TestLocations:
             (f"{CLUSTER}/im%61ges/image/snap", Ownership.YES),
             (f"{CLUSTER}/volumes/image/snap", Ownership.MAYBE),
             ("image", Ownership.MAYBE),
-            (f"{CLUSTER[::-1]}/images/image/snap", Ownership.NO),
+            (f"{CLUSTER[::-1]}/images/image/snap", Ownership.MAYBE),
             (f"{CLUSTER}/images/image", Ownership.NO),
             (f"{CLUSTER}/images/image/snap/", Ownership.NO),
             (f"{CLUSTER}//image/snap", Ownership.NO),

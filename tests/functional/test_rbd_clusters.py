@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,27 @@ class TestPools:
             assert store.check() == []
             assert content(store, image.location) == b"x"
 
+    def test_rights_that_are_given_leave_open_images_alone(
+        self, cluster: Ceph, client: Any
+    ) -> None:
+        pool, other = (make_pool(cluster, client, name) for name in ("mine", "theirs"))
+        key = ("auth", "caps", f"client.{pool.user.name}", "mon", "profile rbd", "osd")
+        mine = "profile rbd pool=mine"
+        cluster.command(*key, mine)
+        other.make("image", b"theirs")
+        with pool.store() as store:
+            data = bytes(range(256)) * 65536
+            image = store.add(new_id(), data)
+            theirs = f"rbd://{cluster.fsid}/theirs/image/snap"
+            with store.get(image.location) as reader:
+                begun = reader.read(1000)
+                for _ in range(3):
+                    with pytest.raises(errors.PermissionDenied):
+                        store.size(theirs)
+                cluster.command(*key, f"{mine}, profile rbd pool=theirs")
+                assert store.size(theirs) == len(b"theirs")
+                assert begun + reader.read() == data
+
 
 class TestCopies:
     def test_clusters_with_one_fsid_are_two(
@@ -120,6 +142,105 @@ class TestCopies:
             copy = origin.copy(image.location, new_id(), to=to)
             assert copy.digests == {}
             assert content(to, copy.location) == b"data"
+
+    def test_rights_to_copy_count_once_they_are_given(self, cluster: Ceph, client: Any) -> None:
+        """Until then the bytes pass through the client, in a connection of the same age."""
+        pool, target = (make_pool(cluster, client, name) for name in ("source", "target"))
+        with pool.store("from") as origin, target.store("to") as to:
+            image = origin.add(new_id(), b"data")
+            assert origin.copy(image.location, new_id(), to=to).digests
+            key = ("auth", "caps", f"client.{target.user.name}", "mon", "profile rbd", "osd")
+            cluster.command(*key, "profile rbd pool=source, profile rbd pool=target")
+
+            def is_inside() -> bool:
+                return not origin.copy(image.location, new_id(), to=to).digests
+
+            until(is_inside, seconds=30, what="the rights count")
+
+
+class TestConfiguredFsid:
+    """The fsid of the Ceph configuration is not the cluster's: librados takes no notice."""
+
+    WRONG = "11111111-2222-3333-4444-555555555555"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, cluster: Ceph, client: Any) -> RbdPool:
+        return make_pool(cluster, client, "configured")
+
+    @pytest.fixture
+    def store(self, cluster: Ceph, pool: RbdPool, tmp_path: Path) -> Iterator[RbdStore]:
+        """One that has not connected yet."""
+        conf = tmp_path / "ceph.conf"
+        conf.write_text(pool.user.conf.read_text().replace(cluster.fsid, self.WRONG))
+        with pool.store(ceph_conf=str(conf)) as store:
+            yield store
+
+    def test_its_images_are_found_before_it_was_connected_to(
+        self, pool: RbdPool, store: RbdStore
+    ) -> None:
+        with pool.store("writer") as writer:
+            image = writer.add(new_id(), b"data")
+        for _ in range(2):
+            assert content(store, image.location) == b"data"
+
+    def test_a_location_with_it_is_of_another_cluster(
+        self, cluster: Ceph, pool: RbdPool, store: RbdStore
+    ) -> None:
+        with pool.store("writer") as writer:
+            url = writer.add(new_id(), b"data").location.url.replace(cluster.fsid, self.WRONG)
+        for _ in range(2):
+            with pytest.raises(errors.InvalidLocation):
+                store.get(url)
+
+    @pytest.mark.parametrize("write", [False, True])
+    def test_check_tells_both(
+        self, cluster: Ceph, store: RbdStore, caplog: pytest.LogCaptureFixture, *, write: bool
+    ) -> None:
+        (fault,) = store.check(write=write)
+        assert self.WRONG in fault
+        assert cluster.fsid in fault
+        assert [record.getMessage() in fault for record in caplog.records] == [True]
+
+
+def test_the_page_frees_the_space_of_what_is_in_the_trash(cluster: Ceph, client: Any) -> None:
+    """By hand, where nobody calls remove_leftovers(): "rbd trash purge" leaves it there."""
+    page = Path("docs/drivers/rbd.md").read_text(encoding="utf-8")
+    shown = [line for line in page.splitlines() if line.startswith("$ rbd ") and "103f" in line]
+    steps = [line for line in shown if "restore" not in line]
+    assert len(steps) == 3
+    pool = make_pool(cluster, client, "binned")
+    with pool.store(trash_delay=1) as store:
+        image = store.add(name := new_id(), b"data")
+        store.delete(image.location)
+    (entry,) = pool.verbs.trash_list(pool.context)
+    until(
+        lambda: (
+            datetime.now(timezone.utc) > entry["deferment_end_time"].replace(tzinfo=timezone.utc)
+        ),
+        seconds=30,
+        what="the delay is over",
+    )
+    with contextlib.suppress(Exception):
+        cluster.run(["rbd", "trash", "purge", "binned"])
+    assert pool.trash() == [name]
+    for step in steps:
+        words = step.removeprefix("$ ").split()
+        named = [word.replace("103f6b8b4567", entry["id"]) for word in words]
+        cluster.run([word.replace("images", "binned") for word in named])
+    assert (pool.trash(), pool.objects()) == ([], [])
+
+
+def test_a_monitor_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """With the address, and where that comes from."""
+    conf = tmp_path / "ceph.conf"
+    conf.write_text("[global]\nmon_host = 127.0.0.1:1\nauth_client_required = none\n")
+    with (
+        RbdStore("rbd", ceph_conf=str(conf), rados_connect_timeout=1) as store,
+        pytest.raises(errors.TimedOut, match=r"127\.0\.0\.1:1") as caught,
+    ):
+        store.size("rbd://image")
+    assert str(conf) in str(caught.value)
 
 
 class Daemon(threading.Thread):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from servers.ceph import Ceph
@@ -54,6 +56,21 @@ def trash(pool: RbdPool, name: str) -> str:
     assert image_id is not None
     pool.verbs.trash_move(pool.context, name, 0)
     return image_id
+
+
+class Losing:
+    """The SDK's pool; requests that change an object of this name are carried out, unanswered."""
+
+    def __init__(self, pool: Any, name: str) -> None:
+        self._pool, self._name = pool, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def operate_write_op(self, request: Any, name: str) -> None:
+        self._pool.operate_write_op(request, name)
+        if name == self._name:
+            raise TimeoutError(errno.ETIMEDOUT, "no answer")
 
 
 class TestAdds:
@@ -218,6 +235,13 @@ class TestNames:
         assert pool.images() == ["image"]
         pool.verbs.trash_restore(context, old, "back")
         assert pool.content("back") == b"old"
+
+    def test_a_deletion_whose_answer_is_lost_is_one(self, pool: RbdPool) -> None:
+        """Once its name is taken from an image that is in the trash, it is deleted."""
+        pool.make("image", b"data")
+        image_id = names.id_of(pool.context, "image") or ""
+        names.to_trash(Losing(pool.context, "rbd_directory"), image_id, "image")
+        assert (pool.images(), pool.trash()) == ([], ["image"])
 
     def test_a_mark_is_removed_by_the_deletion_that_set_it(self, pool: RbdPool) -> None:
         pool.make("image", b"data")

@@ -22,10 +22,10 @@ from servers.radosgw import RadosGateway, User
 
 from imgstore import ImageReader, Location, RequestContext, StoreManager, errors
 from imgstore.drivers.s3 import S3Store
+from imgstore.drivers.s3.checking import honours_conditions
 from imgstore.drivers.s3.claims import Claim
 from imgstore.drivers.s3.copying import Copying, Original
 from imgstore.drivers.s3.places import CLAIM
-from imgstore.drivers.s3.probe import honours_conditions
 from imgstore.testing.concurrency import in_threads
 from imgstore.testing.doubles import Paused
 from imgstore.testing.harness import content, difference, new_id, pattern
@@ -549,10 +549,12 @@ class TestCredentials:
                 assert bucket.keys() == []
                 assert bucket.uploads() == []
         with (
-            contextlib.closing(raw_client(bucket.gateway.url(), s3_other)) as raw,
+            S3Store("s3", **bucket.options() | keys) as store,
             S3Store("aws", host="s3.eu-west-1.amazonaws.com", bucket=bucket.name) as aws,
         ):
-            assert honours_conditions(raw, aws._settings)  # where commits are conditional
+            client = store._client.get()
+            client.settings = aws._settings
+            assert honours_conditions(client)  # where commits are conditional
         allow(bucket, s3_other, [*actions, "s3:ListBucket"])
         for parts in ({}, IN_PARTS):
             with S3Store("s3", **bucket.options() | keys | parts) as store:
@@ -690,8 +692,9 @@ class TestCopies:
         etag = bucket.raw.head_object(**source)["ETag"]
 
         def copy(key: str, etag: str) -> None:
-            original = Original(store._client.get(), source, len(data), etag)
-            Copying(store._adding(key), original).in_parts(5 * MIB)
+            client = store._client.get()
+            original = Original(client, source, len(data), etag)
+            Copying(client, store._commit(key), original, live=store._live).in_parts(5 * MIB)
 
         copy("copy", etag)
         assert not difference(content(store, f"{store.url_prefix}/copy"), data)

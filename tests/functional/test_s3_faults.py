@@ -159,14 +159,23 @@ class TestServerKilled:
 
 
 class TestConnectionCut:
-    def test_a_part_that_fails_twice(self, make: Make, bucket: Bucket, link: Proxy) -> None:
-        """Cut in the middle of a part, and again, the part is sent until it arrives."""
+    def test_a_part_that_fails_twice(
+        self, make: Make, bucket: Bucket, link: Proxy, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Cut in the middle of a part, and again, the part is sent until it arrives.
+
+        Each time leaves a line in the log, without a secret.
+        """
+        caplog.set_level("INFO", "imgstore")
         data = pattern(23 * MIB)
         link.cut(7 * MIB, direction="up", times=2)
         image = make(thread_pools=1, **IN_PARTS).add("image", data, algorithms=("md5",))
         assert image.size == len(data)
         assert not difference(stored(bucket), data)
         assert bucket.uploads() == []
+        again = f"UploadPart /{bucket.name}/image is sent again: the "
+        assert [text.startswith(again) for text in caplog.messages] == [True, True]
+        assert bucket.user.secret_key not in caplog.text
 
     def test_a_small_image_that_fails_twice(self, make: Make, bucket: Bucket, link: Proxy) -> None:
         """An image in one request is sent again from memory."""

@@ -375,6 +375,33 @@ class TestConnections:
         used(vsphere, store, SMALL)
         assert len(vsphere.sessions()) == 1
 
+    @pytest.mark.parametrize("status", [200, 500])
+    @pytest.mark.parametrize(
+        "on",
+        [
+            "RetrieveServiceContent",
+            "Login",
+            "MakeDirectory",
+            "MoveDatastoreFile_Task",
+            "RetrievePropertiesEx",
+        ],
+    )
+    def test_a_page_stands_for_an_answer(
+        self, vsphere: VSphere, make: Make, on: str, status: int
+    ) -> None:
+        """A proxy shows it; what is behind that is asked again."""
+        vsphere.expire()
+        store = make()
+        vsphere.answer(on, status, times=2)
+        used(vsphere, store, SMALL)
+
+    def test_all_answers_are_pages(self, vsphere: VSphere, store: VmwareStore) -> None:
+        vsphere.answer("sdk", 200, times=None)
+        for verb in (store.leftovers, lambda **_: store.add(new_id(), SMALL)):
+            with pytest.raises(errors.Unavailable, match="vmware_server_host") as caught:
+                verb(older_than=0)
+            assert caught.value.retryable
+
     def test_all_answers_are_cut(self, vsphere: VSphere, store: VmwareStore) -> None:
         vsphere.lose("sdk", 150, times=None)
         for verb in (store.leftovers, lambda **_: store.add(new_id(), SMALL)):

@@ -120,10 +120,6 @@ def found(store: VmwareStore) -> list[Place]:
     settings = settings_of(store)
     datastores = Datastores(settings)
     try:
-        return [
-            datastores.place(datastore, file.path)
-            for datastore, _ in settings.datastores
-            for file in datastores.search(datastore, "*")
-        ]
+        return [place for place, _ in datastores.search("*")]
     finally:
         datastores.close()

@@ -200,8 +200,11 @@ def test_what_has_no_version_is_read_whole() -> None:
 
 @pytest.mark.parametrize("kind", ["broken", "short"])
 @pytest.mark.parametrize("offset", [0, RANGE, 3 * RANGE])
-def test_a_range_that_broke_off_is_asked_for_again(kind: str, offset: int) -> None:
-    """The first one too, whose answer had begun to arrive; and nothing else is."""
+def test_a_range_that_broke_off_is_asked_for_again(
+    kind: str, offset: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one too, whose answer had begun to arrive; and nothing else is; a line says so."""
+    caplog.set_level("INFO")
     server = Server()
     getattr(server, kind)[offset] = 1
     assert read(opened(server)) == DATA
@@ -210,6 +213,8 @@ def test_a_range_that_broke_off_is_asked_for_again(kind: str, offset: int) -> No
     assert len(begins) == 4 + 1
     assert {version for begin, _, version in server.asked[1:]} == {"v1"}
     assert all(body.closed for body in server.bodies)
+    (line,) = caplog.messages
+    assert f"from {offset} on are asked for again: " in line
 
 
 @pytest.mark.parametrize(("kind", "error"), [("broken", Unavailable), ("short", IntegrityError)])

@@ -99,12 +99,16 @@ def test_a_range_goes_on_inside_its_bounds():
         assert store.opened == [(10, 30, None), (20, 20, "v1")]
 
 
-def test_opening_again_may_fail_and_be_tried_again():
-    """A failure to reopen counts as one more failure."""
+def test_opening_again_may_fail_and_be_tried_again(caplog):
+    """A failure to reopen counts as one more failure, and each leaves a line in the log."""
+    caplog.set_level("INFO")
     with ScriptedStore([DATA[:1], SdkError()], SdkError(), [DATA[1:]]) as store:
         with store.get(AT) as reader:
             assert reader.read() == DATA
         assert len(store.opened) == 3
+    first, second = caplog.messages
+    assert first.startswith("reading goes on at byte 1 after store 'script': get ")
+    assert second.startswith("reading goes on at byte 1 after store 'script': get ")
 
 
 def test_patience_ends():

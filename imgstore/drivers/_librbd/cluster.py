@@ -6,9 +6,12 @@ import functools
 import logging
 import os
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from imgstore.drivers._librbd.access import Access
 from imgstore.drivers._librbd.connection import (
@@ -21,6 +24,12 @@ from imgstore.process.shared import Shared
 
 LOG = logging.getLogger(__name__)
 
+# For rights that may have been given connections are made anew: so many at once, and so many
+# seconds apart on average, as long as no more than so many are open because of their users.
+_RENEWALS: Final = 5
+_RENEWAL: Final = 1.0
+_OPEN: Final = 8
+
 
 class Cluster:
     """What one process has of a cluster: a connection, made when needed, and anew if it broke."""
@@ -31,7 +40,9 @@ class Cluster:
         # The garbage collector may close a reader, which gives back, inside any of the methods.
         self._lock = threading.RLock()
         self._closed = False
-        self._told_fsid: str | None = None
+        self.fsid: str | None = None  # once it was connected to
+        self._configured_fsid: str | None = None
+        self._renewed: deque[float] = deque(maxlen=_RENEWALS)
         self._connections: set[Connection] = set()
         # It does not refer to this object, which would otherwise outlive its last user.
         make = functools.partial(connect, settings, self._connections)
@@ -77,12 +88,25 @@ class Cluster:
     def _take(self) -> Connection:
         while True:
             connection = self._shared.get()
-            self._told_fsid = connection.fsid
+            if self.fsid is None and (fault := self.wrong_fsid(connection)):
+                LOG.warning("%s", fault)
+            self.fsid = connection.fsid
             with self._lock:
                 connection.users += 1
+                if connection.is_denied and not connection.retired and self._may_renew():
+                    connection.retired = True
                 if not connection.retired:
                     return connection
             self._give_back(connection)
+
+    def _may_renew(self) -> bool:
+        """Return whether to connect anew because rights may have been given since."""
+        now = time.monotonic()
+        is_storm = len(self._renewed) == _RENEWALS and now - self._renewed[0] < _RENEWALS * _RENEWAL
+        if is_storm or len(self._connections) >= _OPEN:
+            return False
+        self._renewed.append(now)
+        return True
 
     def _give_back(self, connection: Connection) -> None:
         if os.getpid() != self._pid:
@@ -110,18 +134,23 @@ class Cluster:
         connection.shutdown()
 
     @property
-    def fsid(self) -> str | None:
-        """Return the cluster's identity as far as it is known without asking the cluster."""
-        if self._told_fsid is None:
+    def configured_fsid(self) -> str | None:
+        """Return the fsid that the Ceph configuration tells; the cluster's may be another one."""
+        if self._configured_fsid is None:
             try:
-                told = configured_fsid(self._settings)
+                self._configured_fsid = configured_fsid(self._settings)
             except Exception as exc:
                 LOG.debug("no Ceph configuration yet: %s", type(exc).__name__)
-                return None
-            with self._lock:
-                if self._told_fsid is None:
-                    self._told_fsid = told
-        return self._told_fsid or None
+        return self._configured_fsid or None
+
+    def wrong_fsid(self, connection: Connection) -> str:
+        """Return what is wrong with the fsid that is configured; nothing if it is right."""
+        if self.configured_fsid in (None, connection.fsid):
+            return ""
+        return (
+            f"the Ceph configuration ({self._settings.source}) has the fsid "
+            f"{self.configured_fsid}, and the cluster has {connection.fsid}; correct it there"
+        )
 
 
 def _end_all(pid: int, connections: set[Connection]) -> None:

@@ -21,22 +21,22 @@ from imgstore.drivers._librbd.errors import (
     error_number,
     quietly,
 )
-from imgstore.drivers._librbd.requests import Requests
-from imgstore.errors import ConfigError, NotFound, Unavailable
+from imgstore.errors import ConfigError, NotFound, TimedOut, Unavailable
 from imgstore.process import lazy
 
 LOG = logging.getLogger(__name__)
 
-SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
+_SETTLED: Final = 0.03  # seconds after which librbd is done with opening an image
 _UNHURRIED: Final = 0.5  # the same, where nobody waits for it
+_EXIT: Final = 10.0  # seconds that an exit waits for requests that are under way
+_RETURN: Final = 0.05  # seconds for librbd's threads to return from Python
 _UNSET_FSID: Final = "00000000-0000-0000-0000-000000000000"
 _LIMITS: Final = ("rados_osd_op_timeout", "rados_mon_op_timeout")
 # A client that was cut off by the cluster, or shut down, stays so. One whose requests were not
 # answered may hold locks that it does not know of, and cannot break: they are its own.
-# What its user may do OSDs ask once for each connection.
-_BROKEN: Final = frozenset(
-    {errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
-)
+_BROKEN: Final = frozenset({errno.ESHUTDOWN, errno.ENOTCONN, errno.ETIMEDOUT})
+# What its user may do a client is told when it connects, and never again.
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 # When and how often requests that wait are looked at, as shares of their time limit.
 _LOOKS_AROUND: Final = {"objecter_timeout": 0.25, "objecter_tick_interval": 0.125}
 
@@ -64,11 +64,53 @@ def is_thread_of_librbd() -> bool:
     return isinstance(threading.current_thread(), threading._DummyThread)
 
 
+def await_opening(opened: float) -> None:
+    """Let librbd be done with an image that was opened then, by the monotonic clock."""
+    time.sleep(max(0.0, opened + _SETTLED - time.monotonic()))
+
+
+class Requests:
+    """How many asynchronous requests, and verbs, of a connection are under way."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._count = 0
+        self._ended = False
+
+    def begin(self, *, is_nested: bool = False) -> None:
+        """Count one, or raise Unavailable: the interpreter exits.
+
+        What is nested in one that is counted may begin even so: it undoes that one.
+        """
+        with self._change:
+            if self._ended and not is_nested:
+                raise Unavailable("the interpreter exits")
+            self._count += 1
+
+    def done(self) -> None:
+        """Count one less."""
+        with self._change:
+            self._count -= 1
+            self._change.notify_all()
+
+    def end(self) -> None:
+        """Let no more begin, and wait for those under way.
+
+        librbd's threads must not call back into an interpreter that is gone, nor a daemon thread
+        be inside librbd while the process ends.
+        """
+        with self._change:
+            self._ended = True
+            self._change.wait_for(lambda: self._count <= 0, _EXIT)
+        time.sleep(_RETURN)
+
+
 class Connection:
     """A connected client, which ``Cluster`` lends. Nobody else gets one that is ``retired``.
 
     ``requests`` counts the asynchronous ones, of all images. ``limit`` is how many seconds an OSD
-    has to answer a request, 0 for ever.
+    has to answer a request, 0 for ever. ``is_denied`` says that rights were missing, which may have
+    been given since; those who use it go on.
     """
 
     def __init__(self, client: Any, settings: Access) -> None:
@@ -77,6 +119,7 @@ class Connection:
         self.fsid: str = client.get_fsid()
         self.users = 0
         self.retired = False
+        self.is_denied = False
         self.requests = Requests()
         self.limit = float(client.conf_get("rados_osd_op_timeout") or 0)
         self._kept = 0
@@ -163,10 +206,12 @@ class Connection:
         return default | LAYERING
 
     def judge(self, exc: BaseException) -> None:
-        """Let nobody else use a connection whose error says that it broke, or lacks rights."""
+        """Let nobody else use a connection whose error says that it broke; note missing rights."""
         if error_number(exc) in _BROKEN:
             LOG.debug("the connection to the cluster broke")
             self.retired = True
+        elif error_number(exc) in _DENIED:
+            self.is_denied = True
 
     def close_later(self, opened: float, close: Callable[[], None]) -> None:
         """Call ``close`` of an image that was opened at ``opened`` once that is long enough ago."""
@@ -206,9 +251,8 @@ class Connection:
             if self._kept:
                 return
         while self._to_close:
-            opened, _ = self._to_close[0]
-            time.sleep(max(0.0, opened + SETTLED - time.monotonic()))
-            self._sweep(SETTLED)
+            await_opening(self._to_close[0][0])
+            self._sweep(_SETTLED)
         for pool in self._pools.values():
             pool.close()
             unpin(pool)
@@ -228,11 +272,18 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
         client.connect()
         connection = Connection(client, settings)
     except BaseException as exc:
+        monitors = client.conf_get("mon_host") or "the addresses that are configured"
         _discard(client)
         if error_number(exc) == errno.ENOENT:
             raise ConfigError(
                 "the Ceph configuration names no monitor, or no key for the user",
                 remedy=settings.if_incomplete,
+            ) from exc
+        if error_number(exc) == errno.ETIMEDOUT:
+            raise TimedOut(
+                f"no monitor answers in time at {monitors}",
+                remedy=f"let this host reach one; the addresses are told by the Ceph configuration "
+                f"({settings.source})",
             ) from exc
         raise
     connections.add(connection)

@@ -47,6 +47,11 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if not (type(exc).__module__ in {"rados", "rbd"} or isinstance(exc, RequestFailed)):
         return None
     number = error_number(exc)
+    if number == errno.EROFS:
+        return PermissionDenied(
+            "the image is read-only here, as one is that is mirrored from another cluster",
+            remedy="change it there, or promote it here first",
+        )
     kind = _CLASSES.get(number) or error_class(OSError(number, ""))
     reason = "the cluster cut this client off" if number == errno.ESHUTDOWN else describe(exc)
     return kind(reason, remedy=_RIGHTS if kind is PermissionDenied else "")

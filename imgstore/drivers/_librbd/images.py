@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
+from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.connection import (
-    SETTLED,
     Connection,
+    await_opening,
     is_thread_of_librbd,
     pin,
     unpin,
 )
-from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.waiting import Guarded, Watchdog
 from imgstore.errors import NotFound, StoreError
 from imgstore.process.interrupts import uninterrupted
 
+LOG = logging.getLogger(__name__)
 
+
+@dataclass(eq=False)
 class _Handle:
     """One of librbd's images, open.
 
@@ -29,27 +34,24 @@ class _Handle:
     nobody sees, are left to the connection.
     """
 
-    def __init__(
-        self, sdk: Any, connection: Connection, watchdog: Watchdog, *, is_only_read: bool
-    ) -> None:
-        self.sdk = sdk
-        self._watchdog = watchdog
-        self._opened = time.monotonic()
-        self._pid = os.getpid()
-        self._connection = connection
-        self._is_only_read = is_only_read
+    sdk: Any
+    connection: Connection
+    watchdog: Watchdog
+    is_only_read: bool
+    opened: float = field(default_factory=time.monotonic)
+    pid: int = field(default_factory=os.getpid)
 
     def end(self) -> None:
         """Close after what is under way; raises what librbd raises."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return
-        close = functools.partial(self._watchdog.end, self._close)
-        if self._watchdog.is_over:
+        close = functools.partial(self.watchdog.end, self._close)
+        if self.watchdog.is_over:
             close()
-        elif self._is_only_read or is_thread_of_librbd():
-            self._connection.close_later(self._opened, self._close if self._is_only_read else close)
+        elif self.is_only_read or is_thread_of_librbd():
+            self.connection.close_later(self.opened, self._close if self.is_only_read else close)
         else:
-            time.sleep(max(0.0, self._opened + SETTLED - time.monotonic()))
+            await_opening(self.opened)
             close()
 
     def _close(self) -> None:
@@ -85,7 +87,7 @@ class OpenImage:
             given = {"snapshot": snapshot, "read_only": read_only, "image_id": image_id}
             opening = functools.partial(connection.rbd.Image, pool, name, **given)
             image = opening() if read_only else watchdog(opening)
-            made.append(_Handle(pin(image), connection, watchdog, is_only_read=read_only))
+            made.append(_Handle(pin(image), connection, watchdog, read_only))
             self.id = str(image.id())
             watchdog.object_name = f"rbd_header.{self.id}"
 
@@ -113,8 +115,11 @@ class OpenImage:
 
     def close_quietly(self) -> None:
         """Close, and let no failure hide what an image was open for."""
-        with quietly("closing an image"):
+        try:
             self.close()
+        except Exception as exc:
+            self.connection.judge(exc)
+            LOG.debug("closing an image: %s", describe(exc))
 
     def check_process(self) -> None:
         """Raise StoreError in a forked child, where nothing would ever arrive."""
@@ -129,8 +134,8 @@ class OpenImage:
         return self.sdk
 
     def __exit__(self, *exc_info: object) -> None:
-        """Close."""
-        self.close()
+        """Close, which says nothing of what was done: each of librbd's calls has an answer."""
+        self.close_quietly()
 
 
 def version_of(image: Any, snapshot: str | None) -> str:

@@ -14,11 +14,11 @@ from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import classify, error_number
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers.rbd import drafts, names, rivals
+from imgstore.drivers.rbd import names, rivals
 from imgstore.drivers.rbd.deleting import remove_draft
-from imgstore.drivers.rbd.places import own_pool
+from imgstore.drivers.rbd.places import draft_of_add, own_pool
 from imgstore.drivers.rbd.settings import SNAPSHOT, Settings
-from imgstore.drivers.rbd.states import MARK, State, is_watched, look_at, mark_of_deletion
+from imgstore.drivers.rbd.states import MARK, is_watched, look_at, mark_of_deletion
 from imgstore.drivers.rbd.writing import FIRST_OBJECTS, Writer
 from imgstore.errors import AlreadyExists, ConfigError, NotFound, TimedOut, Unavailable
 from imgstore.process.committing import attempted, is_in_doubt, settled, undone
@@ -44,7 +44,7 @@ class Adding:
         self.settings = settings
         self.name = name
         # From its first moment an image is known as unfinished by this name; it is the id's turn.
-        self.draft = drafts.of_add(name)
+        self.draft = draft_of_add(name)
         self.pool = own_pool(connection, settings)
         self._rbd = connection.rbd
         # Known wherever an interrupt comes.
@@ -181,6 +181,7 @@ class Adding:
         try:
             image.update_features(feature, True)
         except Exception as exc:
+            self.connection.judge(exc)
             LOG.warning("image %s has no journal: %s", self.name, describe(exc))
 
     def probe(self) -> None:
@@ -196,9 +197,18 @@ class Adding:
             image.protect_snap(SNAPSHOT)
         remove()
 
-    def remove(self, connection: Connection, state: State, draft: str) -> None:
-        """Remove an image of this add; an interrupt may have come after it had got its name."""
+    def remove(self, connection: Connection, draft: str, image_id: str | None) -> None:
+        """Remove an image of this add; an interrupt may have come after it had got its name.
+
+        Where its id is not known yet, one that is in use may be another add's.
+        """
         pool = own_pool(connection, self.settings)
+        found = image_id or names.id_of(pool, draft)
+        if found is None:
+            return
+        state = look_at(connection, pool, image_id=found)
+        if image_id is None and draft == self.draft and state.in_use:
+            return
         if names.id_of(pool, self.name) == state.id:
             with OpenImage(connection, pool, image_id=state.id) as image:
                 image.metadata_set(MARK, mark_of_deletion(image))
@@ -228,14 +238,7 @@ class Adding:
             contextlib.suppress(NotFound, self._rbd.ImageNotFound),
             self._connect() as connection,
         ):
-            pool = own_pool(connection, self.settings)
-            image_id = self._opened.id if self._opened else names.id_of(pool, self.draft)
-            if image_id is None:
-                return
-            state = look_at(connection, pool, image_id=image_id)
-            if self._opened is None and state.in_use:
-                return  # it is another add's
-            self.remove(connection, state, self.draft)
+            self.remove(connection, self.draft, self._opened.id if self._opened else None)
 
 
 def _is_refused(exc: Exception) -> bool:

@@ -7,11 +7,11 @@ from contextlib import closing
 
 from imgstore.drivers._librbd.errors import classify, quietly
 from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
-from imgstore.drivers.rbd import drafts, names, rivals
+from imgstore.drivers.rbd import names, rivals
 from imgstore.drivers.rbd.adding import Adding
-from imgstore.drivers.rbd.places import Place
+from imgstore.drivers.rbd.places import Place, new_draft
 from imgstore.drivers.rbd.settings import SNAPSHOT
-from imgstore.drivers.rbd.states import MARK, identity_of, look_at, mark_of_copy, open_at
+from imgstore.drivers.rbd.states import MARK, identity_of, mark_of_copy, open_at
 from imgstore.errors import NotFound, PermissionDenied
 from imgstore.process.committing import undone
 
@@ -35,9 +35,11 @@ def copy(adding: Adding, place: Place, *, seen: str | None) -> int | None:
                 return None  # the copy would be a clone, too
             size, version = int(source.size()), version_of(source, snapshot)
             rivals.make_way(connection, adding.pool, adding.name)
-            draft = drafts.of_copy()
+            draft = new_draft("copy")
             image_id: str | None = None
-            with undone(lambda: _remove(adding, draft, image_id), "removing what was copied"):
+            with undone(
+                lambda: adding.remove(connection, draft, image_id), "removing what was copied"
+            ):
                 _deep_copy(adding, opened, draft)
                 image_id = names.id_of(adding.pool, draft)
                 confirm(connection, source_pool, name, snapshot, version)
@@ -46,17 +48,10 @@ def copy(adding: Adding, place: Place, *, seen: str | None) -> int | None:
         return None  # not for this user, or not there: reading it will tell
     except Exception as exc:
         if isinstance(classify(exc), PermissionDenied):
+            connection.judge(exc)
             return None
         raise
     return size
-
-
-def _remove(adding: Adding, draft: str, image_id: str | None) -> None:
-    """Remove a copy, by its id if that is known: it may have got its name."""
-    image_id = image_id or names.id_of(adding.pool, draft)
-    if image_id is not None:
-        state = look_at(adding.connection, adding.pool, image_id=image_id)
-        adding.remove(adding.connection, state, draft)
 
 
 def _deep_copy(adding: Adding, opened: OpenImage, draft: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import quietly
 from imgstore.drivers._librbd.images import OpenImage
 from imgstore.drivers._librbd.waiting import Watchdog
-from imgstore.drivers.rbd import drafts, names
-from imgstore.drivers.rbd.mirroring import Mirroring
+from imgstore.drivers.rbd import names
+from imgstore.drivers.rbd.places import is_draft
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.drivers.rbd.states import (
     MARK,
@@ -27,12 +27,14 @@ from imgstore.drivers.rbd.states import (
 )
 from imgstore.errors import InUse, NotFound
 from imgstore.process.committing import undone
+from imgstore.process.patience import Patience
 
 LOG = logging.getLogger(__name__)
 
 _OPEN: Final = "the image is open elsewhere, or locked"
 _CLONED: Final = "the image has clones that depend on its snapshot"
 _CLONES: Final = "flatten or delete the clones first"
+_CLOSES: Final = Patience(0.1, longest=1.0, seconds=60.0)  # for a daemon to close an image
 
 
 def delete(
@@ -46,15 +48,15 @@ def delete(
     """
     # Open until it is in the trash, so that another deletion of it knows of this one.
     with OpenImage(connection, pool, name) as image:
-        mirroring = Mirroring(connection, pool, image)
-        doomed = _examine(connection.rbd, image, snapshot or SNAPSHOT, own=1 + mirroring.others())
+        mirroring = _Mirroring(connection, pool, image)
+        doomed = _examine(connection.rbd, image, snapshot or SNAPSHOT, own=1 + mirroring.others)
         undo = functools.partial(_undo, pool, image, doomed, mirroring)
         with undone(undo, f"restoring image {name}, which was not deleted,"):
             image.metadata_set(MARK, doomed.mark)
             if doomed.protected:
                 _unprotect(connection.rbd, image, doomed.protected)
-            if doomed.protected and delay:
-                image.protect_snap(doomed.protected)  # it may be restored, and be an image again
+                if delay:
+                    image.protect_snap(doomed.protected)  # it may be restored, an image again
             if not mirroring.end():
                 raise InUse(_OPEN, remedy="end that use first", retryable=True)
             _settle_name(pool, doomed.id, name)
@@ -85,9 +87,8 @@ def _examine(rbd: Any, image: Any, snapshot: str, *, own: int) -> _Doomed:
     if is_watched(image, own=own) or is_locked(image):
         raise InUse(_OPEN, remedy="end that use first", retryable=True)
     found = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
-    snapshots = [each for each in found if each == snapshot]
-    is_protected = snapshots and image.is_protected_snap(snapshot)
-    protected = snapshot if is_protected else None
+    snapshots = [snapshot] if snapshot in found else []
+    protected = snapshot if snapshots and image.is_protected_snap(snapshot) else None
     return _Doomed(image.id(), mark_of_deletion(image), snapshots, protected)
 
 
@@ -114,13 +115,14 @@ def _purge_doomed(connection: Connection, pool: Any, name: str, doomed: _Doomed)
     except connection.rbd.ImageNotFound:
         return  # a clean-up came first
     except Exception as exc:
+        connection.judge(exc)
         LOG.warning("image %s was deleted and stays in the trash: %s", name, describe(exc))
 
 
 def _settle_name(pool: Any, image_id: str, name: str) -> None:
     """End what a process did not that died while it gave the image its name."""
     listed = names.listed_name(pool, image_id)
-    if listed is not None and listed != name and drafts.is_draft(listed):
+    if listed is not None and listed != name and is_draft(listed):
         names.publish(pool, image_id, listed, name)
 
 
@@ -190,7 +192,7 @@ def _unprotect(rbd: Any, image: Any, snapshot: str) -> None:
         raise InUse(_CLONED, remedy=_CLONES) from exc
 
 
-def _undo(pool: Any, image: Any, doomed: _Doomed, mirroring: Mirroring) -> None:
+def _undo(pool: Any, image: Any, doomed: _Doomed, mirroring: _Mirroring) -> None:
     """Let an image be as it was, its snapshot protected if it was that, unless it is deleted."""
     if names.in_trash(pool, doomed.id):
         return
@@ -204,3 +206,54 @@ def _undo(pool: Any, image: Any, doomed: _Doomed, mirroring: Mirroring) -> None:
     with quietly("removing the mark of an image that was not deleted"):
         names.remove_metadata(pool, doomed.id, MARK, doomed.mark)
     mirroring.resume(image)
+
+
+class _Mirroring:
+    """The mirroring of one image, which is open; raises InUse for one that is not primary.
+
+    It ends before the image is deleted, as for ``rbd rm``. The daemon of the other cluster has
+    such an image open like a user. Who has an image open is told by numbers that say nothing of
+    what they are; but the daemon closes it once it is not mirrored.
+    """
+
+    def __init__(self, connection: Connection, pool: Any, image: Any) -> None:
+        self._image = image
+        self._rbd = connection.rbd
+        info = image.mirror_image_get_info()
+        self._is_on = info["state"] == self._rbd.RBD_MIRROR_IMAGE_ENABLED
+        self._resume: Callable[[Any], object] | None = None
+        self.others = 0  # who may have the image open beside this process without using it
+        if not self._is_on:
+            return
+        if not info["primary"]:
+            raise InUse(
+                "the image is mirrored from another cluster",
+                remedy="delete it there, or promote it here first",
+            )
+        self.others = sum(1 for _ in connection.verbs.mirror_peer_list(pool))
+
+    def end(self) -> bool:
+        """End it; False if somebody has the image open even so."""
+        if not self._is_on:
+            return True
+        mode = self._image.mirror_image_get_mode()
+        try:
+            self._image.mirror_image_disable(False)
+            self._resume = lambda image: image.mirror_image_enable(mode)
+        except self._rbd.InvalidArgument:
+            # The pool's mode is to mirror all images with a journal, and only those.
+            journaling = self._rbd.RBD_FEATURE_JOURNALING
+            self._image.update_features(journaling, False)
+            self._resume = lambda image: image.update_features(journaling, True)
+        except self._rbd.ImageBusy as exc:
+            raise InUse(
+                "clones of the image are mirrored",
+                remedy="end the mirroring of the clones, flatten or delete them first",
+            ) from exc
+        return any(not is_watched(self._image, own=1) for _ in _CLOSES.attempts())
+
+    def resume(self, image: Any) -> None:
+        """Mirror the image again, which is open as ``image``, if ``end`` has ended that."""
+        if self._resume is not None:
+            with quietly("mirroring an image again that was not deleted"):
+                self._resume(image)

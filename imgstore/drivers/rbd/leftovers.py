@@ -15,8 +15,9 @@ from imgstore.boundary.translation import describe
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import classify
 from imgstore.drivers._librbd.images import OpenImage
-from imgstore.drivers.rbd import drafts, names
+from imgstore.drivers.rbd import names
 from imgstore.drivers.rbd.deleting import purge, remove_draft
+from imgstore.drivers.rbd.places import added_as, is_draft
 from imgstore.drivers.rbd.settings import SNAPSHOT
 from imgstore.drivers.rbd.states import (
     MARK,
@@ -35,25 +36,20 @@ T = TypeVar("T")
 
 _SECOND: Final = timedelta(seconds=1)
 _MOVED: Final = 600.0  # seconds from the mark of a deletion to the trash, at most
-_MOVES: Final = timedelta(seconds=30)  # until what is being moved to the trash is there
 # Others are of rbd-mirror and of live migrations.
 _OWN_SOURCES: Final = (names.BY_USER, names.BY_REMOVAL, names.BY_USER_OF_PARENT)
 
 
 @dataclass(frozen=True)
-class _Draft:
-    """An image of which an add or a copy did not end."""
+class _Left:
+    """An image of which an add or a copy did not end, or only a name.
+
+    That is one for an image that is gone, in the trash, or has got the name ``to``.
+    """
 
     name: str
     id: str
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A name for an image that is gone, in the trash, or has got the name that it was to get."""
-
-    name: str
-    id: str
+    is_image: bool = False
     to: str | None = None
 
 
@@ -63,7 +59,8 @@ def find(
     """Yield what is abandoned for ``older_than``; every image of the pool is looked at."""
     now = datetime.now(timezone.utc)
     for name in connection.verbs.list(pool):
-        found = _if_readable(name, functools.partial(_left, connection, pool, store, name))
+        look_left = functools.partial(_left, connection, pool, store, name)
+        found = _if_readable(connection, name, look_left)
         if found is not None and now - found.modified >= older_than:
             yield found
     for entry in names.trash(pool):
@@ -73,7 +70,8 @@ def find(
         is_deferred = entry.deleted < entry.deferred and entry.deferred + _SECOND > now
         if is_deferred or now - entry.deleted < older_than:
             continue
-        size = _if_readable(entry.name, functools.partial(_purgeable, connection, pool, entry))
+        look = functools.partial(_purgeable, connection, pool, entry)
+        size = _if_readable(connection, entry.name, look)
         if size is not None:
             yield Leftover(store, f"trash {entry.name}", entry.deleted, size, entry)
 
@@ -87,7 +85,7 @@ def remove(connection: Connection, pool: Any, leftover: Leftover) -> None:
     again = _left(connection, pool, leftover.store, found.name)
     if again is None or again.key != found:
         raise NotFound("it is gone, or another one, or in use")
-    if isinstance(found, _Draft):
+    if found.is_image:
         remove_draft(connection, pool, found.name)
     elif found.to is not None:
         names.publish(pool, found.id, found.name, found.to)
@@ -101,13 +99,12 @@ def _left(connection: Connection, pool: Any, store: str, name: str) -> Leftover 
         state = look_at(connection, pool, name)
     except connection.rbd.ImageNotFound:
         return _without_image(pool, store, name)
-    if state.in_use or not (state.is_abandoned or drafts.is_draft(name)):
+    if state.in_use or not (state.is_abandoned or is_draft(name)):
         return None
-    key: _Draft | _Name = _Draft(name, state.id)
-    to = drafts.added_as(name) or renamed_to(state.mark, state.id)
-    if to is not None and names.id_of(pool, to) == state.id:
-        key = _Name(name, state.id, to)
-    kind = "image" if isinstance(key, _Draft) else "name"
+    to = added_as(name) or renamed_to(state.mark, state.id)
+    is_named = to is not None and names.id_of(pool, to) == state.id
+    key = _Left(name, state.id, is_image=not is_named, to=to if is_named else None)
+    kind = "name" if is_named else "image"
     return Leftover(store, f"{kind} {name}", state.modified, state.size, key)
 
 
@@ -115,38 +112,39 @@ def _without_image(pool: Any, store: str, name: str) -> Leftover | None:
     listed = names.listed_id(pool, name)
     if listed is None or not names.is_nameless(pool, listed):
         return None
-    return Leftover(store, f"name {name}", names.made_at(pool, name), 0, _Name(name, listed))
+    return Leftover(store, f"name {name}", names.made_at(pool, name), 0, _Left(name, listed))
 
 
-def _if_readable(name: str, look: Callable[[], T]) -> T | None:
+def _if_readable(connection: Connection, name: str, look: Callable[[], T]) -> T | None:
     """Return what ``look`` returns, None for an image that this user cannot open."""
     try:
         return look()
     except Exception as exc:
         if isinstance(classify(exc), Unavailable):
             raise
+        connection.judge(exc)
         LOG.debug("image %s cannot be looked at: %s", name, describe(exc))
         return None
 
 
 def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int | None:
     """Return the size of an image in the trash that this library put there and nothing needs."""
-    if entry.is_restored or (entry.is_moving and _age(entry) < _MOVES):
+    if entry.is_held:
         return None
     if _lives(pool, entry):
         return 0
-    is_draft = drafts.is_draft(entry.name)
+    is_unfinished = is_draft(entry.name)
     try:
         with OpenImage(connection, pool, image_id=entry.id, read_only=True) as image:
             mark = dict(image.metadata_list()).get(MARK, "")
             marked = deleted_at(mark, entry.id)
             # One that was restored, and moved to the trash again by others, is theirs.
             is_own = marked is not None and entry.deleted.timestamp() < marked + _MOVED
-            is_own = is_own or is_draft or mark == mark_of_add(image)
+            is_own = is_own or is_unfinished or mark == mark_of_add(image)
             snapshots = list(image.list_snaps())
             trashed = connection.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH
             kept = [each["name"] for each in snapshots if each.get("namespace") != trashed]
-            is_alone = is_draft or kept in ([], [SNAPSHOT])
+            is_alone = is_unfinished or kept in ([], [SNAPSHOT])
             if not is_own or not is_alone or any(has_clones(image, s["id"]) for s in snapshots):
                 return None
             return int(image.size())
@@ -158,11 +156,7 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
 def _lives(pool: Any, entry: names.Trashed) -> bool:
     """Return whether an image got its name although a clean-up was about to remove it."""
     listed = names.listed_name(pool, entry.id)
-    return drafts.is_draft(entry.name) and listed not in (None, entry.name)
-
-
-def _age(entry: names.Trashed) -> timedelta:
-    return datetime.now(timezone.utc) - entry.deleted
+    return is_draft(entry.name) and listed not in (None, entry.name)
 
 
 def _purge(connection: Connection, pool: Any, found: names.Trashed) -> None:
@@ -185,12 +179,9 @@ def _purge_alone(connection: Connection, pool: Any, entry: names.Trashed) -> Non
     if names.listed_name(pool, entry.id) is not None:
         raise NotFound("the image got another name meanwhile")
     try:
-        snapshots: list[str] = []
-        with (
-            contextlib.suppress(rbd.ImageNotFound),
-            OpenImage(connection, pool, image_id=entry.id, read_only=True) as image,
-        ):
-            snapshots = [each["name"] for each in image.list_snaps() if not each.get("namespace")]
+        snapshots: tuple[str, ...] = ()
+        with contextlib.suppress(rbd.ImageNotFound):
+            snapshots = look_at(connection, pool, image_id=entry.id).snapshots
         if not purge(connection, pool, entry.id, snapshots=snapshots):
             raise NotFound("the image has snapshots that are needed")
     except (rbd.ImageNotFound, rbd.ImageBusy) as exc:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
 from imgstore.drivers._librbd.errors import INSTALL, error_number
@@ -42,6 +42,7 @@ _NORMAL: Final = 0
 _MOVING: Final = 1
 _REMOVING: Final = 2
 _RESTORING: Final = 3
+_MOVES: Final = timedelta(seconds=30)  # until what is being moved to the trash is there
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,10 @@ class Trashed:
     state: int = _NORMAL
 
     @property
-    def is_moving(self) -> bool:
-        """Return whether an operator moves it there, or died while that was done."""
-        return self.state == _MOVING
-
-    @property
-    def is_restored(self) -> bool:
-        """Return whether an operator takes it out of the trash."""
-        return self.state == _RESTORING
+    def is_held(self) -> bool:
+        """Return whether an operator takes it out of the trash, or has just begun to move it."""
+        age = datetime.now(timezone.utc) - self.deleted
+        return self.state == _RESTORING or (self.state == _MOVING and age < _MOVES)
 
 
 def id_of(pool: Any, name: str) -> str | None:
@@ -114,7 +111,8 @@ def publish(pool: Any, image_id: str, draft: str, name: str) -> None:
     if id_of(pool, name) != image_id:
         raise AlreadyExists("there is an image of this id")
     failed = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.EBADF)
-    _directory(pool, "dir_rename_image", draft, name, image_id, ignored=failed)
+    renaming = _string(draft) + _string(name) + _string(image_id)
+    _execute(pool, _DIRECTORY, "dir_rename_image", renaming, ignored=failed)
     if (holder := listed_id(pool, name)) != image_id:
         _forget(pool, image_id, name)
         if holder is not None:
@@ -143,9 +141,11 @@ def to_trash(pool: Any, image_id: str, name: str, *, delay: int = 0) -> None:
     try:
         is_unlinked = unlink(pool, image_id, name)
     except Exception:
-        if is_added and listed_name(pool, image_id) is not None:
-            remove_entry(pool, image_id)
-        raise
+        if listed_name(pool, image_id) is not None:
+            if is_added:
+                remove_entry(pool, image_id)
+            raise
+        is_unlinked = True  # its answer was lost
     if is_unlinked:
         return
     if listed_name(pool, image_id) is not None:
@@ -180,7 +180,8 @@ def unlink(pool: Any, image_id: str, name: str) -> bool:
     """Take a name from an image; False if the pool's directory has it for another one, or none."""
     _forget(pool, image_id, name)
     ignored = (errno.ENOENT, errno.ESTALE)
-    return _directory(pool, "dir_remove_image", name, image_id, ignored=ignored)
+    removed = _string(name) + _string(image_id)
+    return _execute(pool, _DIRECTORY, "dir_remove_image", removed, ignored=ignored)
 
 
 def trash(pool: Any) -> Iterator[Trashed]:
@@ -234,10 +235,6 @@ def _forget(pool: Any, image_id: str, name: str) -> None:
     with _unless(errno.ENOENT, _DIFFERS), _write(pool, _id_object(name)) as request:
         request.cmpext(_string(image_id), 0)
         request.remove()
-
-
-def _directory(pool: Any, method: str, *arguments: str, ignored: tuple[int, ...]) -> bool:
-    return _execute(pool, _DIRECTORY, method, b"".join(map(_string, arguments)), ignored=ignored)
 
 
 def _execute(pool: Any, key: str, method: str, data: bytes, *, ignored: tuple[int, ...]) -> bool:

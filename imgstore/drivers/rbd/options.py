@@ -80,6 +80,6 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
         default=0,
         min=0,
         help="Seconds for which a deleted image stays in the pool's trash and can be restored; "
-        "clearing leftovers purges it afterwards. 0 deletes at once.",
+        "clearing leftovers purges it afterwards; 'rbd trash purge' does not. 0 deletes at once.",
     ),
 }

@@ -1,17 +1,22 @@
-"""Which image a location names, and the pool that images are added to."""
+"""Which image a location names, and which names and pool are the store's own."""
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from imgstore.boundary.arguments import OWN
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers.rbd.settings import SNAPSHOT, Settings
 from imgstore.errors import ConfigError, NotFound
 from imgstore.location import Location
 
 SCHEME: Final = "rbd"
+# What unfinished images are called: adds of one id get in each other's way, others never do.
+_ADD: Final = f"{OWN}add-"
+_OTHERS: Final = {"copy": f"{OWN}copy-", "check": f"{OWN}check-"}
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,23 @@ def own_pool(connection: Connection, settings: Settings, *, write: bool = True) 
             f"the pool {settings.pool!r} does not exist",
             remedy="create it, or correct rbd_store_pool",
         ) from exc
+
+
+def draft_of_add(image_id: str) -> str:
+    """Return what an image is called while it is added."""
+    return _ADD + image_id
+
+
+def new_draft(kind: str) -> str:
+    """Return what an image of a "copy" or "check" is called, another name each time."""
+    return _OTHERS[kind] + secrets.token_hex(16)
+
+
+def added_as(draft: str) -> str | None:
+    """Return the id under which a draft is added; None for others."""
+    return draft.removeprefix(_ADD) if draft.startswith(_ADD) else None
+
+
+def is_draft(name: str) -> bool:
+    """Return whether an image of this name is an add, copy or probe, under way or left behind."""
+    return name.startswith((_ADD, *_OTHERS.values()))

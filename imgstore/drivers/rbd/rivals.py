@@ -40,6 +40,7 @@ def make_way(connection: Connection, pool: Any, name: str) -> None:
         except Exception as exc:
             if isinstance(classify(exc), Unavailable):
                 raise
+            connection.judge(exc)
             raise _not_to_be_opened() from exc
         if not state.is_abandoned:
             raise under_way() if state.is_draft else _exists()
@@ -112,7 +113,9 @@ def _await_image(
     try:
         look_at(connection, pool, image_id=image_id)
     except connection.rbd.ImageNotFound:
-        if names.exists(pool, image_id):
+        # Or it is being removed just now, which first takes its name from it.
+        has_name = image_id in (names.id_of(pool, name), names.listed_id(pool, name))
+        if has_name and names.exists(pool, image_id):
             raise _not_to_be_opened() from exc
 
 

@@ -40,17 +40,17 @@ def mark_of_copy(image: Any, name: str) -> str:
 
 def renamed_to(mark: str, image_id: str) -> str | None:
     """Return the name that a copy is to get, None if the mark does not say so."""
-    kind, _, rest = mark.partition(" ")
-    found, _, name = rest.partition(" ")
-    return name if (kind, found) == ("copy", image_id) else None
+    return _rest_of(mark, f"copy {image_id} ")
 
 
 def deleted_at(mark: str, image_id: str) -> float | None:
     """Return when the image was marked as deleted, None if it was not, or is another one."""
-    kind, _, rest = mark.partition(" ")
-    found, _, rest = rest.partition(" ")
-    time_of, _, _ = rest.partition(" ")
-    return float(time_of) if (kind, found) == ("delete", image_id) and time_of.isdigit() else None
+    seconds, _, _ = (_rest_of(mark, f"delete {image_id} ") or "").partition(" ")
+    return float(seconds) if seconds.isdigit() else None
+
+
+def _rest_of(mark: str, start: str) -> str | None:
+    return mark[len(start) :] if mark.startswith(start) else None
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def look_at(
     connection: Connection, pool: Any, name: str | None = None, *, image_id: str | None = None
 ) -> State:
     """Return the state of an image; raises librbd's ImageNotFound."""
-    opened = OpenImage(connection, pool, name, image_id=image_id, read_only=True)
-    with opened as image:
+    with OpenImage(connection, pool, name, image_id=image_id, read_only=True) as image:
         metadata = dict(image.metadata_list())
         snapshots = list(image.list_snaps())
         own = tuple(each["name"] for each in snapshots if not each.get("namespace"))
@@ -93,8 +92,8 @@ def look_at(
             is_draft=metadata.get(MARK) == mark_of_add(image) and not _is_finished(image),
             snapshots=own,
             in_use=is_watched(image) or is_locked(image),
-            modified=in_utc(image.modify_timestamp()),
-            created=in_utc(image.create_timestamp()),
+            modified=_in_utc(image.modify_timestamp()),
+            created=_in_utc(image.create_timestamp()),
         )
 
 
@@ -145,7 +144,7 @@ def _is_complete(image: Any, snapshot: str) -> bool:
     return (
         COMPLETE in metadata
         or deleted_at(metadata.get(MARK, ""), image.id()) is not None
-        or in_utc(image.create_timestamp()) < _BEGAN
+        or _in_utc(image.create_timestamp()) < _BEGAN
     )
 
 
@@ -154,6 +153,6 @@ def _is_finished(image: Any, snapshot: str = SNAPSHOT) -> bool:
     return snapshot in names and bool(image.is_protected_snap(snapshot))
 
 
-def in_utc(time: datetime) -> datetime:
+def _in_utc(time: datetime) -> datetime:
     """Return a time of librbd, which are in UTC and do not say so."""
     return time.replace(tzinfo=timezone.utc)

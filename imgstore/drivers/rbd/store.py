@@ -17,10 +17,10 @@ from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import INSTALL, classify
-from imgstore.drivers.rbd import copying, deleting, drafts, leftovers, reading
+from imgstore.drivers.rbd import copying, deleting, leftovers, reading
 from imgstore.drivers.rbd.adding import Adding
 from imgstore.drivers.rbd.options import OPTIONS
-from imgstore.drivers.rbd.places import SCHEME, Place, own_pool
+from imgstore.drivers.rbd.places import SCHEME, Place, is_draft, new_draft, own_pool
 from imgstore.drivers.rbd.settings import read
 from imgstore.drivers.rbd.states import identity_of, open_at
 from imgstore.errors import ImgStoreError, InvalidLocation, NotFound, PermissionDenied
@@ -77,22 +77,25 @@ class RbdStore(Store):
 
         It is in the Ceph configuration, or known once the cluster was connected to.
         """
-        fsid, pool = self._clusters.get().fsid, self._settings.pool
+        cluster, pool = self._clusters.get(), self._settings.pool
+        fsid = cluster.fsid or cluster.configured_fsid
         return f"{SCHEME}://{quote(fsid, safe='')}/{quote(pool, safe='')}/" if fsid else None
 
     def owns(self, location: Location) -> Ownership:
         """Own the pool of this cluster; other pools of it may be readable.
 
-        Locations of one part, which name no cluster, may lie here.
+        Locations of one part, which name no cluster, may lie here. Until it was connected to, the
+        cluster may have another fsid than is configured.
         """
         place = Place.of(location)
         if place is None:
             return Ownership.NO
-        fsid = self._clusters.get().fsid
+        cluster = self._clusters.get()
+        fsid = cluster.fsid or cluster.configured_fsid
         if place.fsid is None or fsid is None:
             return Ownership.MAYBE
         if place.fsid != fsid:
-            return Ownership.NO
+            return Ownership.NO if cluster.fsid else Ownership.MAYBE
         return Ownership.YES if place.pool == self._settings.pool else Ownership.MAYBE
 
     def _get(
@@ -149,7 +152,8 @@ class RbdStore(Store):
             raise
         cluster = self._clusters.get()
         with cluster.connection() as connection:
-            if place.fsid != connection.fsid or not self._looks_where(origin, place.pool):
+            namespaces = {of.namespace_of(place.pool) for of in (self._settings, origin._settings)}
+            if place.fsid != connection.fsid or len(namespaces) > 1:
                 return None
             adding = Adding(cluster, connection, self._settings, image_id)
             size = copying.copy(adding, place, seen=seen)
@@ -172,10 +176,6 @@ class RbdStore(Store):
             with open_at(connection, pool, place.image, place.snapshot) as image:
                 return place, identity_of(image, place.snapshot)
 
-    def _looks_where(self, origin: RbdStore, pool: str) -> bool:
-        """Return whether both stores take the same namespace for that of a pool."""
-        return self._settings.namespace_of(pool) == origin._settings.namespace_of(pool)
-
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         with self._clusters.get().connection() as connection:
             pool = own_pool(connection, self._settings)
@@ -192,13 +192,14 @@ class RbdStore(Store):
         """Connect and, to ``write``, create an image of no importance, and remove it."""
         cluster = self._clusters.get()
         with cluster.connection() as connection:
-            if not write:
-                pool = own_pool(connection, self._settings, write=False)
-                with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
-                    pool.stat("rbd_directory")  # which an empty pool has not
-                return ()
-            Adding(cluster, connection, self._settings, drafts.of_probe()).probe()
-        return ()
+            if fault := cluster.wrong_fsid(connection):
+                yield fault
+            if write:
+                Adding(cluster, connection, self._settings, new_draft("check")).probe()
+                return
+            pool = own_pool(connection, self._settings, write=False)
+            with suppress(lazy.load("rados", install=INSTALL).ObjectNotFound):
+                pool.stat("rbd_directory")  # which an empty pool has not
 
     def _close(self) -> None:
         self._clusters.close()
@@ -215,7 +216,7 @@ class RbdStore(Store):
                 f"{location} lies in another cluster than {connection.fsid}",
                 remedy="if it is a former one of this store, name it in store_also_owns",
             )
-        if drafts.is_draft(place.image):
+        if is_draft(place.image):
             raise NotFound("the image is not complete")
         return Place(
             connection.fsid, place.pool or self._settings.pool, place.image, place.snapshot

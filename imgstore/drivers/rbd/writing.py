@@ -38,7 +38,9 @@ class Writer:
         """Write the whole of ``body`` and give the image its size; raises OSError."""
         for position, _, data in body.stretches(lambda: self._window.piece, thin=self._thin):
             if data is not None:
-                self._send(data, position)
+                if self._grows:
+                    self._grow(position + len(data))
+                self._window.send(data, position)
         self._window.drain()
         if self._growth is not None:
             self._size = self._growth.result()
@@ -51,11 +53,6 @@ class Writer:
         self._window.close()
         if self._pool is not None:
             self._pool.shutdown()
-
-    def _send(self, data: memoryview, position: int) -> None:
-        if self._grows:
-            self._grow(position + len(data))
-        self._window.send(data, position)
 
     def _grow(self, end: int) -> None:
         """Let the image become larger before ``end`` reaches its size: beyond it data is lost.

@@ -6,14 +6,17 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstore.data.parts import Part
-from imgstore.drivers.s3.checking import Checking, checksums, content_md5
+from imgstore.drivers.s3.checking import checked, checksums
 from imgstore.drivers.s3.client import Client, told
 from imgstore.drivers.s3.committing import Commit, Outcome
 from imgstore.drivers.s3.errors import error_code, status_of
 from imgstore.process.committing import attempted, undone
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LOG = logging.getLogger(__name__)
 
@@ -21,48 +24,20 @@ _ABORTS: Final = 3
 _ABORT: Final = "the abort of an upload"
 
 
-class Adding:
-    """One add of one object; with ``put``, ``finish``, ``cancel`` and ``abort`` for its parts.
-
-    ``live`` has the uploads that this process is busy with.
-    """
+class Upload:
+    """An upload in parts of one object; ``live`` has those that this process is busy with."""
 
     def __init__(self, client: Client, commit: Commit, *, live: set[str]) -> None:
         """Prepare to add an object; nothing is sent yet."""
         self.client = client
         self._s3 = client.s3
         self.commit = commit
-        self._checking = Checking(client)
         self._live = live
         self._upload: dict[str, str] = {}  # what requests for it name
         self._sizes: dict[int, int] = {}
         self._is_cancelled = False
 
-    def put_whole(self, data: Part) -> None:
-        """Store an image that is in memory; raises AlreadyExists."""
-        commit = self.commit
-        md5 = self._checking.md5(data)
-        request = {**commit.new, **content_md5(md5), **commit.condition, "Body": data}
-        is_exclusive = bool(commit.condition)
-
-        def put() -> Any:
-            data.seek(0)  # it may be the second time
-            return self._s3.put_object(**request)
-
-        def send() -> Mapping[str, Any]:
-            return commit.send(put, is_exclusive=is_exclusive)
-
-        with commit.alone(is_exclusive=is_exclusive):
-            answer = self.client.inside(send)
-            is_proven = self._checking.is_proof(answer, data, md5)
-            if commit.needs_claim:
-                commit.wait_for_others()
-            if commit.needs_claim or not is_exclusive or not is_proven:
-                commit.check_stored(len(data))
-
-    # In parts.
-
-    def start(self) -> Adding:
+    def start(self) -> Self:
         """Begin an upload in parts; raises AlreadyExists before anything is sent."""
         try:
             self.commit.refuse_existing()
@@ -81,14 +56,6 @@ class Adding:
         self._live.add(upload_id)
         return self
 
-    def put(self, number: int, data: Part) -> dict[str, Any]:
-        """Send a part, and see that it arrived as it was sent."""
-        md5 = self._checking.md5(data)
-        request = {**content_md5(md5), "Body": data}
-        answer = self.send_part(self._s3.upload_part, number, len(data), **request)
-        self._checking.is_proof(answer, data, md5)
-        return part_of(number, answer)
-
     def send_part(self, call: Callable[..., Any], number: int, size: int, **request: Any) -> Any:
         """Send a request that makes a part of ``size`` bytes; return the answer."""
         with self.client.watched(lambda: self._is_cancelled):
@@ -103,7 +70,7 @@ class Adding:
         is_exclusive = bool(commit.condition) and commit.is_amazon
         try:
             with undone(self.abort, _ABORT), commit.alone(is_exclusive=is_exclusive):
-                commit.send(lambda: self._complete(request), is_exclusive=is_exclusive)
+                commit.send(lambda: self._complete(request))
                 commit.check_stored(sum(self._sizes.values()))
         finally:
             self._live.discard(request["UploadId"])
@@ -141,6 +108,40 @@ class Adding:
             if _is_gone(lambda: self._s3.list_parts(**upload, MaxParts=1), *statuses):
                 return
         LOG.warning("parts of an upload go on arriving after it was aborted")
+
+
+class Adding(Upload):
+    """One add of one object; with ``put``, ``finish``, ``cancel`` and ``abort`` for its parts."""
+
+    def put_whole(self, data: Part) -> None:
+        """Store an image that is in memory; raises AlreadyExists."""
+        commit = self.commit
+        is_exclusive = bool(commit.condition)
+
+        def put(md5: Mapping[str, str]) -> Mapping[str, Any]:
+            data.seek(0)  # it may be the second time
+            request = {**commit.new, **md5, **commit.condition, "Body": data}
+            return commit.send(lambda: self._s3.put_object(**request))
+
+        def send(md5: Mapping[str, str]) -> Mapping[str, Any]:
+            return self.client.inside(lambda: put(md5))
+
+        with commit.alone(is_exclusive=is_exclusive):
+            _, is_proven = checked(self.client, data, send)
+            if commit.needs_claim:
+                commit.wait_for_others()
+            if commit.needs_claim or not is_exclusive or not is_proven:
+                commit.check_stored(len(data))
+
+    def put(self, number: int, data: Part) -> dict[str, Any]:
+        """Send a part, and see that it arrived as it was sent."""
+
+        def send(md5: Mapping[str, str]) -> Any:
+            data.seek(0)  # it may be the second time
+            return self.send_part(self._s3.upload_part, number, len(data), **md5, Body=data)
+
+        answer, _ = checked(self.client, data, send)
+        return part_of(number, answer)
 
 
 def _is_gone(call: Callable[[], object], *statuses: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from imgstore.boundary.arguments import OWN
 from imgstore.drivers._claims import Lease
+from imgstore.drivers.s3.checking import content_md5, md5_of
 from imgstore.drivers.s3.client import Client, head, server_time, told
 from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.errors import is_conflict, status_of
@@ -44,10 +45,12 @@ class Claim(Lease):
         image_id = key.removeprefix(settings.key_prefix)
         self._at = {"Bucket": settings.bucket, "Key": f"{settings.key_prefix}{CLAIM}{image_id}"}
         self._token = uuid.uuid4().hex
+        body = self._token.encode()
         self._new = {
             **self._at,
             **settings.encryption,
-            "Body": self._token.encode(),  # so that each claim has an ETag of its own
+            "Body": body,  # so that each claim has an ETag of its own
+            **content_md5(md5_of([body])),
             "Metadata": {TOKEN: self._token, _LEASE: str(lease)},
         }
         self._etag = ""
@@ -114,9 +117,11 @@ class Claim(Lease):
 
     def _take_over(self, etag: str) -> dict[str, Any] | None:
         """Replace a dead claim, and return what is there then; of many that try one succeeds."""
-        for tag in (etag, etag.strip('"')):  # Ceph 16 compares without the quotation marks
+        # A proxy that compresses makes a weak tag of the server's (nginx, as W/"tag").
+        tag = etag.removeprefix("W/")
+        for condition in (tag, tag.strip('"')):  # Ceph 16 compares without the quotation marks
             try:
-                self._s3.put_object(**self._new, IfMatch=tag)
+                self._s3.put_object(**self._new, IfMatch=condition)
             except Exception as exc:
                 if not is_conflict(exc) and status_of(exc) not in _NOT_TAKEN:
                     raise

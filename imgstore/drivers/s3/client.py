@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from imgstore.boundary.settings import check_ca_file
-from imgstore.drivers.s3.errors import INSTALL, error_code, is_untrusted, status_of
+from imgstore.drivers.s3.errors import INSTALL, classify, error_code, is_untrusted, status_of
 from imgstore.drivers.s3.settings import Settings
-from imgstore.errors import ConfigError, PermissionDenied, StoreError, Unavailable
+from imgstore.errors import ConfigError, PermissionDenied, Unavailable, Unsupported
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
-from imgstore.secret import Secret
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -47,24 +51,19 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         """Find the credentials and build the client; nothing is connected yet."""
-        boto3 = lazy.load("boto3", install=INSTALL)
         config = lazy.load("botocore.config", install=INSTALL)
         self._botocore = lazy.load("botocore.exceptions", install=INSTALL)
         self._watching = threading.local()
         self._is_conditional: bool | None = None
         self._has_md5_tags: bool | None = None
         self.settings = settings
+        self.sends_md5 = settings.sends_md5
         if isinstance(settings.verify, str):
             check_ca_file("s3_store_cacert", settings.verify)
         options: dict[str, Any] = {"addressing_style": settings.addressing}
-        if not settings.sign_payload:
+        if not settings.payload_signing:
             options["payload_signing_enabled"] = False
-        session = boto3.session.Session(
-            **{
-                name: value.reveal() if isinstance(value, Secret) else value
-                for name, value in settings.credentials.items()
-            }
-        )
+        session = _session({name: value.reveal() for name, value in settings.credentials.items()})
         self._credentials: Any = session.get_credentials()
         self.s3: Any = session.client(
             "s3",
@@ -88,6 +87,7 @@ class Client:
         events = self.s3.meta.events
         if not settings.endpoint.is_amazon:
             events.register("before-call.s3.CopyObject", _name_condition_for_ceph)
+        events.register("before-call.s3", self._on_call)
         events.register_first("before-sign.s3", self._on_signing)
         events.register("before-send.s3", self._on_sending)
         # First: the SDK's own handler raises when it gives up.
@@ -105,7 +105,7 @@ class Client:
         except Exception as exc:
             if error_code(exc) != "NoSuchBucket":
                 raise
-            if not self.settings.create_bucket:
+            if not self.settings.create_bucket_on_put:
                 raise ConfigError(
                     f"the bucket {bucket!r} does not exist",
                     remedy="create it, or set s3_store_create_bucket_on_put",
@@ -157,7 +157,7 @@ class Client:
         ``may_repeat`` one that may have been carried out is not, ever.
         """
         outer = getattr(self._watching, "attempts", None)
-        attempts = self._watching.attempts = Attempts(cancelled, may_repeat=may_repeat)
+        attempts = self._watching.attempts = Attempts(cancelled, may_repeat)
         try:
             yield attempts
         finally:
@@ -169,8 +169,14 @@ class Client:
             found = self._credentials.get_frozen_credentials()
             self.settings.redaction.learn(found.access_key, found.secret_key, found.token)
 
-    def _on_sending(self, request: Any, **_: Any) -> None:
+    def _on_call(self, **_: Any) -> None:
+        self._watching.failure = None  # of an attempt before
+
+    def _on_sending(self, request: Any, event_name: str, **_: Any) -> None:
         _check_credentials(request.headers)
+        if self._watching.failure:
+            operation, path = event_name.rpartition(".")[2], urlsplit(request.url).path
+            LOG.info("%s %s is sent again: %s", operation, path, self._watching.failure)
         attempts = getattr(self._watching, "attempts", None)
         if attempts is not None:
             attempts.pending = True
@@ -179,6 +185,10 @@ class Client:
         self, response: Any = None, caught_exception: Exception | None = None, **_: Any
     ) -> None:
         """Judge an attempt; the SDK calls this after each, before it decides on another."""
+        if response is not None:
+            self._watching.failure = f"the service answers {response[0].status_code}"
+        elif caught_exception is not None:
+            self._watching.failure = classify(caught_exception) or type(caught_exception).__name__
         attempts: Attempts | None = getattr(self._watching, "attempts", None)
         is_last = False
         if attempts is not None:
@@ -210,6 +220,17 @@ class Client:
         return bool(http.status_code >= 500 and code not in _NOT_CARRIED_OUT)
 
 
+def _session(credentials: Mapping[str, str]) -> Any:
+    """Return a session of the SDK; keys win over a profile of the environment that is missing."""
+    boto3 = lazy.load("boto3", install=INSTALL)
+    botocore = lazy.load("botocore.session", install=INSTALL)
+    core = botocore.Session()
+    is_missing = core.get_config_variable("profile") not in {None, *core.available_profiles}
+    if is_missing and "aws_access_key_id" in credentials:
+        core = botocore.Session(session_vars={"profile": (None, None, None, None)})
+    return boto3.session.Session(botocore_session=core, **credentials)
+
+
 def _name_condition_for_ceph(params: dict[str, Any], **_: Any) -> None:
     """State the condition on a copy's source by the name that Ceph's gateway reads, too.
 
@@ -222,14 +243,14 @@ def _name_condition_for_ceph(params: dict[str, Any], **_: Any) -> None:
         headers["x-amz-copy-if-match"] = etag
 
 
+@dataclass(eq=False)
 class Attempts:
     """What became of requests; ``in_doubt``: one may have been carried out unseen."""
 
-    def __init__(self, cancelled: Callable[[], bool], *, may_repeat: bool) -> None:
-        self.cancelled = cancelled
-        self.may_repeat = may_repeat
-        self.in_doubt = False
-        self.pending = False  # sent, and never judged: an answer that could not be read
+    cancelled: Callable[[], bool]
+    may_repeat: bool
+    in_doubt: bool = False
+    pending: bool = False  # sent, and never judged: an answer that could not be read
 
     @property
     def unknown(self) -> bool:
@@ -265,14 +286,19 @@ def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def told(answer: Mapping[str, Any], name: str) -> Any:
-    """Return what an answer has to tell; raises StoreError where it does not."""
+    """Return what an answer has to tell; raises Unsupported where it does not."""
     try:
         return answer[name]
     except KeyError:
-        raise StoreError(
+        raise Unsupported(
             f"the server's answer has no {name}",
             remedy="look for a server, or something before it, that is not quite one of S3",
         ) from None
+
+
+def validator(etag: str | None) -> str | None:
+    """Return an ETag if a version can be asked for by it; a weak one never matches (RFC 9110)."""
+    return None if not etag or etag.startswith("W/") else etag
 
 
 def server_time(answer: Mapping[str, Any]) -> datetime:

@@ -6,6 +6,7 @@ import enum
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -49,6 +50,7 @@ class Commit:
         self.condition = {"IfNoneMatch": "*"} if is_conditional else {}
         self.is_amazon = client.settings.endpoint.is_amazon
         self.outcome = Outcome.NONE
+        self._is_exclusive = False
 
     @property
     def new(self) -> dict[str, Any]:
@@ -69,10 +71,11 @@ class Commit:
     def alone(self, *, is_exclusive: bool) -> Iterator[None]:
         """Let no other add of the id commit meanwhile, as far as the server can.
 
-        ``is_exclusive`` says that the request inside replaces nothing. Otherwise the object is
+        ``is_exclusive`` says that what is sent inside replaces nothing. Otherwise the object is
         looked for first, by the one add that has the claim. What fails inside, or is interrupted,
         leaves no object unless its outcome is in doubt.
         """
+        self._is_exclusive = is_exclusive
         with undone(self._remove, _REMOVAL):
             if is_exclusive:
                 yield
@@ -118,23 +121,16 @@ class Commit:
             self._claim().wait()
 
     def send(
-        self,
-        request: Callable[[], Any],
-        *,
-        is_exclusive: bool,
-        refused: Callable[[], object] = lambda: None,
+        self, request: Callable[[], Any], *, refused: Callable[[], object] = lambda: None
     ) -> Mapping[str, Any]:
         """Send the request that makes the object, and find out what became of it.
 
         Returns when the object is there and ours: the answer, or nothing if that was lost.
-        ``is_exclusive`` says that the request replaces nothing. ``refused`` is called first where
-        it was refused because of its conditions, and not carried out before.
+        ``refused`` is called first where it was refused because of its conditions, and not carried
+        out before.
         """
-        return settled(
-            lambda: self._sent(request, refused),
-            lambda failure: self._settle(failure, is_exclusive=is_exclusive),
-            is_refused=self._is_refused,
-        )
+        sent = partial(self._sent, request, refused)
+        return settled(sent, self._settle, is_refused=self._is_refused)
 
     def _is_refused(self, exc: Exception) -> bool:
         """Return whether nothing is to be looked at: ``refused`` may have said more."""
@@ -155,12 +151,10 @@ class Commit:
         self.outcome = Outcome.OURS
         return answer
 
-    def _settle(
-        self, failure: Exception, *, is_exclusive: bool
-    ) -> Mapping[str, Any] | ImgStoreError:
+    def _settle(self, failure: Exception) -> Mapping[str, Any] | ImgStoreError:
         """Return an empty answer if the object is there and ours, the error to raise otherwise."""
         is_unknown = self.outcome is Outcome.UNKNOWN
-        self.outcome = self._look(failure, any_object=is_exclusive or not is_unknown)
+        self.outcome = self._look(failure, any_object=self._is_exclusive or not is_unknown)
         match self.outcome:
             case Outcome.OURS:
                 return {}

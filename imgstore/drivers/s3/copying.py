@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from imgstore.data.parts import Parts
 from imgstore.data.units import MIB
-from imgstore.drivers.s3.adding import Adding, part_of
-from imgstore.drivers.s3.client import Client, head, told
+from imgstore.drivers.s3.adding import Upload, part_of
+from imgstore.drivers.s3.client import Client, head, told, validator
+from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.errors import classify, in_doubt
 from imgstore.drivers.s3.settings import MAX_PARTS
 from imgstore.errors import IntegrityError, PermissionDenied
@@ -30,15 +32,12 @@ class Original:
     size: int
     etag: str
 
-    @classmethod
-    def of(cls, client: Client, at: Mapping[str, str], found: Mapping[str, Any]) -> Original:
-        """Return the version that ``head`` has found."""
-        return cls(client, at, int(told(found, "ContentLength")), told(found, "ETag"))
-
     @property
     def parameters(self) -> dict[str, Any]:
         """Return what a request that copies it says of it."""
-        return {"CopySource": dict(self.at), "CopySourceIfMatch": self.etag}
+        etag = validator(self.etag)
+        condition = {} if etag is None else {"CopySourceIfMatch": etag}
+        return {"CopySource": dict(self.at), **condition}
 
     def is_seen(self) -> bool:
         """Return whether these credentials reach the same object; buckets have tenants."""
@@ -61,16 +60,16 @@ class Original:
             raise IntegrityError("the image changed while it was copied")
 
 
-class Copying:
+class Copying(Upload):
     """A copy of ``original``; with ``put``, ``finish``, ``cancel`` and ``abort`` for its parts."""
 
-    def __init__(self, adding: Adding, original: Original) -> None:
-        """Prepare to copy what ``adding`` is to add; nothing is sent yet."""
-        self._adding = adding
-        self._commit = adding.commit
-        self._s3 = adding.client.s3
+    def __init__(
+        self, client: Client, commit: Commit, original: Original, *, live: set[str]
+    ) -> None:
+        """Prepare to copy an object; nothing is sent yet."""
+        super().__init__(client, commit, live=live)
         self._original = original
-        self._takes_condition = adding.client.takes("CopyObject", "IfNoneMatch")
+        self._takes_condition = client.takes("CopyObject", "IfNoneMatch")
 
     def copy(self) -> None:
         """Copy in one request if that can do it, else in parts.
@@ -79,14 +78,14 @@ class Copying:
         """
         size = self._original.size
         # CopyObject is exclusive by its condition on AWS, by a claim elsewhere.
-        is_exclusive = self._takes_condition or not self._commit.is_amazon
+        is_exclusive = self._takes_condition or not self.commit.is_amazon
         if size == 0 or (size <= _LARGEST and is_exclusive):
             self._whole()
         else:
             self.in_parts(max(_PART, -(-size // MAX_PARTS)))
 
     def _whole(self) -> None:
-        commit, original = self._commit, self._original
+        commit, original = self.commit, self._original
         request = {
             **commit.new,
             **original.parameters,
@@ -96,15 +95,9 @@ class Copying:
         }
         is_exclusive = "IfNoneMatch" in request and commit.is_amazon
 
-        def send() -> Mapping[str, Any]:
-            return commit.send(
-                lambda: self._s3.copy_object(**request),
-                is_exclusive=is_exclusive,
-                refused=original.check,
-            )
-
+        send = partial(self._s3.copy_object, **request)
         with commit.alone(is_exclusive=is_exclusive):
-            self._adding.client.inside(send)
+            self.client.inside(lambda: commit.send(send, refused=original.check))
             found = commit.check_stored(original.size)
             if found.get("ETag") != original.etag:  # as of other bytes, or of encrypted ones
                 self._check_copied()
@@ -115,7 +108,7 @@ class Copying:
             try:
                 self._original.check()
             except Exception:
-                self._commit.take_back()
+                self.commit.take_back()
                 raise
 
     # In parts.
@@ -128,14 +121,9 @@ class Copying:
                 parts.send(range(start, min(start + part_size, size)))
             parts.finish()
 
-    def start(self) -> Copying:
-        """Begin an upload; raises AlreadyExists before anything is sent."""
-        self._adding.start()
-        return self
-
     def put(self, number: int, data: range) -> dict[str, Any]:
         """Let the server copy these bytes of the original as a part."""
-        answer = self._adding.send_part(
+        answer = self.send_part(
             self._s3.upload_part_copy,
             number,
             len(data),
@@ -148,12 +136,4 @@ class Copying:
         """Make the parts an object, if all are of the same original."""
         with undone(self.abort, "the abort of a copy"):
             self._original.check()
-            self._adding.finish(parts)
-
-    def cancel(self) -> None:
-        """Send no part again that fails from now on."""
-        self._adding.cancel()
-
-    def abort(self) -> None:
-        """Remove the parts, unless they are an object or may become one."""
-        self._adding.abort()
+            super().finish(parts)

@@ -30,7 +30,10 @@ def delete(
     still, ``attempts`` times at the most. Its ``etag`` goes with it as a condition: AWS heeds
     that, Ceph 16 takes no notice.
     """
-    condition, was_lost = _condition(client, etag), False
+    is_strong = etag.startswith('"')
+    takes_condition = is_strong and client.takes("DeleteObject", "IfMatch")
+    condition = {"IfMatch": etag} if takes_condition else {}
+    was_lost = False
     times = (attempts or client.settings.max_attempts) - 1
     # At once first: a connection that was idle may just be closed.
     pauses = Patience(1.0, 8.0, times=times, at_once=True).pauses()
@@ -76,8 +79,3 @@ def _identity(found: Mapping[str, Any]) -> tuple[object, ...]:
     # The ETag of equal bytes is equal; the token of an add is in the metadata.
     names = ("ETag", "LastModified", "VersionId", "Metadata")
     return tuple(found.get(name) for name in names)
-
-
-def _condition(client: Client, etag: str) -> dict[str, str]:
-    is_strong = etag.startswith('"')
-    return {"IfMatch": etag} if is_strong and client.takes("DeleteObject", "IfMatch") else {}

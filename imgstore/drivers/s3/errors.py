@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -32,7 +33,7 @@ _NO_KEYS: Final = (
 _CA: Final = "name the bundle of its authority in s3_store_cacert"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; QuotaExceeded is Ceph's,
-# XMinioStorageFull MinIO's.
+# XMinioStorageFull MinIO's. Answers to HEAD have the status for a code.
 _CODES: Final[dict[type[ImgStoreError], str]] = {
     NotFound: "NoSuchKey NotFound",
     PermissionDenied: "AccessDenied AccountProblem AllAccessDisabled ExpiredToken "
@@ -44,17 +45,12 @@ _CODES: Final[dict[type[ImgStoreError], str]] = {
     Throttled: "BandwidthLimitExceeded OperationAborted RequestLimitExceeded "
     "RequestThrottled SlowDown SlowDownRead SlowDownWrite Throttling TooManyRequests "
     "TooManyRequestsException",
-    TimedOut: "RequestTimeout",
+    TimedOut: "RequestTimeout 408",
     Unavailable: "InternalError ServiceUnavailable",
     IntegrityError: "BadDigest InvalidDigest InvalidPart XAmzContentSHA256Mismatch",
-    Unsupported: "MethodNotAllowed NotImplemented",
+    Unsupported: "MethodNotAllowed NotImplemented 405",
 }
 _CLASSES: Final = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
-# Answers to HEAD have no code.
-_STATUSES: Final[dict[int, type[ImgStoreError]]] = {
-    HTTPStatus.METHOD_NOT_ALLOWED: Unsupported,
-    HTTPStatus.REQUEST_TIMEOUT: TimedOut,
-}
 _NO_CHECKSUMS: Final = (
     "set s3_store_request_checksum_calculation to when_required: this server does not know the "
     "trailing checksums of S3"
@@ -79,6 +75,30 @@ _REMEDIES: Final[dict[str, tuple[type[ImgStoreError], str]]] = {
     **dict.fromkeys(_OF_REGIONS.split(), (ConfigError, _REGION)),
 }
 
+# Failures of the SDK by the names of its exceptions, subclasses first: what they mean, the reason,
+# and the remedy.
+_FAILURES: Final[dict[str, tuple[type[ImgStoreError], str, str]]] = {
+    "NoCredentialsError": (PermissionDenied, "no credentials were found", _NO_KEYS),
+    "PartialCredentialsError": (PermissionDenied, "credentials lack a part", _NO_KEYS),
+    "CredentialRetrievalError": (PermissionDenied, "{text}", _NO_KEYS),
+    "TokenRetrievalError": (PermissionDenied, "{text}", _NO_KEYS),
+    "SSOError": (PermissionDenied, "{text}", _NO_KEYS),
+    "MetadataRetrievalError": (PermissionDenied, "{text}", _NO_KEYS),
+    "ProfileNotFound": (ConfigError, "{text}", "correct s3_store_profile or AWS_PROFILE"),
+    "SSLError": (Unavailable, "the TLS connection to the endpoint{at} failed", ""),
+    "ConnectTimeoutError": (TimedOut, "the endpoint{at} does not accept connections in time", ""),
+    "ReadTimeoutError": (TimedOut, "the endpoint{at} does not answer in time", ""),
+    "EndpointConnectionError": (Unavailable, "the endpoint{at} cannot be connected to{why}", ""),
+    "ProxyConnectionError": (Unavailable, "the proxy{at} cannot be connected to{why}", ""),
+    "ConnectionClosedError": (Unavailable, "the endpoint{at} closed the connection{why}", ""),
+    "ResponseStreamingError": (Unavailable, "the connection broke while data arrived", ""),
+    "FlexibleChecksumError": (IntegrityError, "the data does not match its checksum", ""),
+    "ConnectionError": (Unavailable, "the connection to the endpoint failed{why}", ""),
+    "HTTPClientError": (Unavailable, "the connection to the endpoint failed{why}", ""),
+    "ParamValidationError": (StoreError, "{whole}", ""),
+    "BotoCoreError": (ConfigError, "{text}", "look at the options of the store"),
+}
+
 
 def is_untrusted(exc: BaseException) -> bool:
     """Return whether a TLS handshake failed because of the server's certificate."""
@@ -101,6 +121,17 @@ def error_code(exc: BaseException) -> str:
     return str(error.get("Code", ""))
 
 
+def wants_md5(exc: BaseException) -> bool:
+    """Return whether a put was refused for want of an MD5: the bucket has Object Lock, say.
+
+    AWS answers InvalidRequest for that and for other mistakes; most name the header.
+    """
+    if status_of(exc) != HTTPStatus.BAD_REQUEST:
+        return False
+    known = error_code(exc) in {"InvalidRequest", "MissingContentMD5"}
+    return known or "content-md5" in str(exc).lower()
+
+
 def status_of(exc: BaseException) -> int:
     """Return the HTTP status of an error that the service answered, 0 for any other exception."""
     response = getattr(exc, "response", None)
@@ -118,32 +149,37 @@ def classify(exc: Exception) -> ImgStoreError | None:
         return _answered(exc)
     if is_untrusted(exc):
         return PermissionDenied("the endpoint's certificate is not trusted", remedy=_CA)
-    kinds: list[tuple[str, ImgStoreError]] = [
-        ("NoCredentialsError", PermissionDenied("no credentials were found", remedy=_NO_KEYS)),
-        ("PartialCredentialsError", PermissionDenied("credentials lack a part", remedy=_NO_KEYS)),
-        ("CredentialRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("TokenRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("SSOError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("MetadataRetrievalError", PermissionDenied(_first_line(exc), remedy=_NO_KEYS)),
-        ("ProfileNotFound", ConfigError(_first_line(exc), remedy="correct s3_store_profile")),
-        ("SSLError", Unavailable("the TLS connection to the endpoint failed")),
-        ("ConnectTimeoutError", TimedOut("the endpoint does not accept connections in time")),
-        ("ReadTimeoutError", TimedOut("the endpoint does not answer in time")),
-        ("EndpointConnectionError", Unavailable("the endpoint cannot be connected to")),
-        ("ProxyConnectionError", Unavailable("the proxy cannot be connected to")),
-        ("ConnectionClosedError", Unavailable("the endpoint closed the connection")),
-        ("ResponseStreamingError", Unavailable("the connection broke while data arrived")),
-        ("IncompleteReadError", IntegrityError("the data ended early", retryable=True)),
-        ("FlexibleChecksumError", IntegrityError("the data does not match its checksum")),
-        ("ConnectionError", Unavailable("the connection to the endpoint failed")),
-        ("HTTPClientError", Unavailable("the connection to the endpoint failed")),
-        ("ParamValidationError", StoreError(" ".join(str(exc).split()))),
-        ("BotoCoreError", ConfigError(_first_line(exc), remedy="look at the options of the store")),
-    ]
-    found = next((e for name, e in kinds if isinstance(exc, getattr(botocore, name, ()))), None)
-    if found is None and type(exc).__module__.startswith("urllib3."):
-        return Unavailable(f"the connection broke: {type(exc).__name__}")
-    return found
+    if isinstance(exc, botocore.IncompleteReadError):
+        return IntegrityError("the data ended early", retryable=True)
+    name = next((name for name in _FAILURES if isinstance(exc, getattr(botocore, name, ()))), None)
+    if name is not None:
+        return _failed(exc, *_FAILURES[name])
+    is_broken = type(exc).__module__.startswith("urllib3.")
+    return Unavailable(f"the connection broke: {type(exc).__name__}") if is_broken else None
+
+
+def _failed(exc: Exception, kind: type[ImgStoreError], reason: str, remedy: str) -> ImgStoreError:
+    first, whole = str(exc).partition("\n")[0], " ".join(str(exc).split())
+    said = reason.format(text=first, whole=whole, at=_address(exc), why=_cause(exc))
+    return kind(said, remedy=remedy)
+
+
+def _address(exc: Exception) -> str:
+    """Return with which host and port a request failed, after a blank; "" if it is not told."""
+    kwargs = getattr(exc, "kwargs", {})
+    url = kwargs.get("endpoint_url") or kwargs.get("proxy_url") or ""
+    match = re.search("//(?:[^/@]*@)?([^/?#@]+)", str(url))
+    return f" {match[1]}" if match else ""
+
+
+def _cause(exc: Exception) -> str:
+    """Return what the system says of a connection that failed, after a colon."""
+    inner = getattr(exc, "kwargs", {}).get("error")
+    while isinstance(inner, BaseException):
+        if isinstance(inner, OSError) and inner.strerror:
+            return f": {inner.strerror}"
+        inner = inner.__cause__ or inner.__context__
+    return ""
 
 
 @contextmanager
@@ -179,8 +215,4 @@ def _answered(exc: Exception) -> ImgStoreError:
     if code in _REMEDIES:
         kind, remedy = _REMEDIES[code]
         return kind(reason, remedy=remedy)
-    return (_CLASSES.get(code) or status_class(status, _STATUSES))(reason)
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).partition("\n")[0]
+    return (_CLASSES.get(code) or status_class(status))(reason)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from imgstore.boundary.arguments import is_safe_image_id
 from imgstore.drivers.s3 import claims
-from imgstore.drivers.s3.client import Client, head, server_time
+from imgstore.drivers.s3.client import Client, head, server_time, told
 from imgstore.drivers.s3.deleting import delete
 from imgstore.drivers.s3.errors import status_of
 from imgstore.drivers.s3.places import CLAIM, PROBE
@@ -59,12 +59,13 @@ def _uploads(
     for page in pages:
         now = server_time(page)
         for found in page.get("Uploads", ()):
-            key, upload_id = found["Key"], found["UploadId"]
+            key, upload_id = told(found, "Key"), told(found, "UploadId")
+            begun = told(found, "Initiated")
             is_image = is_safe_image_id(key.removeprefix(prefix))
-            if not is_image or upload_id in live or _age(now, found["Initiated"]) < older_than:
+            if not is_image or upload_id in live or _age(now, begun) < older_than:
                 continue
             at = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
-            upload = _look_at(s3, at, found["Initiated"])
+            upload = _look_at(s3, at, begun)
             # Looked up again: an add of this process may have begun since the list was made.
             is_dead = upload is not None and _age(now, upload.active) >= older_than
             if upload is not None and is_dead and upload_id not in live:
@@ -80,8 +81,8 @@ def _look_at(s3: Any, at: Mapping[str, str], initiated: datetime) -> _Upload | N
     try:
         for page in s3.get_paginator("list_parts").paginate(**at):
             for part in page.get("Parts", ()):
-                size += part["Size"]
-                active = max(active, part["LastModified"])
+                size += told(part, "Size")
+                active = max(active, told(part, "LastModified"))
     except Exception as exc:
         if status_of(exc) != HTTPStatus.NOT_FOUND:
             raise
@@ -98,11 +99,12 @@ def _objects(
     for page in s3.get_paginator("list_objects_v2").paginate(**request):
         now = server_time(page)
         for listed in page.get("Contents", ()):
-            at = {"Bucket": settings.bucket, "Key": listed["Key"]}
-            found = head(s3, at) if _age(now, listed["LastModified"]) >= age else None
+            at = {"Bucket": settings.bucket, "Key": told(listed, "Key")}
+            found = head(s3, at) if _age(now, told(listed, "LastModified")) >= age else None
             if found is not None and claims.is_expired(found):
                 key = _Object(at, found.get("ETag", ""))
-                yield Leftover(store, at["Key"], found["LastModified"], listed["Size"], key)
+                modified, size = told(found, "LastModified"), told(listed, "Size")
+                yield Leftover(store, at["Key"], modified, size, key)
 
 
 def remove(client: Client, leftover: Leftover) -> None:

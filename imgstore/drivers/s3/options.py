@@ -6,9 +6,7 @@ from typing import Final
 
 from oslo_config import cfg
 
-CHECKSUM_MODES: Final = ("when_required", "when_supported")
-URL_FORMATS: Final = ("auto", "virtual", "path")
-RETRY_MODES: Final = ("legacy", "standard", "adaptive")
+_CHECKSUM_MODES: Final = ("when_required", "when_supported")
 
 OPTIONS: Final[dict[str, cfg.Opt]] = {
     "host": cfg.StrOpt(
@@ -56,7 +54,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "bucket_url_format": cfg.StrOpt(
         "s3_store_bucket_url_format",
         default="auto",
-        choices=URL_FORMATS,
+        choices=("auto", "virtual", "path"),
         help="Where requests name the bucket: in the host (virtual) or in the path (path). auto is "
         "virtual for endpoints of AWS where the bucket's name allows it, and path for all others.",
     ),
@@ -76,12 +74,15 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "large_object_chunk_size": cfg.IntOpt(
         "s3_store_large_object_chunk_size",
         default=10,
+        min=5,
+        max=5120,
         help="MiB of each part, at least 5 and at most 5120. Parts grow where 10,000 of them "
         "would not do.",
     ),
     "thread_pools": cfg.IntOpt(
         "s3_store_thread_pools",
         default=10,
+        min=1,
         help="Parts of one image that are in memory at once, being uploaded or read, at least 1. "
         "Two always are.",
     ),
@@ -133,14 +134,14 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "request_checksum_calculation": cfg.StrOpt(
         "s3_store_request_checksum_calculation",
         default="when_required",
-        choices=CHECKSUM_MODES,
+        choices=_CHECKSUM_MODES,
         help="When the AWS SDK adds a checksum to requests. Needs "
         "s3_store_enable_data_integrity_protection.",
     ),
     "response_checksum_validation": cfg.StrOpt(
         "s3_store_response_checksum_validation",
         default="when_required",
-        choices=CHECKSUM_MODES,
+        choices=_CHECKSUM_MODES,
         help="When the AWS SDK compares the checksums of answers. Needs "
         "s3_store_enable_data_integrity_protection.",
     ),
@@ -150,6 +151,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     ),
     "server_side_encryption": cfg.StrOpt(
         "s3_store_server_side_encryption",
+        choices=("", "AES256", "aws:kms", "aws:kms:dsse"),
         help="How the server encrypts new images: AES256, aws:kms or aws:kms:dsse. Unset, the "
         "bucket's default.",
     ),
@@ -172,7 +174,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     "retry_mode": cfg.StrOpt(
         "s3_store_retry_mode",
         default="legacy",
-        choices=RETRY_MODES,
+        choices=("legacy", "standard", "adaptive"),
         help="How the AWS SDK repeats a request that failed. legacy waits longer each time; "
         "standard and adaptive give up early when many requests fail at once.",
     ),

@@ -39,15 +39,6 @@ class Place:
         is_sound = service and is_bucket(bucket) and key not in _NO_KEYS
         return cls(service, bucket, key) if is_sound else None
 
-    def location(self, scheme: str) -> Location:
-        """Return its location, as glance_store writes it."""
-        return Location(scheme, f"{self.service}/{self.bucket}/{self.key}")
-
-    @property
-    def at(self) -> dict[str, str]:
-        """Return the parameters by which requests name it."""
-        return {"Bucket": self.bucket, "Key": self.key}
-
 
 def is_bucket(name: str) -> bool:
     """Return whether a bucket can be called so: what else S3 takes for one leads elsewhere."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from imgstore.boundary.arguments import is_safe_image_id
@@ -21,7 +20,6 @@ from imgstore.secret import Secret
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS: Final = 10_000
-MIN_PART: Final = 5 * MIB
 MAX_PART: Final = 5 * 1024 * MIB
 MAX_OBJECT: Final = 5 * 1024 * 1024 * MIB
 # Without a known size the first parts are as large as configured; later ones grow evenly, so that
@@ -46,7 +44,6 @@ _AMAZON_REGION: Final = re.compile(
 )
 _GLOBAL: Final = frozenset({"s3.amazonaws.com", "s3-external-1.amazonaws.com"})
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{0,63}")
-_ENCRYPTION: Final = frozenset({"", "AES256", "aws:kms", "aws:kms:dsse"})
 # A name that can be one label of a host, so that certificates with a wildcard cover it.
 _DNS_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]")
 
@@ -68,7 +65,8 @@ class Endpoint:
         match = _SCHEME.fullmatch(text.strip())
         scheme, rest = (match[1] or "https").lower(), match[2].strip("/")  # type: ignore[index]
         authority, slash, path = rest.partition("/")
-        authority = _bracketed(authority)
+        if _is_ipv6(authority):
+            authority = f"[{ipaddress.IPv6Address(authority)}]"
         parts = _AUTHORITY.fullmatch(authority)
         if (
             parts is None
@@ -103,18 +101,13 @@ class Endpoint:
         return "us-east-1" if self.host.lower() in _GLOBAL else ""
 
 
-def _bracketed(authority: str) -> str:
-    try:
-        return f"[{ipaddress.IPv6Address(authority)}]"
-    except ValueError:
-        return authority
-
-
 def _is_host(text: str) -> bool:
-    if not text.startswith("["):
-        return _NAME.fullmatch(text) is not None
+    return _is_ipv6(text[1:-1]) if text.startswith("[") else bool(_NAME.fullmatch(text))
+
+
+def _is_ipv6(text: str) -> bool:
     try:
-        ipaddress.IPv6Address(text[1:-1])
+        ipaddress.IPv6Address(text)
     except ValueError:
         return False
     return True
@@ -122,13 +115,16 @@ def _is_host(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked options of one store; sizes in bytes, times in seconds."""
+    """The checked options of one store; sizes in bytes, times in seconds.
+
+    What is called like a keyword of the constructor has its value.
+    """
 
     endpoint: Endpoint
     bucket: str
     region: str
-    credentials: Mapping[str, Secret | str]
-    create_bucket: bool
+    credentials: Mapping[str, Secret]
+    create_bucket_on_put: bool
     addressing: str
     key_prefix: str
     single_below: int
@@ -137,7 +133,7 @@ class Settings:
     memory: int
     get_workers: int
     verify: str | bool | None
-    sign_payload: bool
+    payload_signing: bool
     conditional_writes: bool
     request_checksums: str
     response_checksums: str
@@ -166,69 +162,51 @@ class Settings:
     @property
     def sends_md5(self) -> bool:
         """Return whether uploads carry an MD5: nothing else lets the server check them."""
-        return not self._is_signed and self.request_checksums == "when_required"
+        return not self.is_signed and self.request_checksums == "when_required"
 
     @property
-    def relies_on_checksums(self) -> bool:
-        """Return whether the SDK's own checksums are what lets the server check uploads."""
-        return not self._is_signed and not self.sends_md5
+    def is_signed(self) -> bool:
+        """Return whether uploads are signed, which takes a SHA-256 of them."""
+        return self.endpoint.scheme == "http" and self.payload_signing
 
-    @property
-    def _is_signed(self) -> bool:
-        return self.endpoint.scheme == "http" and self.sign_payload
+    def part(self, number: int, size: int | None) -> int:
+        """Return the size of a part, counted from 1, so that 10,000 hold the image of ``size``.
 
-    def first_part(self, size: int | None) -> int:
-        """Return the size of the first part, or of the whole image where one request does."""
+        Where one request does for the image, its part is larger than the image.
+        """
         if size is None:
-            return self.part_size
+            return min(max(self.part_size, _GROWTH * (number - _EVEN_PARTS)), MAX_PART)
         if size < self.single_below:
             return size + 1  # one more: the end is then seen without another read
         return max(self.part_size, -(-size // MAX_PARTS))
 
-    def part(self, number: int, size: int | None) -> int:
-        """Return the size of a part, counted from 1, so that 10,000 hold the image."""
-        if size is not None:
-            return self.first_part(size)
-        return min(max(self.part_size, _GROWTH * (number - _EVEN_PARTS)), MAX_PART)
-
 
 def read(given: Mapping[str, Any], redaction: Redaction) -> Settings:
     """Check the values of the options; raises one ConfigError for all that is wrong."""
-    endpoint, bucket, key_prefix, credentials, part_size, options, *_ = all_checked(
+    endpoint, credentials, options, *_ = all_checked(
         lambda: Endpoint.of(given["host"]),
-        lambda: _bucket(given["bucket"], given["bucket_url_format"]),
-        lambda: _key_prefix(given["key_prefix"]),
         lambda: _credentials(given),
-        lambda: _part_size(given["large_object_chunk_size"]),
         lambda: _object_options(given),
+        lambda: _check_bucket(given["bucket"], given["bucket_url_format"]),
+        lambda: _check_key_prefix(given["key_prefix"]),
         lambda: _check_region(given["region_name"]),
-        lambda: _check_workers(given["thread_pools"]),
     )
+    as_given = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
     protects = given["enable_data_integrity_protection"]
     return Settings(
+        **as_given,
         endpoint=endpoint,
-        bucket=bucket,
         region=given["region_name"] or endpoint.region,
         credentials=credentials,
-        create_bucket=given["create_bucket_on_put"],
-        addressing=_addressing(given["bucket_url_format"], endpoint, bucket),
-        key_prefix=key_prefix,
+        addressing=_addressing(given["bucket_url_format"], endpoint, given["bucket"]),
         single_below=min(given["large_object_size"] * MIB, MAX_PART),
-        part_size=part_size,
+        part_size=given["large_object_chunk_size"] * MIB,
         workers=given["thread_pools"],
         memory=given["upload_memory"] * MIB,
-        get_workers=given["get_workers"],
         verify=given["cacert"] or (False if given["insecure"] else None),
-        sign_payload=given["payload_signing"],
-        conditional_writes=given["conditional_writes"],
         request_checksums=given["request_checksum_calculation"] if protects else "when_required",
         response_checksums=given["response_checksum_validation"] if protects else "when_required",
         object_options=options,
-        connect_timeout=given["connect_timeout"],
-        read_timeout=given["read_timeout"],
-        retry_mode=given["retry_mode"],
-        max_attempts=given["max_attempts"],
-        max_pool_connections=given["max_pool_connections"],
         redaction=redaction,
     )
 
@@ -241,7 +219,7 @@ def _check_region(name: str) -> None:
         )
 
 
-def _bucket(bucket: str, url_format: str) -> str:
+def _check_bucket(bucket: str, url_format: str) -> None:
     if not is_bucket(bucket):
         raise ConfigError(
             f"s3_store_bucket: {bucket!a} is not a bucket's name",
@@ -253,7 +231,6 @@ def _bucket(bucket: str, url_format: str) -> str:
             remedy="set s3_store_bucket_url_format to path, or use 3 to 63 lower-case letters, "
             "digits and '-'",
         )
-    return bucket
 
 
 def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
@@ -262,22 +239,20 @@ def _addressing(url_format: str, endpoint: Endpoint, bucket: str) -> str:
     return "virtual" if endpoint.is_amazon and _DNS_BUCKET.fullmatch(bucket) else "path"
 
 
-def _key_prefix(prefix: str) -> str:
+def _check_key_prefix(prefix: str) -> None:
     if is_own(prefix) or "@" in prefix or not is_safe_image_id(f"{prefix}x"):
         raise ConfigError(
             f"s3_store_key_prefix: {prefix!a} cannot begin the name of an image",
             remedy=f"use printable text without '/', '?', '#' and '@', not {CLAIM} or {PROBE}",
         )
-    return prefix
 
 
-def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
+def _credentials(given: Mapping[str, Any]) -> dict[str, Secret]:
     """Return the keywords of the SDK's session; none means its own chain."""
     key, secret, token = all_checked(
-        *(
-            functools.partial(_sendable, keyword, given[keyword])
-            for keyword in ("access_key", "secret_key", "session_token")
-        )
+        lambda: _sendable("access_key", given),
+        lambda: _sendable("secret_key", given),
+        lambda: _sendable("session_token", given),
     )
     if bool(key) != bool(secret):
         raise ConfigError(
@@ -294,16 +269,16 @@ def _credentials(given: Mapping[str, Any]) -> dict[str, Secret | str]:
         "aws_access_key_id": key,
         "aws_secret_access_key": secret,
         "aws_session_token": token,
-        "profile_name": given["profile"] or None,
+        "profile_name": Secret(given["profile"]) if given["profile"] else None,
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _sendable(keyword: str, value: str | Secret | None) -> Secret | None:
+def _sendable(keyword: str, given: Mapping[str, Any]) -> Secret | None:
     """Return a credential, None if it is not set; raises ConfigError, which does not quote it."""
-    if not value:
+    if not given[keyword]:
         return None
-    text = Secret(value).reveal()
+    text = Secret(given[keyword]).reveal()
     # The secret key signs and is not sent.
     is_sound = text.isprintable() and (text.isascii() or keyword == "secret_key")
     if not is_sound or text != text.strip():
@@ -318,11 +293,6 @@ def _sendable(keyword: str, value: str | Secret | None) -> Secret | None:
 def _object_options(given: Mapping[str, Any]) -> dict[str, str]:
     """Return what every object is created with."""
     encryption = given["server_side_encryption"] or ""
-    if encryption not in _ENCRYPTION:
-        raise ConfigError(
-            f"s3_store_server_side_encryption is {encryption!a}",
-            remedy="write AES256, aws:kms or aws:kms:dsse",
-        )
     if given["sse_kms_key_id"] and not encryption.startswith("aws:kms"):
         raise ConfigError(
             "s3_store_sse_kms_key_id is set, but s3_store_server_side_encryption is not aws:kms"
@@ -333,17 +303,3 @@ def _object_options(given: Mapping[str, Any]) -> dict[str, str]:
         "SSEKMSKeyId": given["sse_kms_key_id"],
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _part_size(mebibytes: int) -> int:
-    size = mebibytes * MIB
-    if not MIN_PART <= size <= MAX_PART:
-        raise ConfigError(
-            f"s3_store_large_object_chunk_size is {mebibytes}", remedy="write 5 to 5120 (MiB)"
-        )
-    return size
-
-
-def _check_workers(count: int) -> None:
-    if count < 1:
-        raise ConfigError(f"s3_store_thread_pools is {count}", remedy="write 1 or more")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from imgstore.boundary.settings import read_options
@@ -16,6 +16,7 @@ from imgstore.data.ranges import open_ranges
 from imgstore.data.streams import Body
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
+from imgstore.drivers.s3.checking import honours_conditions, is_there
 from imgstore.drivers.s3.client import SDK_LOGGERS, Client, head, told
 from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.copying import Copying, Original
@@ -23,7 +24,6 @@ from imgstore.drivers.s3.deleting import delete, is_seen
 from imgstore.drivers.s3.errors import INSTALL, classify, error_code
 from imgstore.drivers.s3.options import OPTIONS
 from imgstore.drivers.s3.places import Place, key_of
-from imgstore.drivers.s3.probe import honours_conditions, is_there
 from imgstore.drivers.s3.reading import Reading
 from imgstore.drivers.s3.settings import read
 from imgstore.errors import (
@@ -103,20 +103,14 @@ class S3Store(Store):
         super().__init__(name, **common)
         lazy.require("boto3", "botocore", install=INSTALL)
         self._settings = read(given, self._redaction)
-        self._client = PerProcess(functools.partial(Client, self._settings), Client.close)
+        self._client = PerProcess(partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.
         self._live: set[str] = set()
 
     @property
     def url_prefix(self) -> str:
         """Return ``s3[+https]://<endpoint>/<bucket>``, and ``/<key prefix>`` if there is one."""
-        prefix = self._settings.key_prefix
-        bucket = f"{self._settings.endpoint.service}/{self._settings.bucket}"
-        return f"{self._scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
-
-    @property
-    def _scheme(self) -> str:
-        return "s3" if self._settings.endpoint.scheme == "http" else "s3+https"
+        return self._location("").url.rstrip("/")
 
     def owns(self, location: Location) -> Ownership:
         """Own the bucket's keys with the prefix; the rest of the endpoint may be readable."""
@@ -149,7 +143,7 @@ class S3Store(Store):
         return found
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        adding = self._adding(image_id)
+        adding = Adding(self._client.get(), self._commit(image_id), live=self._live)
         settings, size = self._settings, body.size
         upload_in_parts(
             body,
@@ -161,20 +155,18 @@ class S3Store(Store):
         )
         return Added(self._location(image_id))
 
-    def _adding(self, image_id: str) -> Adding:
-        client, settings = self._client.get(), self._settings
-        key = key_of(image_id, settings.key_prefix)
+    def _commit(self, image_id: str) -> Commit:
+        client = self._client.get()
+        key = key_of(image_id, self._settings.key_prefix)
         is_conditional = client.is_conditional(self._ask_for_conditions)
-        commit = Commit(client, key, is_conditional=is_conditional)
-        return Adding(client, commit, live=self._live)
+        return Commit(client, key, is_conditional=is_conditional)
 
     def _ask_for_conditions(self) -> bool | None:
         """Return whether If-None-Match is honoured; None: ask again, there is no bucket yet."""
         if not self._settings.conditional_writes or self._settings.endpoint.is_amazon:
             return self._settings.conditional_writes
         try:
-            client = self._client.get()
-            answer = honours_conditions(client.s3, self._settings, client.saw_tag)
+            answer = honours_conditions(self._client.get())
         except Exception as exc:
             if isinstance(exc, ImgStoreError) or isinstance(classify(exc), Unavailable):
                 raise
@@ -184,9 +176,11 @@ class S3Store(Store):
         return answer
 
     def _location(self, image_id: str) -> Location:
-        settings = self._settings
-        place = Place(settings.endpoint.service, settings.bucket, settings.key_prefix + image_id)
-        return place.location(self._scheme)
+        """Return the location of an image, as glance_store writes it."""
+        settings, endpoint = self._settings, self._settings.endpoint
+        scheme = "s3" if endpoint.scheme == "http" else "s3+https"
+        key = f"{settings.key_prefix}{image_id}"
+        return Location(scheme, f"{endpoint.service}/{settings.bucket}/{key}")
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         seen = self._found(location)  # S3 deletes what is not there without a word
@@ -197,25 +191,25 @@ class S3Store(Store):
     def _copy(
         self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None
     ) -> Added | None:
-        if not isinstance(origin, S3Store) or not self._shares_service(origin):
+        if not isinstance(origin, S3Store):
             return None
-        source = _at(location)
-        original = Original.of(self._client.get(), source, origin._found(location))
+        mine, others = self._settings.endpoint, origin._settings.endpoint
+        if not same_service(mine.service, others.service):
+            return None
+        client, found = self._client.get(), origin._found(location)
+        size, etag = told(found, "ContentLength"), told(found, "ETag")
+        original = Original(client, _at(location), size, etag)
         if origin is not self and not original.is_seen():
             return None
-        Copying(self._adding(image_id), original).copy()
+        Copying(client, self._commit(image_id), original, live=self._live).copy()
         return Added(self._location(image_id), size=original.size)
-
-    def _shares_service(self, other: S3Store) -> bool:
-        mine, others = self._settings.endpoint, other._settings.endpoint
-        return same_service(mine.service, others.service)
 
     def _leftovers(self, older_than: timedelta) -> Iterator[Leftover]:
         client = self._client.get()
         try:
             yield from leftovers.find(client, self.name, live=self._live, older_than=older_than)
         except Exception as exc:
-            if error_code(exc) != "NoSuchBucket" or not self._settings.create_bucket:
+            if error_code(exc) != "NoSuchBucket" or not self._settings.create_bucket_on_put:
                 raise
 
     def _remove_leftover(self, leftover: Leftover) -> None:
@@ -227,11 +221,8 @@ class S3Store(Store):
     def _check(self, *, write: bool = True) -> Iterable[str]:
         """Put an object of no importance, and delete it; without ``write`` look at the bucket."""
         settings, client = self._settings, self._client.get()
-        if write:
-            answer = honours_conditions(client.s3, settings, client.saw_tag)
-        else:
-            answer = is_there(client.s3, settings)
-        if answer is None and not settings.create_bucket:
+        answer = honours_conditions(client) if write else is_there(client)
+        if answer is None and not settings.create_bucket_on_put:
             yield (
                 f"the bucket {settings.bucket!r} does not exist; create it, or set "
                 "s3_store_create_bucket_on_put"
@@ -247,4 +238,4 @@ def _at(location: Location) -> dict[str, str]:
     place = Place.of(location)
     if place is None:
         raise InvalidLocation("a location of S3 ends with bucket and key")
-    return place.at
+    return {"Bucket": place.bucket, "Key": place.key}

@@ -10,7 +10,7 @@ from imgstore.drivers._numbers import whole_number
 from imgstore.drivers._placement import pick
 from imgstore.drivers.vmware.claims import Claims
 from imgstore.drivers.vmware.datastores import Datastores
-from imgstore.drivers.vmware.deleting import discard
+from imgstore.drivers.vmware.deleting import delete
 from imgstore.drivers.vmware.errors import means
 from imgstore.drivers.vmware.files import Stamp, Upload
 from imgstore.drivers.vmware.places import Datastore, Place
@@ -30,7 +30,7 @@ class Adding:
         self._files = datastores.files
         self._id = image_id
         self._draft = draft
-        self._size = 0
+        self.size = 0
         self._names: list[Place] = []  # that the data have, or, in doubt, may have
         self._stamp = Stamp()
         self._claims = Claims(datastores, image_id)
@@ -43,19 +43,19 @@ class Adding:
         def fill(draft: Place) -> None:
             self._upload(draft, upload, body)
 
-        for datastore in best:
+        for datastore in best[:-1]:
             try:
                 return self._store(datastore, fill)
             except StorageFull:
                 # The server says how much is free, which others use at the same time.
-                if upload.is_begun or datastore is best[-1]:
+                if upload.is_begun:
                     raise
-        raise AssertionError("unreachable")
+        return self._store(best[-1], fill)
 
     def copy(self, source: Place) -> Place:
         """Let the server copy a file, and return where the copy is."""
-        self._size = self._files.size(source)
-        best = self._choose(self._size, is_small=False)[0]
+        self.size = self._files.size(source)
+        best = self._choose(self.size, is_small=False)[0]
 
         def fill(draft: Place) -> None:
             self._datastores.make_directory(best)
@@ -63,11 +63,6 @@ class Adding:
             self._check(draft)
 
         return self._store(best, fill)
-
-    @property
-    def size(self) -> int:
-        """Return the size of the image in bytes."""
-        return self._size
 
     def _choose(self, size: int | None, *, is_small: bool) -> list[Datastore]:
         """Return where the image may go, best first; raises AlreadyExists for an id that is taken.
@@ -116,7 +111,7 @@ class Adding:
             if not (upload.is_sent and is_lost):
                 raise
             failure = exc
-        self._size = body.total
+        self.size = body.total
         try:
             self._check(draft)
         except Exception as exc:
@@ -137,8 +132,8 @@ class Adding:
         found = whole_number(self._stamp.size)
         if found is None:
             found = self._files.size(draft)
-        if found != self._size:
-            raise IntegrityError(f"the server has {found} of the {self._size} bytes that were sent")
+        if found != self.size:
+            raise IntegrityError(f"the server has {found} of the {self.size} bytes that were sent")
 
     # The names.
 
@@ -147,7 +142,7 @@ class Adding:
         uninterrupted(lambda: self._try_to_rename(place, to, is_commit=is_commit))
 
     def _try_to_rename(self, place: Place, to: Place, *, is_commit: bool) -> None:
-        renaming = Renaming(self._datastores, place, to, stamp=self._stamp, size=self._size)
+        renaming = Renaming(self._datastores, place, to, self._stamp, self.size)
         try:
             renaming.run()
         except Exception as exc:
@@ -164,7 +159,7 @@ class Adding:
         """Delete the data, or of the image's name no other ones; return whether they are gone."""
         try:
             stamp = self._files.stamp(place) if is_image else None
-            discard(self._datastores, place, stamp)
+            delete(self._datastores, place, stamp, is_unneeded=True)
         except Exception as exc:
             if not means(exc, NotFound):
                 LOG.debug("%s could not be deleted", place.full, exc_info=True)

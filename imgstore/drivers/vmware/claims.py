@@ -66,11 +66,10 @@ class Claims:
         datastores, own = self._datastores, draft.datastore
         claim = datastores.place(own, f"{draft.name}{self._ending}")
         looking = min(_LOOKING, datastores.settings.read_timeout)
-        pauses = Patience(_PAUSE, _PAUSE, seconds=_ROUNDS * looking).pauses()
         since: dict[Place, float] = {}
         rename(draft, claim)
         is_claimed = True
-        while True:
+        for _ in Patience(_PAUSE, _PAUSE, seconds=_ROUNDS * looking).attempts():
             rivals = self._rivals(own)
             is_late = any(rival.datastore.key < own.key for rival in rivals)
             if is_claimed and not rivals:
@@ -81,19 +80,17 @@ class Claims:
             elif not is_claimed and not is_late:
                 rename(draft, claim)
                 is_claimed = True
-                continue
-            pause, now = next(pauses, None), time.monotonic()
-            if pause is None:
-                raise AlreadyExists("other adds of this id are under way", retryable=True)
+            now = time.monotonic()
             since = {rival: since.get(rival, now) for rival in rivals}
             for rival in rivals:
                 if now - since[rival] >= looking:
                     discard(rival)
-            time.sleep(pause)
+        raise AlreadyExists("other adds of this id are under way", retryable=True)
 
     def _rivals(self, own: Datastore) -> list[Place]:
         """Return the claims of other datastores; raises AlreadyExists if one has the image."""
         # Claims first: one that becomes an image in between is seen as that.
-        rivals = self._datastores.search_others(own, f"{DRAFT_PREFIX}*{self._ending}")
+        found = self._datastores.search(f"{DRAFT_PREFIX}*{self._ending}", but=own)
+        rivals = [place for place, _ in found]
         self.check_free(self._usable, but=own)
         return rivals

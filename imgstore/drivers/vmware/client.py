@@ -38,7 +38,7 @@ class Api:
     def __init__(self, settings: Settings, versions: Callable[[], str]) -> None:
         """``versions`` fetches the document of the API's versions."""
         self._settings = settings
-        self._soap = lazy.load("pyVmomi.SoapAdapter", install=INSTALL)
+        self._stub_class = stub_class(lazy.load("pyVmomi.SoapAdapter", install=INSTALL))
         self._support = lazy.load("pyVmomi.VmomiSupport", install=INSTALL)
         self.vim: Any = lazy.load("pyVmomi", install=INSTALL).vim
         self.vmodl: Any = lazy.load("pyVmomi", install=INSTALL).vmodl
@@ -119,10 +119,6 @@ class Api:
             raise
         settings.redaction.learn(session.cookie, session.cookie.partition("=")[2].strip('"'))
         return session
-
-    @functools.cached_property
-    def _stub_class(self) -> Any:
-        return stub_class(self._soap)
 
     @functools.cached_property
     def _context(self) -> ssl.SSLContext:

@@ -70,22 +70,16 @@ class Datastores:
         names: dict[str, list[str]] = {}
         for datastore, _ in self.settings.datastores:
             names.setdefault(datastore.key[0], []).append(datastore.name)
-        return {
-            (path, name): said
-            for path, listed in names.items()
-            for name, said in self._say(path, listed).items()
-        }
-
-    def _say(self, path: str, names: list[str]) -> dict[str, dict[str, Any]]:
-        missing: dict[str, Any] = {
-            "fault": "its datacenter has no such datastore, or none that this user may see"
-        }
-        found: dict[str, dict[str, Any]] = {}
-        try:
-            found = self.api.call(lambda session: self._find(session, path, names))
-        except NotFound as exc:  # the datacenter
-            missing = {"fault": exc.reason}
-        return {name: found.get(name, missing) for name in names}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for path, listed in names.items():
+            fault = "its datacenter has no such datastore, or none that this user may see"
+            said: dict[str, dict[str, Any]] = {}
+            try:
+                said = self.api.call(functools.partial(self._find, path=path, names=listed))
+            except NotFound as exc:  # the datacenter
+                fault = exc.reason
+            found.update({(path, name): said.get(name, {"fault": fault}) for name in listed})
+        return found
 
     def _center(self, session: Session, path: str) -> Any:
         """Return a datacenter by its path in the inventory; raises NotFound."""
@@ -179,25 +173,23 @@ class Datastores:
                 False,
             )
 
-        self._tasks.run(start, again=False, cancels=True)
+        self._tasks.run(start, again=False)
 
-    def search(self, datastore: Datastore, pattern: str) -> list[Any]:
-        """Return what the directory for images has of a pattern."""
-        said = self._look()[datastore.key]
-        if fault := _fault(said):
-            LOG.warning("datastore %s is not searched for leftovers: %s", datastore, fault)
-            return []
-        return self._search(datastore, said, pattern)
+    def search(self, pattern: str, *, but: Datastore | None = None) -> Iterator[tuple[Place, Any]]:
+        """Yield the files of a pattern in all datastores that can be used now, ``but`` one.
 
-    def search_others(self, own: Datastore, pattern: str) -> list[Place]:
-        """Return the files of a pattern in all other datastores that can be used now."""
+        With each comes what the server says of it.
+        """
         found = self._look()
-        return [
-            self.place(datastore, each.path)
-            for datastore, _ in self.settings.datastores
-            if datastore.key != own.key and not _fault(found[datastore.key])
-            for each in self._search(datastore, found[datastore.key], pattern)
-        ]
+        for datastore, _ in self.settings.datastores:
+            if but is not None and datastore.key == but.key:
+                continue
+            said = found[datastore.key]
+            if not (fault := _fault(said)):
+                for each in self._search(datastore, said, pattern):
+                    yield self.place(datastore, each.path), each
+            elif but is None:
+                LOG.warning("datastore %s is not searched for leftovers: %s", datastore, fault)
 
     def _search(self, datastore: Datastore, said: dict[str, Any], pattern: str) -> list[Any]:
         vim = self.api.vim.host.DatastoreBrowser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from imgstore.drivers.vmware.datastores import Datastores
@@ -15,29 +14,15 @@ from imgstore.process.patience import Patience
 _BRIEF: Final = Patience(0.1, seconds=5.0, times=4)  # for what leftovers() lists if it stays
 
 
-def delete(datastores: Datastores, place: Place, stamp: Stamp | None = None) -> None:
-    """Delete a file; raises NotFound, InUse.
+def delete(
+    datastores: Datastores, place: Place, stamp: Stamp | None = None, *, is_unneeded: bool = False
+) -> None:
+    """Delete a file; raises NotFound, InUse, and otherwise what hinders it.
 
     With its ``stamp`` no other file of the name is deleted in its place, when an attempt has to be
-    repeated of which the answer was lost.
+    repeated of which the answer was lost. What nobody needs may be in use for a moment only.
     """
-    _delete(datastores, place, stamp, datastores.settings.patience, may_pass)
-
-
-def discard(datastores: Datastores, place: Place, stamp: Stamp | None = None) -> None:
-    """Delete what nobody needs, also what is in use for a moment only; raises what hinders it."""
-    _delete(
-        datastores, place, stamp, _BRIEF, lambda failure: may_pass(failure) or means(failure, InUse)
-    )
-
-
-def _delete(
-    datastores: Datastores,
-    place: Place,
-    stamp: Stamp | None,
-    patience: Patience,
-    may_pass: Callable[[Exception], bool],
-) -> None:
+    patience = _BRIEF if is_unneeded else datastores.settings.patience
     is_doubtful = False
 
     def attempt() -> None:
@@ -54,7 +39,7 @@ def _delete(
                 raise
 
     try:
-        patience.repeat(attempt, may_pass)
+        patience.repeat(attempt, lambda exc: may_pass(exc) or (is_unneeded and means(exc, InUse)))
     except Exception as exc:
         if name_of(exc) != "FileNotFound" and means(exc, NotFound):
             # Something else is missing: the file may be there.

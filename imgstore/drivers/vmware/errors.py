@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+from http import HTTPStatus
 from typing import Any, Final
 from xml.parsers.expat import ExpatError, errors
 
@@ -91,17 +92,32 @@ def classify(exc: Exception) -> ImgStoreError | None:
     if _is_cut(exc):
         return Unavailable("the server's answer ended early")
     if isinstance(exc, ExpatError):
-        return StoreError(
-            "the server's answer is not that of the vSphere API", remedy="check vmware_server_host"
-        )
+        return _not_the_api()
     if isinstance(exc, http.client.HTTPException) and (match := _STATUS.fullmatch(str(exc))):
-        error = status_error(int(match[1]))
+        status = int(match[1])
+        if status == HTTPStatus.OK:
+            return _not_the_api()
+        error = status_error(status)
         # What is not found is the API, not an image: while vCenter starts, for example.
         return Unavailable(error.reason) if isinstance(error, NotFound) else error
+    known = classify_transport(exc, ca_option=_CA)
     # Those of ssl have an errno that is not the system's.
-    if isinstance(exc, http.client.HTTPException | OSError):
-        return classify_transport(exc, ca_option=_CA) or explain(exc, ca_option=_CA)
-    return classify_transport(exc, ca_option=_CA)
+    if known is None and isinstance(exc, http.client.HTTPException | OSError):
+        known = explain(exc, ca_option=_CA)
+        if peer := getattr(exc, "peer", ""):  # of a session's connection
+            known.reason = f"{peer}: {known.reason}"
+    return known
+
+
+def _not_the_api() -> Unavailable:
+    """Return the error for a page, or garbage, in place of an answer of the API.
+
+    A proxy answers so while the server does not; so does any server that is none of vSphere.
+    """
+    return Unavailable(
+        "the server's answer is not that of the vSphere API",
+        remedy="check vmware_server_host, and what stands between here and there",
+    )
 
 
 def _is_cut(exc: Exception) -> bool:

@@ -103,11 +103,11 @@ class Files:
 
     def open(self, place: Place, offset: int, length: int | None, if_version: str | None) -> Opened:
         """Open a file; the contract of ``Store._get``."""
-        return self._client.open(self._url(place), offset, length, if_version=if_version)
+        return self._client.open(self._at(place.target), offset, length, if_version=if_version)
 
     def size(self, place: Place) -> int:
         """Return the size of a file; raises NotFound."""
-        return self._client.size(self._url(place))
+        return self._client.size(self._at(place.target))
 
     def exists(self, place: Place) -> bool:
         """Return whether there is a file."""
@@ -119,7 +119,7 @@ class Files:
 
     def stamp(self, place: Place) -> Stamp:
         """Return what tells a file from later ones of its name; raises NotFound."""
-        response = self.send("HEAD", self._url(place), {})
+        response = self.send("HEAD", self._at(place.target), {})
         settle(response)
         if response.status_code == HTTPStatus.OK:
             headers = response.headers
@@ -129,10 +129,10 @@ class Files:
 
     def put(self, place: Place, upload: Upload) -> None:
         """Write a file; raises NotFound where its directory is missing."""
-        url, headers = self._url(place), upload.headers
+        url, headers = self._at(place.target), upload.headers
         for _ in range(_REDIRECTS + 1):
             response = self._patience.repeat(
-                functools.partial(self._put, url, headers, upload),
+                functools.partial(self._authorised, "PUT", url, headers, upload),
                 lambda exc: not upload.is_begun and may_pass(exc),
             )
             status = response.status_code
@@ -155,10 +155,7 @@ class Files:
 
     def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
         """Send a request for a file and return the answer to it, redirects included."""
-
-        def once() -> requests.Response:
-            return _checked(self._authorised(method, url, headers))
-
+        once = functools.partial(self._authorised, method, url, headers)
         response = self._patience.repeat(once, may_pass)
         is_page = response.headers.get("Content-Type", "").startswith("text/html")
         is_named_so = url.target.partition("?")[0].endswith((".html", ".htm"))
@@ -166,9 +163,6 @@ class Files:
             settle(response)
             raise NotFound("the server shows a page or a directory there, no image")
         return response
-
-    def _put(self, url: Url, headers: Mapping[str, str], upload: Upload) -> requests.Response:
-        return _checked(self._authorised("PUT", url, headers, upload))
 
     def _authorised(
         self, method: str, url: Url, headers: Mapping[str, str], upload: Upload | None = None
@@ -200,10 +194,9 @@ class Files:
         headers: Mapping[str, str],
         upload: Upload | None,
     ) -> requests.Response:
-        cookie = session.cookie
-        if url.origin != self._origin:  # the session is nothing for other hosts
-            cookie = self._ticket(method, url)
-        return self._transport.send(method, url, {**headers, "Cookie": cookie}, upload)
+        is_elsewhere = url.origin != self._origin  # the session is nothing for other hosts
+        cookie = self._ticket(method, url) if is_elsewhere else session.cookie
+        return _checked(self._transport.send(method, url, {**headers, "Cookie": cookie}, upload))
 
     def _ticket(self, method: str, url: Url) -> str:
         """Return a cookie that is good for one request."""
@@ -221,9 +214,6 @@ class Files:
             return response.text if response.status_code == HTTPStatus.OK else ""
         finally:
             response.close()
-
-    def _url(self, place: Place) -> Url:
-        return self._at(place.target)
 
     def _at(self, target: str) -> Url:
         return Url.of(Location("https", f"{self._service}{target}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.errors import DoubtfulError, may_pass, means, name_of
 from imgstore.drivers.vmware.files import Stamp
@@ -10,24 +12,21 @@ from imgstore.errors import ImgStoreError, InUse, NotFound, Unavailable
 from imgstore.process.committing import in_doubt, is_in_doubt, settled
 
 
+@dataclass
 class Renaming:
     """One draft on its way to another name; ``stamp`` and ``size`` are those of its data."""
 
-    def __init__(
-        self, datastores: Datastores, place: Place, to: Place, *, stamp: Stamp, size: int
-    ) -> None:
-        self._datastores = datastores
-        self._files = datastores.files
-        self._place = place
-        self._to = to
-        self._stamp = stamp
-        self._size = size
-        self.is_doubtful = False  # after an attempt that may be done, or become done later
+    datastores: Datastores
+    place: Place
+    to: Place
+    stamp: Stamp
+    size: int
+    is_doubtful: bool = False  # after an attempt that may be done, or become done later
 
     def run(self) -> None:
         """Rename, unless there is a file of that name; raises Unavailable if the data are gone."""
         try:
-            self._datastores.settings.patience.repeat(self._attempt, _may_pass)
+            self.datastores.settings.patience.repeat(self._attempt, _may_pass)
         except NotFound as exc:
             raise Unavailable(exc.reason) from exc
         except Exception as exc:
@@ -42,7 +41,7 @@ class Renaming:
 
     def _send(self) -> bool:
         try:
-            self._datastores.move(self._place, self._to)
+            self.datastores.move(self.place, self.to)
         except DoubtfulError as exc:
             self.is_doubtful = True
             raise exc.failure from exc.failure.__cause__
@@ -51,7 +50,7 @@ class Renaming:
     def _ask(self, failure: Exception) -> bool | ImgStoreError | None:
         """Return whether this attempt or an earlier one has renamed it; None if none has."""
         try:
-            if self._files.exists(self._place):
+            if self.datastores.files.exists(self.place):
                 return None
             # Or somebody removed the data, and another add has the name.
             is_missing = name_of(failure) == "FileNotFound"
@@ -76,10 +75,10 @@ class Renaming:
 
         Servers keep the date of a file that they rename. Raises NotFound.
         """
-        found = self._files.stamp(self._to)
-        if found == self._stamp == Stamp():
-            return self._files.size(self._to) == self._size
-        return found == self._stamp
+        found = self.datastores.files.stamp(self.to)
+        if found == self.stamp == Stamp():
+            return self.datastores.files.size(self.to) == self.size
+        return found == self.stamp
 
 
 def _may_pass(failure: Exception) -> bool:

@@ -9,6 +9,7 @@ import http.client
 import os
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from imgstore.errors import Unavailable
 IDLE: Final = 60  # seconds that idle connections are kept
 _HURRY: Final = 2.0  # seconds for a connection and for an answer, where nobody can wait
 _EXIT: Final = 5.0  # seconds for all sessions of a process that ends
+_OF_API: Final = frozenset({200, 500})  # statuses of answers that pyVmomi parses
+_INTERIM: Final = 100  # interim answers before the final one
+_LINE: Final = 65536  # bytes of a header, as http.client has it
 
 
 @dataclass(eq=False)
@@ -132,13 +136,25 @@ def stub_class(soap: Any) -> Any:
 
 
 class _Response(http.client.HTTPResponse):
-    """Says so when it is cut, also to the parser, which reads it in pieces."""
+    """Says so when it is cut, also to the parser, which reads it in pieces.
+
+    Interim answers are skipped (RFC 9110 15.2), of which http.client knows one.
+    """
 
     def read(self, amt: int | None = None) -> bytes:
         data = super().read(amt)
         if amt and not data and self.length:
             raise http.client.IncompleteRead(b"", self.length)
         return data
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_INTERIM):
+            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 <= line[1] < 200:
+                return line
+            while self.fp.readline(_LINE).strip():
+                pass
+        raise http.client.HTTPException("interim answers without end")
 
 
 class Connection(http.client.HTTPSConnection):
@@ -153,5 +169,27 @@ class Connection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         """Connect."""
-        super().connect()
+        with self._named():
+            super().connect()
         self.sock.settimeout(self._read_timeout)
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """Return an answer of the API; any other one raises what is raised for its status.
+
+        Faults have the status 500, as pages of a proxy have.
+        """
+        with self._named():
+            response = super().getresponse()
+        kind = response.getheader("Content-Type", "xml").lower()
+        if response.status in _OF_API and ("html" in kind or "xml" not in kind):
+            raise http.client.HTTPException(f"{response.status} {response.reason}")
+        return response
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let what is raised say which server it was."""
+        try:
+            yield
+        except Exception as exc:
+            exc.peer = f"{self.host}:{self.port}"  # type: ignore[attr-defined]
+            raise

@@ -17,7 +17,6 @@ from imgstore.drivers.vmware import leftovers
 from imgstore.drivers.vmware.adding import Adding
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.deleting import delete
-from imgstore.drivers.vmware.drafts import new_draft
 from imgstore.drivers.vmware.errors import INSTALL, classify
 from imgstore.drivers.vmware.files import Upload
 from imgstore.drivers.vmware.options import OPTIONS
@@ -112,7 +111,7 @@ class VmwareStore(Store):
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         check_storable(image_id, "vSphere", own=DRAFT_PREFIX)
-        with new_draft(self._live) as draft:
+        with leftovers.new_draft(self._live) as draft:
             adding = Adding(self._datastores.get(), image_id, draft)
             return Added(adding.add(body).location)
 
@@ -122,7 +121,7 @@ class VmwareStore(Store):
         if not isinstance(origin, VmwareStore) or not origin._is_beside(self):
             return None
         check_storable(image_id, "vSphere", own=DRAFT_PREFIX)
-        with new_draft(self._live) as draft:
+        with leftovers.new_draft(self._live) as draft:
             adding = Adding(self._datastores.get(), image_id, draft)
             place = adding.copy(origin._place(location))
             return Added(place.location, size=adding.size)
@@ -156,7 +155,7 @@ class VmwareStore(Store):
                 continue
             if not write:
                 continue
-            with new_draft(self._live) as draft:
+            with leftovers.new_draft(self._live) as draft:
                 place = datastores.place(datastore, draft)
                 datastores.make_directory(datastore)
                 with Body(b"") as body:

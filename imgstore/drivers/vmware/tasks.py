@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -27,16 +26,14 @@ class Tasks:
         self._api = api
         self._vim = api.vim
 
-    def run(
-        self, start: Callable[[Session], Any], *, again: bool = True, cancels: bool = False
-    ) -> Any:
+    def run(self, start: Callable[[Session], Any], *, again: bool = True) -> Any:
         """Start a task, wait for its end, and return its result; raises what it failed with.
 
-        ``again`` is as for ``Api.call``. ``cancels`` says that a task of which no end is seen is to
-        be cancelled; one that is interrupted is in any case.
+        ``again`` is as for ``Api.call``; without it a task of which no end is seen is cancelled,
+        as any is that is interrupted.
         """
         try:
-            return self._run(start, again=again, cancels=cancels)
+            return self._run(start, again=again, cancels=not again)
         except DoubtfulError as exc:
             raise exc.failure from exc.failure.__cause__
 
@@ -90,8 +87,16 @@ class Tasks:
 
     def _end_of(self, task: str) -> dict[str, Any]:
         """Wait until a task is over; return what is to be known of it."""
-        seconds = _TIMEOUTS * self._settings.read_timeout
-        patience = Patience(0, seconds=seconds)  # the server lets those wait who look
+        settings = self._settings
+        seconds = _TIMEOUTS * settings.read_timeout
+        patience = Patience(_PAUSE, _PAUSE, seconds)
+        longest = int(min(settings.poll_interval, settings.read_timeout / 2))
+        if longest:  # the server lets those wait who look
+
+            def watch(seconds: float) -> None:
+                self._api.call(lambda session: self._watch(session, task, int(seconds) or 1))
+
+            patience = Patience(longest, longest, seconds, sleep=watch)
         progress, pauses = None, patience.pauses()
         while True:
             found = self._api.call(lambda session: self._about(session, task))
@@ -99,9 +104,9 @@ class Tasks:
                 return found
             if found.get("info.progress") != progress:
                 progress, pauses = found.get("info.progress"), patience.pauses()
-            if next(pauses, None) is None:
+            if (pause := next(pauses, None)) is None:
                 raise TimedOut(f"a task of the server makes no progress for {seconds:g} s")
-            self._api.call(lambda session: self._watch(session, task))
+            patience.sleep(pause)
 
     def _about(self, session: Session, task: str) -> dict[str, Any]:
         """Return the properties of a task that count; whom it is for does not."""
@@ -113,13 +118,8 @@ class Tasks:
         ((_, found),) = self._api.retrieve(session, asked)
         return found
 
-    def _watch(self, session: Session, task: str) -> None:
+    def _watch(self, session: Session, task: str, seconds: int) -> None:
         """Wait until a task is over, or until it is time for another look."""
-        settings = self._settings
-        seconds = int(min(settings.poll_interval, settings.read_timeout / 2))
-        if not seconds:
-            time.sleep(_PAUSE)
-            return
         spec = self._api.vmodl.query.PropertyCollector
         of_task = spec.ObjectSpec(obj=self._task(session, task))
         state = spec.PropertySpec(type=self._vim.Task, pathSet=["info.state"])

@@ -16,6 +16,8 @@ import pytest
 from imgstore import errors
 from imgstore.drivers._librbd.access import Access
 from imgstore.drivers._librbd.cluster import Cluster
+from imgstore.drivers._librbd.errors import RequestFailed, classify
+from imgstore.drivers._librbd.images import OpenImage
 
 ACCESS = Access(
     pool="images",
@@ -108,6 +110,66 @@ def test_a_broken_one_ends_with_its_last_user(ceph: Ceph) -> None:
         assert len(ceph.connected) == 1
     cluster.close()
     assert ceph.connected == []
+
+
+def test_missing_rights_are_asked_for_again_but_not_all_the_time(ceph: Ceph) -> None:
+    """Those may have been given since; who is refused for ever does not connect for ever."""
+    cluster = Cluster(ACCESS)
+
+    def refused() -> None:
+        with pytest.raises(OSError, match="denied"), cluster.connection():
+            raise OSError(errno.EPERM, "denied")
+
+    with cluster.lent() as used:
+        refused()
+        assert not used.retired
+        with cluster.connection() as anew:
+            assert anew is not used
+        assert len(ceph.connected) == 2
+    for _ in range(1000):
+        refused()
+    assert ceph.made < 20
+    assert len(ceph.connected) == 1
+    with ExitStack() as readers:
+        for _ in range(100):
+            readers.enter_context(cluster.lent()).is_denied = True
+        assert len(ceph.connected) < 10
+    cluster.close()
+    assert ceph.connected == []
+
+
+class Image:
+    """What librbd opens, and cannot close."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def id(self) -> str:
+        return "1"
+
+    def close(self) -> None:
+        raise OSError(errno.ETIMEDOUT, "not closed")
+
+
+def test_what_was_done_to_an_image_is_done_although_it_cannot_be_closed(
+    ceph: Ceph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion for one; but nobody else uses that connection."""
+    monkeypatch.setattr(sys.modules["rbd"], "Image", Image, raising=False)
+    cluster = Cluster(ACCESS)
+    with cluster.connection() as connection:
+        with OpenImage(connection, None, "image"):
+            pass
+        assert connection.retired
+    cluster.close()
+    assert ceph.connected == []
+
+
+def test_what_is_read_only_is_no_matter_of_keys() -> None:
+    found = classify(RequestFailed(-errno.EROFS))
+    assert isinstance(found, errors.PermissionDenied)
+    assert "another cluster" in str(found)
+    assert "key" not in str(found)
 
 
 def test_closing_leaves_those_alone_that_are_used(ceph: Ceph) -> None:

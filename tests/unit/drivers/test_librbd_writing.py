@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from imgstore.drivers._librbd.connection import Requests
 from imgstore.drivers._librbd.errors import RequestFailed
-from imgstore.drivers._librbd.requests import Requests
 from imgstore.drivers._librbd.writing import Window
 
 DATA = b"what is written"

@@ -105,9 +105,9 @@ def test_a_file_of_vmware_whose_size_is_not_told(said: Any) -> None:
     """The server is asked again, by other means."""
     files = SimpleNamespace(stamp=lambda _: Stamp(said), size=lambda _: 5)
     adding = VmwareAdding(SimpleNamespace(files=files), "image", "draft")  # type: ignore[arg-type]
-    adding._size = 5
+    adding.size = 5
     adding._check(None)  # type: ignore[arg-type]
-    adding._size = 6
+    adding.size = 6
     with pytest.raises(errors.IntegrityError, match="5 of the 6"):
         adding._check(None)  # type: ignore[arg-type]
 
@@ -144,7 +144,6 @@ def test_a_part_of_s3_without_an_etag() -> None:
 
     with store:
         store._client.get().s3.meta.events.register("before-call.s3", answer)
-        with pytest.raises(errors.StoreError, match="answer has no ETag") as caught:
+        with pytest.raises(errors.Unsupported, match="answer has no ETag"):
             store.add("image", bytes(6 << 20))
-    assert type(caught.value) is errors.StoreError
     assert aborted

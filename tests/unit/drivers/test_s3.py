@@ -180,8 +180,8 @@ def test_values_are_what_a_file_would_say() -> None:
 def test_all_faults_are_told_together() -> None:
     """Somebody who corrects a file does it once."""
     with pytest.raises(errors.ConfigError) as caught:
-        store(host="a b", bucket="", thread_pools=0)
-    for name in ("s3_store_host", "s3_store_bucket", "s3_store_thread_pools"):
+        store(host="a b", bucket="", key_prefix="@")
+    for name in ("s3_store_host", "s3_store_bucket", "s3_store_key_prefix"):
         assert name in str(caught.value)
 
 
@@ -452,6 +452,6 @@ def test_operators_examples_load() -> None:
     with StoreManager.from_file(documents / "s3-default-backend.conf") as stores:
         made = stores["default_backend"]
         assert isinstance(made, S3Store)
-        assert made._settings.create_bucket
+        assert made._settings.create_bucket_on_put
         assert made._settings.single_below == 0
         assert made._settings.verify == "/etc/pki/tls/certs/ca-bundle.crt"
