@@ -53,10 +53,6 @@ class Descriptors:
         note(self._fds, os.dup, fd)
         return self._fds[-1]
 
-    def take(self, fd: int) -> None:
-        """Hold a descriptor that was opened elsewhere."""
-        self._fds.append(fd)
-
     @property
     def last(self) -> int:
         """Return the descriptor that was opened last, -1 if none is."""

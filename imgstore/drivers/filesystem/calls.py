@@ -11,10 +11,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from imgstore.errors import TimedOut
-from imgstore.process.interrupts import Descriptors
+from imgstore.process.interrupts import Descriptors, note
 from imgstore.process.per_process import PerProcess
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class _Job:
         self.ended.acquire()
         self.result: Any = None
         self.error: BaseException | None = None
-        self.queued = False  # a thread has it, or will
+        self.queued: list[None] = []  # not empty: a thread has it, or will
         self._fate: dict[None, bool] = {}
 
     def give_up(self) -> bool:
@@ -44,14 +45,34 @@ class _Job:
             self.call = _nothing  # lets go of its data
         return given_up
 
-    def deliver(self) -> bool:
-        """Leave the outcome to the caller; return whether that is how it is now."""
-        return not self._fate.setdefault(None, False)
-
     @property
     def given_up(self) -> bool:
         """Return whether the caller waits no more and never will."""
         return self._fate.get(None, False)
+
+    @property
+    def lost(self) -> bool:
+        """Return whether it was given up and a thread will clean up after it."""
+        return self.given_up and bool(self.queued)
+
+    def run(self) -> bool:
+        """Make the call unless it was given up; return whether the outcome is the caller's."""
+        call = self.call
+        if not self.given_up:
+            try:
+                self.result = call()
+            except BaseException as exc:  # handed to the waiting thread
+                self.error = exc
+        self.call = _nothing
+        return not self._fate.setdefault(None, False)
+
+    def clean(self) -> None:
+        """Undo what the call achieved after its caller had gone."""
+        try:
+            if self.late is not None:
+                self.late(self.result)
+        except Exception as exc:  # nobody is left to tell
+            LOG.debug("cleaning up after a late file system call failed: %s", exc)
 
 
 def _nothing() -> None:
@@ -62,101 +83,67 @@ class _Pool:
     """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting.
 
     They end when there is nothing to do, so a store that is closed or dropped leaves none behind.
+    There is no lock: each step is one of C, so neither an interrupt nor a file that the garbage
+    collector closes, in whatever this thread does, finds anything half done.
     """
 
     def __init__(self, size: int, threshold: int) -> None:
         self._size = size
         self._threshold = threshold
-        # Reentrant: the garbage collector may drop a reader while this thread holds the lock.
-        self._lock = threading.RLock()
-        # Entered by its lock, which ``with`` takes in one step: an interrupt never leaves it held.
-        self._change = threading.Condition(self._lock)
-        self._owner: int | None = None
-        self._waiting: deque[_Job] = deque()
-        self._threads = 0
-        self._active = 0
+        self._free: deque[None] = deque([None] * size)  # one for each thread that may be started
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._unfinished: deque[None] = deque()  # one for each job, waiting or running
         self._quiet_until = 0.0
 
-    def run(self, job: _Job, timeout: float, *, give_up: bool) -> None:
-        if self._submit(job) and not give_up:
-            return  # a finalizer closes a file: its thread holds the lock and must not wait here
-        try:
-            job.ended.acquire(timeout=timeout)
-        finally:  # also when the caller is interrupted
-            if give_up:
-                job.give_up()
-
-    def _submit(self, job: _Job) -> bool:
-        """Queue a job; return whether this thread was inside here already."""
-        nested = self._owner == threading.get_ident()
-        with self._lock:
-            self._owner = threading.get_ident()
+    def submit(self, job: _Job) -> None:
+        self._unfinished.append(None)
+        note(job.queued, self._jobs.put, job)
+        # After putting it: a thread that ends looks for jobs after it has freed its place.
+        threads = self._size - len(self._free)
+        if len(self._unfinished) > threads and self._take_place():
             try:
-                job.queued = True
-                self._waiting.append(job)
-                if self._active + len(self._waiting) > self._threads < self._size:
-                    self._start(job)
-                self._change.notify()
-            finally:
-                if not nested:
-                    self._owner = None
-        return nested
+                threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
+            except RuntimeError:  # no more threads are to be had
+                self._free.append(None)
+                if not threads:
+                    job.give_up()
+                    raise
 
-    def _start(self, job: _Job) -> None:
-        thread = threading.Thread(target=self._work, name="imgstore-file", daemon=True)
+    def _take_place(self) -> bool:
         try:
-            thread.start()
-        except RuntimeError:  # no more threads are to be had
-            if not self._threads:
-                self._waiting.remove(job)
-                raise
-        else:
-            self._threads += 1
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                if not self._change.wait_for(lambda: self._waiting, _IDLE):
-                    self._threads -= 1
+            try:
+                job = self._jobs.get(timeout=_IDLE)
+            except Empty:
+                self._free.append(None)
+                if self._jobs.empty() or not self._take_place():
                     return
-                job = self._waiting.popleft()
-                self._active += 1
-                self._watch()
-            call = job.call
-            if not job.given_up:
-                try:
-                    job.result = call()
-                except BaseException as exc:  # handed to the waiting thread
-                    job.error = exc
-            delivered = job.deliver()
-            del call
-            job.call = _nothing
-            with self._lock:
-                self._active -= 1
+                continue
+            self._watch()
+            delivered = job.run()
+            self._unfinished.pop()
             job.ended.release()
             if not delivered:
-                self._clean(job)
+                job.clean()
             del job
 
     def _watch(self) -> None:
         """Warn if the pool has filled beyond the threshold, at most once a minute."""
-        full = self._active * 100 >= self._threshold * self._size
+        active = min(len(self._unfinished), self._size - len(self._free))
+        full = active * 100 >= self._threshold * self._size
         if full and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET
             LOG.warning(
                 "%d of %d threads for file system calls are busy; is a file server down?",
-                self._active,
+                active,
                 self._size,
             )
-
-    @staticmethod
-    def _clean(job: _Job) -> None:
-        """Undo what a call achieved after its caller had gone."""
-        try:
-            if job.late is not None:
-                job.late(job.result)
-        except Exception as exc:  # nobody is left to tell
-            LOG.debug("cleaning up after a late file system call failed: %s", exc)
 
 
 class Calls:
@@ -178,12 +165,16 @@ class Calls:
         """Return ``call(*args)``."""
         if not self.timeout:
             return call(*args)
-        result: T = self.outcome(_Job(lambda: call(*args), late))
+        result: T = self.outcome(_Job(functools.partial(call, *args), late))
         return result
 
     def outcome(self, job: _Job) -> Any:
         """Have a job done within the time limit; ``job.given_up`` tells whether it was not."""
-        self._pool.get().run(job, self.timeout, give_up=True)
+        try:
+            self._pool.get().submit(job)
+            job.ended.acquire(timeout=self.timeout)
+        finally:  # also when the caller is interrupted
+            job.give_up()
         if job.given_up:
             raise TimedOut(
                 f"the file system did not answer within {self.timeout} seconds",
@@ -198,12 +189,13 @@ class Calls:
 
         What a file system reports only now concerns nobody: data that matters was flushed before.
         """
-        if self.timeout:
-            # While the interpreter ends its threads stand still, and the kernel closes everything.
-            if not sys.is_finalizing():
-                self._pool.get().run(_Job(held.close, None), self.timeout, give_up=False)
-            return
-        held.close()
+        if not self.timeout:
+            held.close()
+        # While the interpreter ends its threads stand still, and the kernel closes everything.
+        elif not sys.is_finalizing():
+            job = _Job(held.close, None)
+            self._pool.get().submit(job)
+            job.ended.acquire(timeout=self.timeout)
 
 
 class OpenFile:
@@ -214,22 +206,20 @@ class OpenFile:
     ``lost`` tells that this happened. Used as ``with file, file:``, see Descriptors.
     """
 
-    def __init__(self, fd: int, calls: Calls) -> None:
-        """Take over ``fd``; -1 is none yet."""
-        self._held = Descriptors()
-        if fd >= 0:
-            self._held.take(fd)
+    def __init__(self, calls: Calls) -> None:
+        """Open nothing yet."""
+        self.held = Descriptors()
         self._calls = calls
         self._job: _Job | None = None  # the last one
+        self.has_time_limit = bool(calls.timeout)
 
-    def open(self, call: Callable[..., object], *args: Any) -> None:
-        """Have ``call(held, *args)`` open it, where ``held`` is a Descriptors."""
-        held = self._held
-        if not self._calls.timeout:
-            call(held, *args)
-            return
-        self._job = _Job(lambda: call(held, *args), lambda result: held.close())
-        self._calls.outcome(self._job)
+    def open(self, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(held, *args)``, which opens it; ``held`` is a Descriptors."""
+        if not self.has_time_limit:
+            return call(self.held, *args)
+        self._job = _Job(functools.partial(call, self.held, *args), lambda _: self.held.close())
+        result: T = self._calls.outcome(self._job)
+        return result
 
     def __call__(
         self,
@@ -242,8 +232,8 @@ class OpenFile:
 
         ``also`` is another file that the call uses, and opens perhaps.
         """
-        fd = self.fd
-        if not self._calls.timeout:
+        fd = self.held.last
+        if not self.has_time_limit:
             return call(fd, *args)
 
         def clean(result: Any) -> None:
@@ -251,32 +241,27 @@ class OpenFile:
                 if late is not None:
                     late(result)
             finally:
-                self._held.close()
+                self.held.close()
                 if also is not None:
-                    also._held.close()
+                    also.held.close()
 
         if self.lost or fd < 0:
             raise OSError(errno.EBADF, "the file was given up before")
-        job = self._job = _Job(lambda: call(fd, *args), clean)
+        job = self._job = _Job(functools.partial(call, fd, *args), clean)
         if also is not None:
             also._job = job
         result: T = self._calls.outcome(job)
         return result
 
     @property
-    def held(self) -> Descriptors:
-        """Return what holds the descriptor."""
-        return self._held
-
-    @property
     def fd(self) -> int:
         """Return the descriptor, -1 if it is not open."""
-        return self._held.last
+        return self.held.last
 
     @property
     def lost(self) -> bool:
         """Return whether a call was given up that has the descriptor."""
-        return self._job is not None and self._job.given_up and self._job.queued
+        return self._job is not None and self._job.lost
 
     def reader(self, n: int) -> Callable[[], bytes]:
         """Return a function that reads up to ``n`` bytes, as direct as the time limit allows."""
@@ -286,10 +271,10 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the descriptor once."""
-        if self._job is not None and self._job.give_up() and self._job.queued:
-            return
-        if self.fd >= 0:
-            self._calls.close(self._held)
+        if self._job is not None:
+            self._job.give_up()
+        if not self.lost and self.fd >= 0:
+            self._calls.close(self.held)
 
     def __enter__(self) -> OpenFile:
         """Return self."""
@@ -298,8 +283,3 @@ class OpenFile:
     def __exit__(self, *exc_info: object) -> None:
         """Close."""
         self.close()
-
-    @property
-    def has_time_limit(self) -> bool:
-        """Return whether calls are given up after a time."""
-        return bool(self._calls.timeout)

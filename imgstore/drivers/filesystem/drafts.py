@@ -63,7 +63,7 @@ class Draft:
 
     def __init__(self, directory: OpenFile, calls: Calls) -> None:
         """Make nothing yet."""
-        self.file = OpenFile(-1, calls)
+        self.file = OpenFile(calls)
         self._directory = directory
         self._name: str | None = None  # noted before it exists, as all that is to be undone
         self._is_locked = False

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from imgstore.boundary.settings import all_checked
 from imgstore.context import RequestContext
@@ -27,6 +27,7 @@ from imgstore.drivers.filesystem.filling import fill, grain_of
 from imgstore.drivers.filesystem.options import OPTIONS
 from imgstore.drivers.filesystem.paths import (
     DRAFT_PREFIX,
+    NOT_REGULAR,
     Tree,
     directory_status,
     made_directory,
@@ -38,6 +39,7 @@ from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
     InvalidArgument,
+    InvalidLocation,
     InvalidRange,
     NotFound,
     StorageFull,
@@ -52,7 +54,12 @@ from imgstore.store import Store
 
 LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _CHANGED: Final = "the file changed while it was read"
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+# A circle of links, or one that came or went while a path was resolved.
+_LINKS: Final = frozenset({errno.ELOOP, errno.EINVAL})
 _FIRST: Final = datetime.min.replace(tzinfo=timezone.utc)
 _LAST: Final = datetime.max.replace(tzinfo=timezone.utc)
 
@@ -136,11 +143,9 @@ class FilesystemStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         path = path_of(location)
-        file = _Reading(-1, self._calls)
+        file = _Reading(self._calls)
         try:
-            with self._explaining_absence(path):
-                file.open(self._tree.open_image, path)
-            status = file(os.fstat)
+            status = self._of_image(file.open, self._tree.open_image, path)
             version = version_of(status)
             if if_version not in (None, version):
                 raise IntegrityError(_CHANGED)
@@ -158,29 +163,24 @@ class FilesystemStore(Store):
         return Opened(chunks, size, version, file.close, file.fd, file.has_time_limit, check=check)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        path = path_of(location)
-        with self._explaining_absence(path):
-            return self._calls(self._tree.image_status, path).st_size
+        return self._of_image(self._calls, self._tree.image_status, path_of(location)).st_size
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
-        path = path_of(location)
-        with self._explaining_absence(path):
-            self._calls(self._tree.unlink_image, path)
+        self._of_image(self._calls, self._tree.unlink_image, path_of(location))
 
-    @contextmanager
-    def _explaining_absence(self, path: str) -> Iterator[None]:
-        """Tell a missing image from a share that is not mounted."""
+    def _of_image(self, run: Callable[..., T], call: Callable[..., T], path: str) -> T:
+        """Return ``run(call, path)``, and tell a missing image from a share that is not mounted."""
         try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as exc:
+            return run(call, path)
+        except OSError as exc:
+            if exc.errno in _LINKS:
+                raise InvalidLocation(NOT_REGULAR) from exc
+            if exc.errno not in _ABSENT:
+                raise
             root = os.path.dirname(path)
             if self._require_mount and root in self._roots:
                 self._calls(self._require_mounted, root)
             raise NotFound("there is no such file") from exc
-        except OSError as exc:
-            if exc.errno == errno.ENAMETOOLONG:
-                raise NotFound("there is no such file") from exc
-            raise
 
     # Writing
 
@@ -190,7 +190,7 @@ class FilesystemStore(Store):
         for root in self._roots:
             self._prepare(root)
         root = self._choose(image_id, body)
-        directory = OpenFile(-1, self._calls)
+        directory = OpenFile(self._calls)
         draft = Draft(directory, self._calls)
         try:
             with directory, directory:
@@ -388,7 +388,7 @@ class FilesystemStore(Store):
                     self._calls(self._look_at, root)
                     continue
                 self._calls(self._make_directory, root)
-                directory = OpenFile(-1, self._calls)
+                directory = OpenFile(self._calls)
                 with directory, directory:
                     self._open_directory(directory, root)
                     drafts.require_support(directory, self._calls)

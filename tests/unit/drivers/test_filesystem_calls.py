@@ -121,6 +121,12 @@ def test_no_more_threads_than_allowed() -> None:
     assert made(lambda: "again") == "again"
 
 
+def opened(made: Calls) -> OpenFile:
+    file = OpenFile(made)
+    file.open(lambda held: held.open("/dev/null", os.O_RDONLY))
+    return file
+
+
 def is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -131,7 +137,7 @@ def is_open(fd: int) -> bool:
 
 def test_a_descriptor_in_use_is_not_closed(hanging: threading.Event) -> None:
     """A descriptor stays open while a call hangs on it, and is closed exactly once after that."""
-    file = OpenFile(os.open("/dev/null", os.O_RDONLY), calls())
+    file = opened(calls())
     with pytest.raises(errors.TimedOut):
         file(lambda fd: hanging.wait(WAIT) and fail(OSError(5, "x")))
     assert file.lost
@@ -146,7 +152,7 @@ def test_a_descriptor_in_use_is_not_closed(hanging: threading.Event) -> None:
 @pytest.mark.parametrize("timeout", [0, 5])
 def test_a_descriptor_is_closed_once(timeout: int) -> None:
     """Closing again harms no descriptor that got the same number, and never raises."""
-    file = OpenFile(os.open("/dev/null", os.O_RDONLY), calls(timeout=timeout))
+    file = opened(calls(timeout=timeout))
     fd = file.fd
     assert file(os.read, 1) == b""
     assert file.reader(5)() == b""
@@ -156,13 +162,12 @@ def test_a_descriptor_is_closed_once(timeout: int) -> None:
     file.close()
     assert is_open(again)
     os.close(again)
-    OpenFile(again, calls(timeout=timeout)).close()
 
 
 def test_a_hanging_close_is_awaited_no_longer_than_other_calls(hanging: threading.Event) -> None:
     """close() comes back in time when all threads hang, and closes as soon as one is free."""
     made = calls(size=1)
-    file = OpenFile(os.open("/dev/null", os.O_RDONLY), made)
+    file = opened(made)
     with pytest.raises(errors.TimedOut):
         made(hanging.wait, WAIT)
     fd = file.fd
