@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
-from imgstore.boundary.settings import all_checked
+from imgstore.boundary.arguments import check_storable
+from imgstore.boundary.settings import all_checked, read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.sources import READ_LIMIT
@@ -34,7 +35,6 @@ from imgstore.drivers.filesystem.paths import (
     open_directory,
     path_of,
 )
-from imgstore.drivers.filesystem.versions import version_of
 from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
@@ -80,7 +80,7 @@ class FilesystemStore(Store):
         self,
         name: str,
         *,
-        datadir: str | os.PathLike[str] | None = None,
+        datadir: str | os.PathLike[str] = settings.DEFAULT_DATADIR,
         datadirs: Sequence[str | os.PathLike[str]] = (),
         metadata_file: str | os.PathLike[str] | None = None,
         file_perm: int = 0,
@@ -94,23 +94,26 @@ class FilesystemStore(Store):
         **common: Any,
     ) -> None:
         """Check the settings; directories are looked at when they are used."""
+        given = read_options(OPTIONS, locals())
         super().__init__(name, **common)
-        dirs, self._mode, self._metadata = all_checked(
-            lambda: settings.data_dirs(datadir, datadirs),
-            lambda: settings.file_mode(file_perm),
-            lambda: settings.MetadataFile(metadata_file),
+        self.datadirs: list[settings.DataDir]
+        self.datadirs, self._mode, self._metadata = all_checked(
+            lambda: settings.data_dirs(given["datadir"], given["datadirs"]),
+            lambda: settings.file_mode(given["file_perm"]),
+            lambda: settings.MetadataFile(given["metadata_file"]),
         )
-        # Highest priority first; sorting is stable, so ties keep the order given.
-        self.datadirs: list[settings.DataDir] = sorted(dirs, key=lambda entry: -entry.priority)
         # A read allocates as much as it may return.
-        self._chunk_size = min(chunk_size, READ_LIMIT)
-        self._thin = thin_provisioning
-        self._fsync = fsync
-        self._require_mount = require_mount
-        self._calls = Calls(timeout=timeout, size=thread_pool_size, threshold=threadpool_threshold)
+        self._chunk_size = min(given["chunk_size"], READ_LIMIT)
+        self._thin = given["thin_provisioning"]
+        self._fsync = given["fsync"]
+        self._require_mount = given["require_mount"]
+        self._calls = Calls(
+            timeout=given["timeout"],
+            size=given["thread_pool_size"],
+            threshold=given["threadpool_threshold"],
+        )
         self._roots = tuple(entry.path for entry in self.datadirs)
-        former = [path_of(prefix) for prefix in self.also_owns]
-        self._tree = Tree([*self._roots, *former])
+        self._tree = Tree([*self._roots, *map(path_of, self.also_owns)])
         self._prepared: set[str] = set()
 
     @classmethod
@@ -146,7 +149,7 @@ class FilesystemStore(Store):
         file = _Reading(self._calls)
         try:
             status = self._of_image(file.open, self._tree.open_image, path)
-            version = version_of(status)
+            version = _version_of(status)
             if if_version not in (None, version):
                 raise IntegrityError(_CHANGED)
             size = status.st_size
@@ -168,10 +171,11 @@ class FilesystemStore(Store):
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         self._of_image(self._calls, self._tree.unlink_image, path_of(location))
 
-    def _of_image(self, run: Callable[..., T], call: Callable[..., T], path: str) -> T:
+    def _of_image(self, run: Callable[..., Any], call: Callable[..., T], path: str) -> T:
         """Return ``run(call, path)``, and tell a missing image from a share that is not mounted."""
         try:
-            return run(call, path)
+            result: T = run(call, path)
+            return result
         except OSError as exc:
             if exc.errno in _LINKS:
                 raise InvalidLocation(NOT_REGULAR) from exc
@@ -185,8 +189,7 @@ class FilesystemStore(Store):
     # Writing
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        if image_id.startswith(DRAFT_PREFIX):
-            raise InvalidArgument(f"image ids here cannot begin with {DRAFT_PREFIX!r}")
+        check_storable(image_id, "a data directory", own=DRAFT_PREFIX)
         for root in self._roots:
             self._prepare(root)
         root = self._choose(image_id, body)
@@ -237,9 +240,10 @@ class FilesystemStore(Store):
                 self._calls(self._require_mounted, root)
         size = body.size
         single = len(self._roots) == 1
-        # Publishing finds out too; looking first saves reading a source of some size for nothing.
-        is_small = single and size is not None and size <= MIB
-        if not is_small and self._calls(self._is_taken, image_id, self._roots):
+        # Writing and publishing find out too; looking first saves work for nothing, if it is much.
+        if single and size is not None and size <= MIB:
+            return self._roots[0]
+        if self._calls(self._is_taken, image_id, self._roots):
             raise AlreadyExists("an image of this id exists")
         if size is not None and body.file is not None:
             # A file with holes needs less than its size.
@@ -382,16 +386,21 @@ class FilesystemStore(Store):
             raise NotFound("it is gone or in use")
 
     def _check(self, *, write: bool = True) -> Iterator[str]:
+        seen: dict[tuple[int, int], str] = {}
         for root in self._roots:
             try:
-                if not write:
+                if write:
+                    self._calls(self._make_directory, root)
+                    directory = OpenFile(self._calls)
+                    with directory, directory:
+                        self._open_directory(directory, root)
+                        drafts.require_support(directory, self._calls)
+                else:
                     self._calls(self._look_at, root)
-                    continue
-                self._calls(self._make_directory, root)
-                directory = OpenFile(self._calls)
-                with directory, directory:
-                    self._open_directory(directory, root)
-                    drafts.require_support(directory, self._calls)
+                status = self._calls(os.stat, root)
+                first = seen.setdefault((status.st_dev, status.st_ino), root)
+                if first is not root:
+                    yield f"{root}: it is the same directory as {first}; list it once"
             except Exception as exc:
                 yield f"{root}: {self._translate(exc, 'check')}"
 
@@ -419,6 +428,16 @@ def _moment(seconds: float) -> datetime:
         return _FIRST if seconds < 0 else _LAST
 
 
+def _version_of(status: os.stat_result) -> str:
+    """Return what identifies a file's content, as far as its status can: times have a granularity.
+
+    That of the kernel's clock tick, up to 10 ms, or of what the file system can keep. The change
+    time is left out: names, links, owners and permissions change it, even ``chown`` to what they
+    are. So a write whose modification time was set back cannot be told.
+    """
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
 def _require_same(root: str, directory: int) -> None:
     try:
         same = os.path.samestat(os.stat(root), os.fstat(directory))
@@ -433,7 +452,7 @@ def _require_same(root: str, directory: int) -> None:
 
 def _check_version(file: OpenFile, version: str) -> None:
     try:
-        now = version_of(file(os.fstat))
+        now = _version_of(file(os.fstat))
     except (OSError, TimedOut):  # such as of a file that was removed on another host
         return
     if now != version:
