@@ -25,10 +25,14 @@ _IDLE: Final = 2.0  # seconds after which a thread without work ends
 _QUIET: Final = 60.0  # seconds between two warnings
 
 
-class _Job:
-    """One call: waiting, then running, then delivered or given up, whichever is first."""
+class Job:
+    """One call: waiting, then running, then delivered or given up, whichever is first.
 
-    def __init__(self, call: Callable[[], Any], late: Callable[[Any], object] | None) -> None:
+    What was given up is cleaned up by ``late``, once the call has returned or will not be made.
+    """
+
+    def __init__(self, call: Callable[[], Any], late: Callable[[], object] | None) -> None:
+        """Queue nothing yet."""
         self.call = call
         self.late = late
         self.ended = threading.Lock()  # given back at the end; takes and gives in one step
@@ -70,7 +74,7 @@ class _Job:
         """Undo what the call achieved after its caller had gone."""
         try:
             if self.late is not None:
-                self.late(self.result)
+                self.late()
         except Exception as exc:  # nobody is left to tell
             LOG.debug("cleaning up after a late file system call failed: %s", exc)
 
@@ -91,11 +95,11 @@ class _Pool:
         self._size = size
         self._threshold = threshold
         self._free: deque[None] = deque([None] * size)  # one for each thread that may be started
-        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._unfinished: deque[None] = deque()  # one for each job, waiting or running
         self._quiet_until = 0.0
 
-    def submit(self, job: _Job) -> None:
+    def submit(self, job: Job) -> None:
         self._unfinished.append(None)
         note(job.queued, self._jobs.put, job)
         # After putting it: a thread that ends looks for jobs after it has freed its place.
@@ -149,9 +153,8 @@ class _Pool:
 class Calls:
     """Runs system calls directly, or with a time limit in a pool of threads.
 
-    ``timeout`` is in seconds for each call, 0 for none. A call that exceeds it raises TimedOut;
-    when it returns after all, ``late`` gets its result (None if it failed) to release it. A call
-    that had not begun by then is never made, and ``late`` gets None.
+    ``timeout`` is in seconds for each call, 0 for none. A call that exceeds it raises TimedOut, and
+    one that had not begun by then is never made.
     """
 
     def __init__(self, *, timeout: int, size: int, threshold: int) -> None:
@@ -159,16 +162,14 @@ class Calls:
         self.timeout = timeout
         self._pool = PerProcess(lambda: _Pool(size, threshold), lambda pool: None)
 
-    def __call__(
-        self, call: Callable[..., T], *args: Any, late: Callable[[Any], object] | None = None
-    ) -> T:
+    def __call__(self, call: Callable[..., T], *args: Any) -> T:
         """Return ``call(*args)``."""
         if not self.timeout:
             return call(*args)
-        result: T = self.outcome(_Job(functools.partial(call, *args), late))
+        result: T = self.outcome(Job(functools.partial(call, *args), None))
         return result
 
-    def outcome(self, job: _Job) -> Any:
+    def outcome(self, job: Job) -> Any:
         """Have a job done within the time limit; ``job.given_up`` tells whether it was not."""
         try:
             self._pool.get().submit(job)
@@ -193,7 +194,7 @@ class Calls:
             held.close()
         # While the interpreter ends its threads stand still, and the kernel closes everything.
         elif not sys.is_finalizing():
-            job = _Job(held.close, None)
+            job = Job(held.close, None)
             self._pool.get().submit(job)
             job.ended.acquire(timeout=self.timeout)
 
@@ -210,48 +211,32 @@ class OpenFile:
         """Open nothing yet."""
         self.held = Descriptors()
         self._calls = calls
-        self._job: _Job | None = None  # the last one
+        self._job: Job | None = None  # the last one
         self.has_time_limit = bool(calls.timeout)
 
     def open(self, call: Callable[..., T], *args: Any) -> T:
         """Return ``call(held, *args)``, which opens it; ``held`` is a Descriptors."""
         if not self.has_time_limit:
             return call(self.held, *args)
-        self._job = _Job(functools.partial(call, self.held, *args), lambda _: self.held.close())
-        result: T = self._calls.outcome(self._job)
-        return result
+        return self._in_time(call, self.held, *args)
 
-    def __call__(
-        self,
-        call: Callable[..., T],
-        *args: Any,
-        late: Callable[[Any], object] | None = None,
-        also: OpenFile | None = None,
-    ) -> T:
-        """Return ``call(fd, *args)``; ``late`` as for Calls, before the descriptor is closed.
-
-        ``also`` is another file that the call uses, and opens perhaps.
-        """
+    def __call__(self, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(fd, *args)``."""
         fd = self.held.last
         if not self.has_time_limit:
             return call(fd, *args)
-
-        def clean(result: Any) -> None:
-            try:
-                if late is not None:
-                    late(result)
-            finally:
-                self.held.close()
-                if also is not None:
-                    also.held.close()
-
         if self.lost or fd < 0:
             raise OSError(errno.EBADF, "the file was given up before")
-        job = self._job = _Job(functools.partial(call, fd, *args), clean)
-        if also is not None:
-            also._job = job
-        result: T = self._calls.outcome(job)
+        return self._in_time(call, fd, *args)
+
+    def _in_time(self, call: Callable[..., T], *args: Any) -> T:
+        self._job = Job(functools.partial(call, *args), self._clean)
+        result: T = self._calls.outcome(self._job)
         return result
+
+    def _clean(self) -> None:
+        """Release everything after a call that was given up."""
+        self.held.close()
 
     @property
     def fd(self) -> int:

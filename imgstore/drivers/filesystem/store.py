@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,7 @@ from imgstore.errors import (
     StorageFull,
     TimedOut,
     Unavailable,
+    Unsupported,
 )
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
@@ -193,18 +194,18 @@ class FilesystemStore(Store):
         for root in self._roots:
             self._prepare(root)
         root = self._choose(image_id, body)
-        directory = OpenFile(self._calls)
-        draft = Draft(directory, self._calls)
+        draft = Draft(self._calls)
         try:
-            with directory, directory:
-                self._open_directory(directory, root)
-                with draft, draft:
-                    draft.open()
-                    self._write(
-                        image_id, body, draft, functools.partial(self._alone, root, directory)
-                    )
+            with draft, draft:
+                self._make_draft(draft, root)
+                block_size = grain_of(self._chunk_size)
+                fill(body, draft, thin=self._thin, block_size=block_size, sync=self._fsync)
+                if not draft.settle(mode=self._mode, sync=self._fsync):
+                    LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
+                alone = functools.partial(self._alone, root)
+                draft.publish(image_id, sync=self._fsync, alone=alone)
             path = f"{root.rstrip('/')}/{image_id}"
-            added = Added(Location("file", path), self._metadata(path))
+            return Added(Location("file", path), self._metadata(path))
         except BaseException as exc:
             if not draft.may_be_published:
                 raise
@@ -213,25 +214,6 @@ class FilesystemStore(Store):
             if error is exc:
                 raise
             raise error from exc
-        return added
-
-    def _write(
-        self,
-        image_id: str,
-        body: Body,
-        draft: Draft,
-        alone: Callable[[str], AbstractContextManager[int | None]],
-    ) -> None:
-        fill(
-            body,
-            draft.file,
-            thin=self._thin,
-            block_size=grain_of(self._chunk_size),
-            sync=self._fsync,
-        )
-        if not draft.settle(mode=self._mode, sync=self._fsync):
-            LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
-        draft.publish(image_id, sync=self._fsync, alone=alone)
 
     def _choose(self, image_id: str, body: Body) -> str:
         """Return the directory for a new image; raises AlreadyExists, StorageFull."""
@@ -291,13 +273,13 @@ class FilesystemStore(Store):
         return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
 
     @contextmanager
-    def _alone(self, root: str, directory: OpenFile, image_id: str) -> Iterator[int | None]:
+    def _alone(self, root: str, directory: int, image_id: str) -> Iterator[int | None]:
         """Keep the id out of all data directories while it is published in one of them.
 
         Raises Unavailable where the open directory is not any more what its path leads to.
         """
         if len(self._roots) == 1:
-            _require_same(root, directory.fd)
+            _require_same(root, directory)
             yield None
             return
         first = Descriptors()
@@ -306,7 +288,7 @@ class FilesystemStore(Store):
             with drafts.locked(first.last):
                 if self._is_taken(image_id, self._roots):
                     raise AlreadyExists("an image of this id exists")
-                _require_same(root, directory.fd)
+                _require_same(root, directory)
                 yield first.last
 
     def _open_first(self, held: Descriptors) -> None:
@@ -317,18 +299,19 @@ class FilesystemStore(Store):
                 return
         raise FileNotFoundError(errno.ENOENT, "the data directories are gone")
 
-    def _open_directory(self, directory: OpenFile, root: str) -> None:
+    def _make_draft(self, draft: Draft, root: str) -> None:
         try:
-            directory.open(self._open_for_writing, root)
+            draft.make(self._open_for_writing, root)
         except FileNotFoundError:  # removed after the first add
             self._calls(self._make_directory, root)
-            directory.open(self._open_for_writing, root)
+            draft.make(self._open_for_writing, root)
 
-    def _open_for_writing(self, held: Descriptors, root: str) -> None:
+    def _open_for_writing(self, held: Descriptors, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
         directory = open_directory(held, root)
         if self._require_mount and not is_mount_point(directory):
             raise self._unmounted(root)
+        return directory
 
     def _require_mounted(self, root: str) -> None:
         held = Descriptors()
@@ -391,10 +374,7 @@ class FilesystemStore(Store):
             try:
                 if write:
                     self._calls(self._make_directory, root)
-                    directory = OpenFile(self._calls)
-                    with directory, directory:
-                        self._open_directory(directory, root)
-                        drafts.require_support(directory, self._calls)
+                    self._try_draft(root)
                 else:
                     self._calls(self._look_at, root)
                 status = self._calls(os.stat, root)
@@ -403,6 +383,19 @@ class FilesystemStore(Store):
                     yield f"{root}: it is the same directory as {first}; list it once"
             except Exception as exc:
                 yield f"{root}: {self._translate(exc, 'check')}"
+
+    def _try_draft(self, root: str) -> None:
+        """Make and drop a draft; raises what an add would, e.g. where locks are missing."""
+        draft = Draft(self._calls)
+        with draft, draft:
+            self._make_draft(draft, root)
+            try:
+                draft(os.pwrite, b"\0", 0)
+            except OSError as exc:
+                if exc.errno == errno.EOPNOTSUPP:
+                    raise Unsupported("the file system cannot hold images") from exc
+                raise
+            draft.abandon()
 
     def _look_at(self, root: str) -> None:
         """Raise what an add would, as far as can be told without one."""

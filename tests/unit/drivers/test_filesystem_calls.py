@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from imgstore import errors
-from imgstore.drivers.filesystem.calls import Calls, OpenFile
+from imgstore.drivers.filesystem.calls import Calls, Job, OpenFile
 
 WAIT = 20
 
@@ -61,26 +61,26 @@ def test_without_a_limit_there_are_no_threads() -> None:
 
 
 def test_a_call_is_given_up(hanging: threading.Event) -> None:
-    """A call beyond its time is TimedOut; ``late`` gets its result, once, when there is one."""
-    made, late = calls(), list[object]()
+    """A call beyond its time is TimedOut; ``late`` is called once, when it has returned."""
+    made, late = calls(), list[None]()
     with pytest.raises(errors.TimedOut):
-        made(lambda: hanging.wait(WAIT) and "result", late=late.append)
+        made.outcome(Job(lambda: hanging.wait(WAIT), lambda: late.append(None)))
     assert late == []
     hanging.set()
     soon(lambda: late)
-    assert late == ["result"]
+    assert late == [None]
 
 
 def test_a_late_failure_is_nobodys(hanging: threading.Event) -> None:
-    """``late`` gets None where the call failed after all; what it raises itself harms nobody."""
-    made, late = calls(size=1), list[object]()
+    """``late`` is called where the call failed after all; what it raises itself harms nobody."""
+    made, late = calls(size=1), list[None]()
 
-    def clean(result: object) -> None:
-        late.append(result)
+    def clean() -> None:
+        late.append(None)
         raise RuntimeError
 
     with pytest.raises(errors.TimedOut):
-        made(lambda: hanging.wait(WAIT) and fail(OSError(5, "x")), late=clean)
+        made.outcome(Job(lambda: hanging.wait(WAIT) and fail(OSError(5, "x")), clean))
     hanging.set()
     soon(lambda: late)
     assert late == [None]
@@ -88,12 +88,16 @@ def test_a_late_failure_is_nobodys(hanging: threading.Event) -> None:
 
 
 def test_waiting_calls_are_never_made(hanging: threading.Event) -> None:
-    """What found no thread in time is not made when there is one; ``late`` gets None."""
-    made, late, done = calls(size=1), list[object](), list[int]()
+    """What found no thread in time is not made when there is one; ``late`` is called."""
+    made, late, done = calls(size=1), list[None](), list[int]()
+
+    def job(number: int) -> Job:
+        return Job(lambda: done.append(number), lambda: late.append(None))
+
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(made, hanging.wait, WAIT)]
         soon(threads)
-        futures += [pool.submit(made, done.append, n, late=late.append) for n in range(3)]
+        futures += [pool.submit(made.outcome, job(n)) for n in range(3)]
         assert all(isinstance(f.exception(WAIT), errors.TimedOut) for f in futures)
     hanging.set()
     soon(lambda: len(late) == 3)
