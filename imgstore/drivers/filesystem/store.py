@@ -205,7 +205,7 @@ class FilesystemStore(Store):
                 alone = functools.partial(self._alone, root)
                 draft.publish(image_id, sync=self._fsync, alone=alone)
             path = f"{root.rstrip('/')}/{image_id}"
-            return Added(Location("file", path), self._metadata(path))
+            added = Added(Location("file", path), self._metadata(path))
         except BaseException as exc:
             if not draft.may_be_published:
                 raise
@@ -214,6 +214,7 @@ class FilesystemStore(Store):
             if error is exc:
                 raise
             raise error from exc
+        return added  # not above: no handler sees an interrupt before the return
 
     def _choose(self, image_id: str, body: Body) -> str:
         """Return the directory for a new image; raises AlreadyExists, StorageFull."""
