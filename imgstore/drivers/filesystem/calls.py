@@ -261,6 +261,11 @@ class OpenFile:
         if not self.lost and self.fd >= 0:
             self._calls.close(self.held)
 
+    def __del__(self) -> None:
+        """Close what an interrupt dropped before anybody else had it."""
+        if hasattr(self, "has_time_limit") and self.fd >= 0:
+            self.close()
+
     def __enter__(self) -> OpenFile:
         """Return self."""
         return self

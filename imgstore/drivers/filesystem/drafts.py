@@ -44,6 +44,12 @@ _READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
 _PROC: Final = "/proc/self/fd"
 
 
+# What opens a directory to write in, and notes the descriptor.
+OpenDirectory = Callable[[Descriptors, str], int]
+# What keeps a name in a directory to one writer; it gives the directory that it locks, if any.
+Alone = Callable[[int, str], AbstractContextManager[int | None]]
+
+
 @dataclass(frozen=True)
 class DeadDraft:
     """A draft whose writer is gone."""
@@ -69,13 +75,11 @@ class Draft(OpenFile):
         self._is_locked = False
         self._target: str | None = None
 
-    def make(self, open_directory: Callable[[Descriptors, str], int], root: str) -> None:
+    def make(self, open_directory: OpenDirectory, root: str) -> None:
         """Open a directory and make the file in it; the umask applies."""
         self.open(self._make, open_directory, root)
 
-    def _make(
-        self, held: Descriptors, open_directory: Callable[[Descriptors, str], int], root: str
-    ) -> None:
+    def _make(self, held: Descriptors, open_directory: OpenDirectory, root: str) -> None:
         self._name = None  # of an attempt before, in a directory that was removed
         self._directory = directory = open_directory(held, root)
         if _has_proc():  # without it a file without a name can never get one
@@ -140,17 +144,10 @@ class Draft(OpenFile):
 
         return self(finish)
 
-    def publish(
-        self,
-        name: str,
-        *,
-        sync: bool,
-        alone: Callable[[int, str], AbstractContextManager[int | None]],
-    ) -> None:
+    def publish(self, name: str, *, sync: bool, alone: Alone) -> None:
         """Give the draft its final name; raises AlreadyExists if the name is taken.
 
-        ``alone(directory, name)`` is held meanwhile; it gives the open directory that it holds, if
-        any. If the answer is lost the error says ``indeterminate``.
+        ``alone`` is held meanwhile. If the answer is lost the error says ``indeterminate``.
         """
         self._target = name
         try:
@@ -161,9 +158,7 @@ class Draft(OpenFile):
         if sync:
             self(self._sync_directory)
 
-    def _publish(
-        self, file: int, name: str, alone: Callable[[int, str], AbstractContextManager[int | None]]
-    ) -> None:
+    def _publish(self, file: int, name: str, alone: Alone) -> None:
         begun = False
         try:
             with alone(self._directory, name) as held:

@@ -147,7 +147,7 @@ class FilesystemStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         path = path_of(location)
-        file = _Reading(self._calls)
+        file = OpenFile(self._calls)
         try:
             status = self._of_image(file.open, self._tree.open_image, path)
             version = _version_of(status)
@@ -451,11 +451,3 @@ def _check_version(file: OpenFile, version: str) -> None:
         return
     if now != version:
         raise IntegrityError(_CHANGED)
-
-
-class _Reading(OpenFile):
-    """An open image, which an interrupt may drop before a reader has it."""
-
-    def __del__(self) -> None:
-        if hasattr(self, "_job") and self.fd >= 0:
-            self.close()
