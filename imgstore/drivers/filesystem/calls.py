@@ -190,10 +190,8 @@ class Calls:
 
         What a file system reports only now concerns nobody: data that matters was flushed before.
         """
-        if not self.timeout:
-            held.close()
         # While the interpreter ends its threads stand still, and the kernel closes everything.
-        elif not sys.is_finalizing():
+        if not sys.is_finalizing():
             job = Job(held.close, None)
             self._pool.get().submit(job)
             job.ended.acquire(timeout=self.timeout)
@@ -256,6 +254,9 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the descriptor once."""
+        if not self.has_time_limit:
+            self.held.close()
+            return
         if self._job is not None:
             self._job.give_up()
         if not self.lost and self.fd >= 0:

@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
@@ -273,16 +273,20 @@ class FilesystemStore(Store):
     def _is_taken(image_id: str, roots: Iterable[str]) -> bool:
         return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
 
-    @contextmanager
-    def _alone(self, root: str, directory: int, image_id: str) -> Iterator[int | None]:
+    def _alone(
+        self, root: str, directory: int, image_id: str
+    ) -> AbstractContextManager[int | None]:
         """Keep the id out of all data directories while it is published in one of them.
 
         Raises Unavailable where the open directory is not any more what its path leads to.
         """
-        if len(self._roots) == 1:
-            _require_same(root, directory)
-            yield None
-            return
+        if len(self._roots) > 1:
+            return self._alone_in_all(root, directory, image_id)
+        _require_same(root, directory)
+        return nullcontext()
+
+    @contextmanager
+    def _alone_in_all(self, root: str, directory: int, image_id: str) -> Iterator[int]:
         first = Descriptors()
         with first, first:
             self._open_first(first)
