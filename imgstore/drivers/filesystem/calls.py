@@ -130,11 +130,10 @@ class _Pool:
                     return
                 continue
             self._watch()
-            delivered = job.run()
+            if not job.run():
+                job.clean()
             self._unfinished.pop()
             job.ended.release()
-            if not delivered:
-                job.clean()
             del job
 
     def _watch(self) -> None:

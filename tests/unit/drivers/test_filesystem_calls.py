@@ -104,6 +104,22 @@ def test_waiting_calls_are_never_made(hanging: threading.Event) -> None:
     assert (late, done) == ([None] * 3, [])
 
 
+def test_a_thread_that_cleans_up_is_not_waited_for(hanging: threading.Event) -> None:
+    """What hangs again when it is undone keeps its thread, and other calls get another one."""
+    made, undoing = calls(size=2), threading.Event()
+    came_back = threading.Event()
+
+    def clean() -> None:
+        undoing.set()
+        hanging.wait(WAIT)
+
+    with pytest.raises(errors.TimedOut):
+        made.outcome(Job(lambda: came_back.wait(WAIT), clean))
+    came_back.set()
+    assert undoing.wait(WAIT)
+    assert made(lambda: "works") == "works"
+
+
 def test_no_more_threads_than_allowed() -> None:
     """A pool has as many threads as are busy at once, up to its size."""
     soon(lambda: not threads())
