@@ -335,21 +335,14 @@ def _dead(root: str, name: str) -> Iterator[os.stat_result | None]:
     directory, file = Descriptors(), Descriptors(locked=True)
     with directory, directory, file, file:
         directory.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = None
         try:
             file.open(name, _READ_WRITE | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory.last)
+            found = os.fstat(file.last)
+            if stat.S_ISREG(found.st_mode):
+                fcntl.flock(file.last, fcntl.LOCK_EX | fcntl.LOCK_NB)  # EAGAIN: its writer lives
+                status = found if exists(directory.last, name) else None
         except OSError as exc:
             if exc.errno not in _CANNOT_TELL:
                 raise
-            yield None
-            return
-        status = os.fstat(file.last)
-        alive = not stat.S_ISREG(status.st_mode) or not _try_lock(file.last)
-        yield None if alive or not exists(directory.last, name) else status
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield status

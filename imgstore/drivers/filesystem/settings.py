@@ -128,18 +128,14 @@ class MetadataFile:
 
     def __init__(self, path: str | None) -> None:
         """Read and check the file; raises ConfigError naming what is wrong in it."""
-        self._entries = _read(path) if path else []
+        entries = _read(path) if path else []
+        # Reversed, so that of two with one mount point the first counts.
+        self._entries = {entry["mountpoint"].rstrip("/") + "/": entry for entry in entries[::-1]}
 
     def __call__(self, path: str) -> dict[str, Any]:
         """Return a copy of the metadata of the longest mount point that ``path`` lies below."""
-        fitting = [entry for entry in self._entries if _is_below(path, entry["mountpoint"])]
-        if not fitting:
-            return {}
-        return copy.deepcopy(max(fitting, key=lambda entry: len(entry["mountpoint"])))
-
-
-def _is_below(path: str, mountpoint: str) -> bool:
-    return path.startswith(mountpoint.rstrip("/") + "/")
+        fitting = [point for point in self._entries if path.startswith(point)]
+        return copy.deepcopy(self._entries[max(fitting, key=len)]) if fitting else {}
 
 
 def _read(path: str) -> list[dict[str, Any]]:
