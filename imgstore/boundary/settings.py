@@ -79,6 +79,8 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
 
 
 def _read(opt: cfg.Opt, value: object) -> Any:
+    if isinstance(value, Mapping):
+        return opt.type(dict(value))
     return opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 

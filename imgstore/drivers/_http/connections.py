@@ -106,6 +106,7 @@ class Transport:
         request: Any = self._requests.Request(method, "http://localhost/", headers=sent).prepare()
         request.url = url.text  # verbatim: preparing would rewrite it, and signatures cover it
         request.destination = url
+        request.peer = self._proxies.get(url.scheme, url)  # whom errors name
         if body is not None:  # of which preparing would look for the length
             request.body = body
             if "Content-Length" not in headers:
