@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers._keystone import PASSING
-from imgstore.drivers.swift.errors import INSTALL, may_pass, status_of
+from imgstore.drivers.swift.errors import INSTALL, AnswerError, may_pass, status_of
 from imgstore.drivers.swift.identity import Asker, Login, Shown
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.process import lazy
@@ -35,17 +34,14 @@ _TAG: Final = re.compile(r"<[^<>]*>")  # from one "<" to the next at most: linea
 class Answer:
     """What Swift answered; the body is read to its end, or closed."""
 
-    def __init__(self, response: Any, give_back: Callable[[], None]) -> None:
-        self.status: int = response.status
+    def __init__(self, response: Any) -> None:
+        self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._response = response
-        self._give_back = [give_back]
 
     def read(self, n: int | None = None, /) -> bytes:
         """Return at most ``n`` bytes, none at the end."""
-        data: bytes = self._response.read(n)
-        if not data or n is None:
-            self._end()
+        data: bytes = self._response.raw.read(n)
         return data
 
     def text(self) -> str:
@@ -57,15 +53,6 @@ class Answer:
     def close(self) -> None:
         """Give up the rest of the body; the connection is of use only if nothing is left."""
         self._response.close()
-        self._end()
-
-    def _end(self) -> None:
-        # Whoever pops it does it, once.
-        try:
-            give_back = self._give_back.pop()
-        except IndexError:
-            return
-        give_back()
 
 
 class Client:
@@ -73,72 +60,46 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._http = lazy.load("swiftclient.client", install=INSTALL)
-        self._failure: Any = lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
         if isinstance(settings.verify, str):
             check_ca_file("swift_store_cacert", settings.verify)
+        requests = lazy.load("requests", install=INSTALL)
+        self._session: Any = requests.Session()
+        self._session.headers = {"User-Agent": "imgstore", "Accept-Encoding": "identity"}
+        self._session.auth = lambda request: request  # none of ~/.netrc
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_IDLE))
         self._timeouts = (settings.connect_timeout, settings.read_timeout)
         self._long_timeouts = (settings.read_timeout, settings.read_timeout)
         # At once first: a server may have closed a connection that was idle.
         self._patience = Patience(
             1.0, longest=LONGEST_PAUSE, times=settings.attempts - 1, at_once=True
         )
-        self._idle: dict[str, deque[Any]] = {}
         # What clusters say of themselves, and since when.
         self.known: dict[str, tuple[dict[str, Any], float]] = {}
-        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the idle connections."""
-        with self._lock:
-            idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
+        self._session.close()
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: object = None
     ) -> Answer:
         """Send one request; raises what requests raises."""
         self.settings.redaction.learn(*(headers.get(name) for name in _SHOWN))
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        with self._lock:
-            idle = self._idle.setdefault(origin, deque())
-        try:
-            connection = idle.pop()
-        except IndexError:
-            connection = self._connect(origin)
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
         # The first of the two bounds each wait of a body's sending, too.
         timeouts = self._timeouts if isinstance(body, bytes | None) else self._long_timeouts
-        connection.requests_args["timeout"] = timeouts
-        try:
-            connection.request(method, target, body, dict(headers))
-            response = connection.getresponse()
-        except BaseException:
-            connection.close()
-            raise
-
-        def give_back() -> None:
-            if len(idle) < _IDLE:
-                idle.append(connection)
-            else:
-                connection.close()
-
-        return Answer(response, give_back)
-
-    def _connect(self, origin: str) -> Any:
-        settings = self.settings
-        verify = settings.verify
-        connection = self._http.HTTPConnection(
-            origin,
-            cacert=verify if isinstance(verify, str) else None,
-            insecure=verify is False,
+        response = self._session.request(
+            method,
+            url,
+            data=body,
+            headers={name: value.encode() for name, value in headers.items()},
+            timeout=timeouts,
+            verify=self.settings.verify,
+            stream=True,
+            allow_redirects=False,  # one would take the token to another host
         )
-        # A redirect would take the token to another host.
-        connection.requests_args["allow_redirects"] = False
-        return connection
+        return Answer(response)
 
     def repeated(
         self,
@@ -158,11 +119,9 @@ class Client:
 
         return self._patience.repeat(call, is_repeated)
 
-    def failure(self, answer: Answer) -> Exception:
-        """Return an answer that is no success as the SDK's exception."""
-        text = " ".join(_TAG.sub(" ", answer.text()).split())[:200]
-        error: Exception = self._failure(text, http_status=answer.status)
-        return error
+    def failure(self, answer: Answer) -> AnswerError:
+        """Return an answer that is no success as an exception."""
+        return AnswerError(answer.status, " ".join(_TAG.sub(" ", answer.text()).split())[:200])
 
 
 class Caller:
