@@ -14,11 +14,10 @@ from imgstore.data.parts import Part, PartedUpload, read_part
 from imgstore.data.segments import Segment, upload_in_segments
 from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
-from imgstore.drivers.swift.deleting import delete_seen
+from imgstore.drivers.swift.deleting import delete_many, delete_seen
 from imgstore.drivers.swift.errors import classify, may_be_done, status_of
 from imgstore.drivers.swift.manifests import MANIFEST, SIZE, Sent, most_segments, written
 from imgstore.drivers.swift.sending import HEAD, EndedError, Sending, sending_of

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import lease_of, modified
 from imgstore.drivers.swift.client import Caller
+from imgstore.drivers.swift.deleting import delete_many
 from imgstore.drivers.swift.errors import status_of
 from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static
 from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings

@@ -16,7 +16,7 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import part_of
 from imgstore.drivers.s3.client import told
 from imgstore.drivers.swift import adding as swift
-from imgstore.drivers.swift.bulk import delete_many
+from imgstore.drivers.swift.deleting import delete_many
 from imgstore.drivers.swift.leftovers import _Group
 from imgstore.drivers.swift.manifests import most_segments
 from imgstore.drivers.swift.reading import size_of
