@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -53,7 +53,11 @@ def session(
     # A redirect would take the password, or the token, to another host.
     found = (made if is_logged else _silent(made))(verify=verify, redirect=False)
     found.timeout = timeouts
-    learn_tokens(found, redaction)
+
+    def learn(answer: Any, *_: Any, **__: Any) -> None:
+        redaction.learn(answer.headers.get("X-Subject-Token"))
+
+    found.session.hooks["response"].append(learn)
     return found
 
 
@@ -76,15 +80,6 @@ def plugin(address: str, options: Mapping[str, str | Secret], *, install: str) -
     return kind(v3_of(address), **plain)
 
 
-def learn_tokens(session: Any, redaction: Redaction) -> None:
-    """Let a redaction know the tokens that a session of keystoneauth1 gets from Keystone."""
-
-    def learn(answer: Any, *_: Any, **__: Any) -> None:
-        redaction.learn(answer.headers.get("X-Subject-Token"))
-
-    session.session.hooks["response"].append(learn)
-
-
 def no_keystone(what: str, *, remedy: str) -> ConfigError:
     """Return the error for an address that is another one's, or redirects."""
     return ConfigError(f"the auth_address {what}: there is no Keystone with API v3", remedy=remedy)
@@ -104,9 +99,9 @@ def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> Img
     exceptions = lazy.load("keystoneauth1.exceptions", install=install)
     status = int(getattr(exc, "http_status", 0) or 0)
     if isinstance(exc, exceptions.ConnectionError):
-        found = (classify_transport(cause, ca_option=ca_option) for cause in _causes(exc))
-        unknown = Unavailable("the server cannot be connected to")
-        return next((error for error in found if error is not None), unknown)
+        cause = exc.__cause__ or exc.__context__
+        found = classify_transport(cause, ca_option=ca_option) if cause else None
+        return found or Unavailable("the server cannot be connected to")
     # It says of an application credential that was deleted that it "could not find" it.
     is_unknown = status == HTTPStatus.NOT_FOUND and "could not find" in str(exc).lower()
     if is_unknown or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
@@ -143,9 +138,3 @@ def endpoint_in(
             if endpoint.get(f"{interface}URL"):
                 return str(endpoint[f"{interface}URL"]).rstrip("/")
     return None
-
-
-def _causes(exc: BaseException | None) -> Iterator[Exception]:
-    while isinstance(exc, Exception):
-        yield exc
-        exc = exc.__cause__ or exc.__context__

@@ -10,9 +10,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.drivers import _keystone
-from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.errors import INSTALL, no_keystone, no_tempauth
+from imgstore.drivers.swift.errors import INSTALL, no_keystone
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied
 from imgstore.process.shared import Shared
@@ -127,30 +126,6 @@ class Shown:
         self._refused = self._last
 
 
-class Tempauth:
-    """Swift's own tempauth, and what speaks its version 1: Ceph's gateway."""
-
-    def __init__(self, settings: Settings, account: Account) -> None:
-        self._settings = settings
-        self._account = account
-
-    def log_in(self, send: Callable[[str, str, Mapping[str, str]], Mapping[str, str]]) -> Login:
-        """Return a new token; ``send`` asks for it and returns the headers of the answer."""
-        account = self._account
-        user, key = (each.reveal() if each else "" for each in (account.user, account.key))
-        check_sendable(user, key)
-        headers = {"X-Auth-User": user, "X-Auth-Key": key}
-        found = send("GET", account.url, headers)
-        url, token = found.get("X-Storage-Url"), found.get("X-Auth-Token")
-        if not (url and token):
-            raise no_tempauth("answers without a token")
-        life = found.get("X-Auth-Token-Expires", "")
-        seconds = float(life) if life.isascii() and life.isdigit() else 0.0
-        expires = time.monotonic() + seconds if seconds else None
-        endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
-        return Login(endpoint, token, expires, seconds)
-
-
 class Keystone:
     """Keystone as a store needs it; makes the tokens of one account."""
 
@@ -196,7 +171,7 @@ class Keystone:
     def _login(self, found: Any) -> Login:
         settings = self._settings
         url = settings.endpoint_of(self._account) or endpoint_in(
-            _catalogue(found.service_catalog), settings
+            found.service_catalog.catalog, settings
         )
         now, life = datetime.now(timezone.utc), None
         if found.expires is not None:
@@ -269,7 +244,3 @@ def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> s
         remedy="check swift_store_service_type, swift_store_endpoint_type and swift_store_region, "
         "or set swift_store_endpoint",
     )
-
-
-def _catalogue(found: Any) -> Sequence[Mapping[str, Any]]:
-    return getattr(found, "catalog", None) or ()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 import weakref
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
+from imgstore.drivers._keystone import check_sendable
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.client import Caller, Client
+from imgstore.drivers.swift.client import Answer, Caller, Client
 from imgstore.drivers.swift.errors import may_pass, no_tempauth
-from imgstore.drivers.swift.identity import Asker, Keystone, Tempauth, Tokens
+from imgstore.drivers.swift.identity import Asker, Keystone, Login, Tokens
 from imgstore.drivers.swift.settings import Settings
 from imgstore.drivers.swift.tenants import Tenants
 from imgstore.errors import PermissionDenied
@@ -52,8 +54,7 @@ class Session:
     def _tokens(self, account: Account) -> Tokens:
         settings = self._settings
         if account.version == "1":
-            tempauth = Tempauth(settings, account)
-            return Tokens(lambda: tempauth.log_in(self._send), settings.expires_soon)
+            return Tokens(functools.partial(self._tempauth, account), settings.expires_soon)
         return Tokens(self._keystone(account).log_in, settings.expires_soon)
 
     def _keystone(self, account: Account) -> Keystone:
@@ -61,19 +62,31 @@ class Session:
         self._keystones.add(made)
         return made
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        answer = self._client.send(method, url, headers)
-        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            answer.close()
-            return answer.headers
+    def _tempauth(self, account: Account) -> Login:
+        """Log in by version 1: that of Swift's own tempauth, and of Ceph's gateway."""
+        user, key = (each.reveal() if each else "" for each in (account.user, account.key))
+        check_sendable(user, key)
+        answer = self._client.send("GET", account.url, {"X-Auth-User": user, "X-Auth-Key": key})
+        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            raise self._refused(answer)
+        answer.close()
+        url, token = answer.headers.get("X-Storage-Url"), answer.headers.get("X-Auth-Token")
+        if not (url and token):
+            raise no_tempauth("answers without a token")
+        seconds = float(whole_number(answer.headers.get("X-Auth-Token-Expires")) or 0)
+        expires = time.monotonic() + seconds if seconds else None
+        endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
+        return Login(endpoint, token, expires, seconds)
+
+    def _refused(self, answer: Answer) -> Exception:
         failure = self._client.failure(answer)
         if may_pass(failure):
-            raise failure
+            return failure
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise PermissionDenied(
+            return PermissionDenied(
                 f"the auth_address answers {answer.status}", remedy="check the user and its key"
             )
-        raise no_tempauth(f"answers {answer.status}")
+        return no_tempauth(f"answers {answer.status}")
 
     @functools.cached_property
     def tenants(self) -> Tenants:
