@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -65,15 +65,24 @@ class Adding:
     def add(self, body: Body) -> None:
         """Store ``body``."""
         head, size = self._look_ahead(body)
-        is_whole = size is not None and size < self.settings.large
+        settings = self.settings
+        is_whole = size is not None and size < settings.large
+
+        def start() -> PartedUpload[Segment, Any, Any]:
+            return _Whole(self) if is_whole else _Large(self)
+
         try:
             if size is None or size > HEAD or not is_whole:
                 self.containers.make_ready(with_segments=not is_whole)
                 self._refuse_existing()
-            if is_whole:
-                self._upload(body, head, lambda: _Whole(self), max(1, size or 0), 1)
-            else:
-                self._upload_segments(body, head)
+            upload_in_segments(
+                body,
+                start=start,
+                segment_size=max(1, size or 0) if is_whole else settings.segment,
+                workers=1 if is_whole else settings.workers,
+                head=head,
+                budget=settings.memory,
+            )
         except BaseException as exc:
             if not self._may_go_on(exc):
                 self._claim.give_up()
@@ -94,29 +103,6 @@ class Adding:
             return True
         # A request that was refused is refused again if it comes late.
         return is_in_doubt(exc) and not self._is_refused
-
-    def _upload_segments(self, body: Body, head: Part | None) -> None:
-        settings = self.settings
-        limit = most_segments(self.caller) if settings.static else 0
-        start = functools.partial(_Large, self, limit)
-        self._upload(body, head, start, settings.segment, settings.workers)
-
-    def _upload(
-        self,
-        body: Body,
-        head: Part | None,
-        start: Callable[[], PartedUpload[Segment, Any, Any]],
-        segment_size: int,
-        workers: int,
-    ) -> None:
-        upload_in_segments(
-            body,
-            start=start,
-            segment_size=segment_size,
-            workers=workers,
-            head=head,
-            budget=self.settings.memory,
-        )
 
     def _refuse_existing(self) -> None:
         found = self.caller.head(*self.place)
@@ -154,7 +140,7 @@ class Adding:
         on_failure: Callable[[Exception], object] = lambda _: None,
     ) -> Sent:
         """Send a segment, again if need be, and see that it arrived as it was sent."""
-        put = functools.partial(
+        put = partial(
             self.caller.put,
             container,
             name,
@@ -268,12 +254,12 @@ class _Whole:
 
 
 class _Large:
-    """An image in segments; static, in manifests of at most ``limit`` entries."""
+    """An image in segments; static, in manifests of as many entries as the cluster takes."""
 
-    def __init__(self, adding: Adding, limit: int) -> None:
+    def __init__(self, adding: Adding) -> None:
         self._adding = adding
         self._segments = adding.containers.segments
-        self._limit = limit
+        self._limit = most_segments(adding.caller) if adding.settings.static else 0
         self._names: list[str] = []
 
     def put(self, number: int, data: Segment) -> Sent:
@@ -288,7 +274,7 @@ class _Large:
             return isinstance(classify(exc) or exc, IntegrityError) and data.may_restart
 
         try:
-            put = functools.partial(adding.put_data, self._segments, name, sending, {})
+            put = partial(adding.put_data, self._segments, name, sending, {})
             return _CHANCES.repeat(put, is_damaged)
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
