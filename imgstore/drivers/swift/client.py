@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers._keystone import PASSING
-from imgstore.drivers.swift.errors import INSTALL, AnswerError, may_pass, status_of
+from imgstore.drivers.swift.errors import INSTALL, AnswerError, may_pass, missing_ok
 from imgstore.drivers.swift.identity import Asker, Login, Shown
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.process import lazy
@@ -210,14 +210,11 @@ class Caller:
 
     def head(self, container: str, name: str = "", **more: Any) -> Mapping[str, str] | None:
         """Return the headers of an object or a container, None if there is none."""
-        try:
+        with missing_ok():
             answer = self.ask("HEAD", container, name, **more)
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
-            return None
-        answer.close()
-        return answer.headers
+            answer.close()
+            return answer.headers
+        return None
 
     def put(self, container: str, name: str = "", **more: Any) -> Answer:
         """Create an object or a container; return the answer, of which nothing is to be read."""
@@ -227,17 +224,10 @@ class Caller:
 
     def delete(self, container: str, name: str = "", **more: Any) -> bool:
         """Delete an object or an empty container; return whether there was any."""
-        try:
+        with missing_ok():
             self.ask("DELETE", container, name, **more).close()
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
-            return False
-        return True
-
-    def now(self, container: str) -> datetime:
-        """Return the time by the server's clock."""
-        return date_of(self.head(container) or {})
+            return True
+        return False
 
     def entries(self, container: str = "", prefix: str = "") -> Iterator[dict[str, Any]]:
         """Yield what lies in a container, or the account's containers, page by page."""

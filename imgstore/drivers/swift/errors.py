@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
 
@@ -52,6 +54,16 @@ class AnswerError(Exception):
 def status_of(exc: BaseException) -> int:
     """Return the HTTP status of an answer of Swift, 0 for other exceptions."""
     return exc.status if isinstance(exc, AnswerError) else 0
+
+
+@contextmanager
+def missing_ok() -> Iterator[None]:
+    """Go on where Swift answers that there is no such object or container."""
+    try:
+        yield
+    except AnswerError as exc:
+        if exc.status != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def classify(exc: Exception) -> ImgStoreError | None:

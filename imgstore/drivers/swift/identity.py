@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,8 +153,8 @@ class Keystone:
         """Close the connections."""
         self._session.session.close()
 
-    def user_id(self) -> str:
-        """Return the id of the account's own user."""
+    @functools.cached_property
+    def _user_id(self) -> str:
         return str(self._plugin().get_access(self._session).user_id)
 
     def _plugin(self, **scope: str) -> Any:
@@ -186,13 +187,13 @@ class Keystone:
         """Return the catalogue that belongs to a token."""
         return self._json("GET", "/auth/catalog", token).get("catalog") or []
 
-    def trust(self, token: str, trustee: str) -> str:
-        """Let the trustee act for the caller; return the trust's id."""
+    def trust(self, token: str) -> str:
+        """Let the account's own user act for the caller; return the trust's id."""
         about = self._json("GET", "/auth/tokens", token, subject=token)["token"]
         expires = datetime.now(timezone.utc) + _TRUST_LIFE
         request = {
             "trustor_user_id": about["user"]["id"],
-            "trustee_user_id": trustee,
+            "trustee_user_id": self._user_id,
             "project_id": about["project"]["id"],
             "impersonation": True,
             "roles": [{"id": role["id"]} for role in about.get("roles", ())],

@@ -6,16 +6,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
 from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.claims import lease_of, modified
-from imgstore.drivers.swift.client import Caller
+from imgstore.drivers.swift.client import Caller, date_of
 from imgstore.drivers.swift.deleting import delete_many
-from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.errors import missing_ok
 from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static
 from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
@@ -58,7 +57,7 @@ def find(
     And claims whose lease is over, and what a check left.
     """
     for container in _containers(caller, settings):
-        now = caller.now(container)
+        now = date_of(caller.head(container) or {})
         for group in (
             *_marked(caller, container, settings, now),
             *_groups(caller, container, f"{container}{SEGMENTS}", _OWN),
@@ -112,11 +111,8 @@ def _groups(
 
 
 def _entries(caller: Caller, container: str, prefix: str = "") -> Iterator[dict[str, Any]]:
-    try:
+    with missing_ok():
         yield from caller.entries(container, prefix)
-    except Exception as exc:
-        if status_of(exc) != HTTPStatus.NOT_FOUND:
-            raise
 
 
 def _is_claimed(caller: Caller, group: _Group) -> bool:

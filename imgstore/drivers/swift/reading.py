@@ -35,14 +35,18 @@ class Reading:
     ) -> Got:
         """Return what arrives, its body unread."""
         headers = {}
-        if offset or length is not None:
+        is_ranged = bool(offset) or length is not None
+        if is_ranged:
             last = "" if length is None else offset + length - 1
             headers["Range"] = f"bytes={offset}-{last}"
         if version is not None and not version.startswith(_TIME):
             headers["If-Match"] = version
         answer = self._asked(headers, is_cancelled, is_pinned=version is not None)
         try:
-            got = self._got(answer, offset, length)
+            if MANIFEST in answer.headers:
+                got = self._dynamic(answer, offset, length, is_ranged=is_ranged)
+            else:
+                got = self._plain(answer, offset, is_ranged=is_ranged)
             if version is not None and got.version != version:
                 raise IntegrityError("the image changed while it was read")
         except BaseException:
@@ -62,12 +66,6 @@ class Reading:
             if status != HTTPStatus.CONFLICT and not is_shorter:
                 raise
             raise IntegrityError("a segment of the image is missing, or was changed") from exc
-
-    def _got(self, answer: Answer, offset: int, length: int | None) -> Got:
-        is_ranged = bool(offset) or length is not None
-        if MANIFEST in answer.headers:
-            return self._dynamic(answer, offset, length, is_ranged=is_ranged)
-        return self._plain(answer, offset, is_ranged=is_ranged)
 
     def _plain(self, answer: Answer, offset: int, *, is_ranged: bool) -> Got:
         """Return what arrives of an object whose size Swift knows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -12,13 +11,7 @@ from imgstore.context import RequestContext
 from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.client import Caller, Client
 from imgstore.drivers.swift.errors import classify
-from imgstore.drivers.swift.identity import (
-    Asker,
-    Keystone,
-    Login,
-    Tokens,
-    endpoint_in,
-)
+from imgstore.drivers.swift.identity import Asker, Keystone, Login, Tokens, endpoint_in
 from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied
 from imgstore.location import same_service
 
@@ -98,26 +91,21 @@ class Tenants:
         if keystone is None or not keystone.makes_trusts or not self._client.settings.use_trusts:
             return None
         try:
-            return Trust(keystone, login, self._trustee, self._client.settings.expires_soon)
+            return Trust(keystone, login, self._client.settings.expires_soon)
         except Exception as exc:
             LOG.warning("no trust was made, the user's own token is used: %s", describe(exc))
             return None
-
-    @functools.cached_property
-    def _trustee(self) -> str:
-        assert self._keystone is not None  # noqa: S101  # its caller looked
-        return self._keystone.user_id()
 
 
 class Trust:
     """A trust of Keystone that lets the store's own user act for a caller."""
 
-    def __init__(self, keystone: Keystone, login: Login, trustee: str, expires_soon: float) -> None:
+    def __init__(self, keystone: Keystone, login: Login, expires_soon: float) -> None:
         """Make it."""
         self._keystone = keystone
         self._login = login
         self._last: Login | None = None
-        self._id = keystone.trust(login.token, trustee)
+        self._id = keystone.trust(login.token)
         self._tokens = Tokens(lambda: keystone.log_in(trust_id=self._id), expires_soon)
 
     def login(self, *, instead_of: Login | None) -> Login:
