@@ -119,10 +119,6 @@ class Adding:
         """Return what the names of this add's segments begin with."""
         return f"{self._name}/{OWN}{self.token}/"
 
-    def metadata(self, total: int | None) -> dict[str, str]:
-        """Return what the image's own object is marked with."""
-        return {TOKEN: self.token, **({} if total is None else {SIZE: str(total)})}
-
     def cancel(self) -> None:
         """Send nothing again that fails from now on."""
         self._is_cancelled = True
@@ -230,12 +226,13 @@ class _Whole:
 
     def __init__(self, adding: Adding) -> None:
         self._adding = adding
+        self.cancel = adding.cancel
 
     def put(self, number: int, data: Segment) -> None:
         """Send the image."""
         adding = self._adding
         sending = sending_of(data, adding.settings, adding.claim)
-        headers = {**_EXCLUSIVE, **adding.metadata(None)}
+        headers = {**_EXCLUSIVE, TOKEN: adding.token}
         adding.commit(
             lambda note: adding.put_data(*adding.place, sending, headers, note),
             was_complete=lambda: sending.was_complete,
@@ -243,10 +240,6 @@ class _Whole:
 
     def finish(self, parts: list[None]) -> None:
         """Do nothing: the image is stored."""
-
-    def cancel(self) -> None:
-        """Send nothing again."""
-        self._adding.cancel()
 
     def abort(self) -> None:
         """Remove an image that arrived damaged."""
@@ -258,6 +251,7 @@ class _Large:
 
     def __init__(self, adding: Adding) -> None:
         self._adding = adding
+        self.cancel = adding.cancel
         self._segments = adding.containers.segments
         self._limit = most_segments(adding.caller) if adding.settings.static else 0
         self._names: list[str] = []
@@ -296,7 +290,8 @@ class _Large:
         else:
             prefix = f"{quote(self._segments)}/{quote(adding.prefix)}"
             body, headers, query = b"", {MANIFEST: prefix}, ""
-        sent = {**_EXCLUSIVE, **_DATA, **adding.metadata(total), **headers}
+        marks = {TOKEN: adding.token, SIZE: str(total)}
+        sent = {**_EXCLUSIVE, **_DATA, **marks, **headers}
         try:
             adding.claim(adding.settings.read_timeout)
         except BaseException as exc:
@@ -327,10 +322,6 @@ class _Large:
         )
         size = sum(part.size for part in parts)
         return Sent(name, answer.headers.get("Etag", "").strip('"'), size)
-
-    def cancel(self) -> None:
-        """Send no segment again that fails from now on."""
-        self._adding.cancel()
 
     def abort(self) -> None:
         """Remove the segments."""

@@ -36,6 +36,7 @@ class Answer:
 
     def __init__(self, response: Any) -> None:
         self.status: int = response.status_code
+        self.is_success = HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
         self.headers: Mapping[str, str] = response.headers
         self._response = response
 
@@ -170,8 +171,10 @@ class Caller:
                 data = body() if body is not None else None
                 target = self._target(user, container, name, query)
                 answer = self.client.send(method, target, {**tokens, **(headers or {})}, data)
+                if answer.is_success:
+                    return answer
                 if answer.status != HTTPStatus.UNAUTHORIZED:
-                    return self._checked(answer)
+                    raise self.client.failure(answer)
                 answer.close()
                 shown.refuse()
 
@@ -180,11 +183,6 @@ class Caller:
     def _target(self, user: Login, container: str, name: str, query: str) -> str:
         parts = [self._url or user.url, *(quote(part) for part in (container, name) if part)]
         return "/".join(parts) + (f"?{query}" if query else "")
-
-    def _checked(self, answer: Answer) -> Answer:
-        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            raise self.client.failure(answer)
-        return answer
 
     def about(self) -> Mapping[str, Any]:
         """Return what the cluster says of itself; nothing where it does not."""

@@ -130,15 +130,10 @@ class Shown:
 class Keystone:
     """Keystone as a store needs it; makes the tokens of one account."""
 
-    def __init__(self, settings: Settings, account: Account) -> None:
+    def __init__(self, settings: Settings, account: Account, session: Any) -> None:
         self._settings = settings
         self._account = account
-        self._session = _keystone.session(
-            verify=settings.verify,
-            timeouts=(settings.connect_timeout, settings.read_timeout),
-            redaction=settings.redaction,
-            install=INSTALL,
-        )
+        self._session = session
 
     def log_in(self, **scope: str) -> Login:
         """Return a new token, of the account's project or of the trust in ``scope``."""
@@ -148,10 +143,6 @@ class Keystone:
     def makes_trusts(self) -> bool:
         """Return whether its user can use trusts, which Keystone lets only passwords do."""
         return self._account.key is not None
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._session.session.close()
 
     @functools.cached_property
     def _user_id(self) -> str:

@@ -25,8 +25,6 @@ _OWN: Final = re.compile(rf"(?P<id>[^/]+)/{OWN}(?P<token>[0-9a-f]{{32}})/[^/]+")
 _OLD: Final = re.compile(
     r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})-\d{5}(?P<token>)"
 )
-
-
 _NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
 
 

@@ -115,9 +115,7 @@ class Trust:
 
     def end(self) -> None:
         """Remove it; best effort, for it expires."""
-        for login in (self._login, self._last):
-            if login is None:
-                continue
+        for login in filter(None, (self._login, self._last)):
             try:
                 self._keystone.end_trust(self._id, login.token)
             except Exception as exc:
