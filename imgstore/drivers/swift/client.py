@@ -166,17 +166,23 @@ class Caller:
         shown = Shown(self.asker, self._service)
 
         def send() -> Answer:
+            failure: AnswerError | None = None
             while True:
                 user, tokens = shown.get()
-                data = body() if body is not None else None
+                try:
+                    data = body() if body is not None else None
+                except Exception:
+                    if failure is not None and failure.status == HTTPStatus.FORBIDDEN:
+                        raise failure from None
+                    raise
                 target = self._target(user, container, name, query)
                 answer = self.client.send(method, target, {**tokens, **(headers or {})}, data)
                 if answer.is_success:
                     return answer
-                if answer.status != HTTPStatus.UNAUTHORIZED:
-                    raise self.client.failure(answer)
-                answer.close()
-                shown.refuse()
+                failure = self.client.failure(answer)
+                if failure.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                    raise failure
+                shown.refuse(failure)
 
         return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
 

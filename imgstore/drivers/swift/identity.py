@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.drivers import _keystone
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.errors import INSTALL, no_keystone
+from imgstore.drivers.swift.errors import INSTALL, AnswerError, no_keystone
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied
 from imgstore.process.shared import Shared
@@ -20,24 +21,38 @@ from imgstore.secret import Secret
 
 # A trust outlives what it is made for only where its process dies.
 _TRUST_LIFE: Final = timedelta(days=7)
+_NEW: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Login:
-    """A token, the URL of the account that it opens, and when it expires (time.monotonic)."""
+    """A token, the URL of the account that it opens, and when it expires (time.monotonic).
+
+    ``made`` is when the store got it, long ago for one that a caller lends.
+    """
 
     url: str
     token: str = field(repr=False)
     expires: float | None = None
     life: float = 0.0
+    made: float = -math.inf
 
     def left(self) -> float:
         """Return for how many seconds it is valid."""
         return math.inf if self.expires is None else self.expires - time.monotonic()
 
+    @property
+    def is_new(self) -> bool:
+        """Return whether it was made a moment ago, so that it cannot be over."""
+        return time.monotonic() - self.made < _NEW
+
 
 class Asker(Protocol):
     """Who asks."""
+
+    @property
+    def has_others(self) -> bool:
+        """Return whether there are other tokens than the one that was shown."""
 
     def login(self, *, instead_of: Login | None = None) -> Login:
         """Return a token that does not expire soon; not ``instead_of``, which was refused."""
@@ -54,6 +69,8 @@ class Asker(Protocol):
 
 class Tokens:
     """The logins of one account, for all threads: made with ``log_in``, and renewed in time."""
+
+    has_others = True
 
     def __init__(self, log_in: Callable[[], Login], expires_soon: float) -> None:
         self._log_in = log_in
@@ -120,9 +137,18 @@ class Shown:
         beside = {} if service is None else {"X-Service-Token": service.token}
         return user, {"X-Auth-Token": user.token, **beside}
 
-    def refuse(self) -> None:
-        """Show other tokens from now on; raises PermissionDenied if these are others already."""
-        if self._refused[0] is not None:
+    def refuse(self, failure: AnswerError) -> None:
+        """Show other tokens from now on, once; raises what ``failure`` means if there are none.
+
+        Swift says 401 of a token that is over, old gateways of Ceph 403, as of what is forbidden:
+        then a token is not replaced that was made a moment ago, or is all that the asker has.
+        """
+        last, _ = self._last
+        if failure.status == HTTPStatus.FORBIDDEN:
+            is_over = self._asker.has_others and last is not None and not last.is_new
+            if self._refused[0] is not None or not is_over:
+                raise failure
+        elif self._refused[0] is not None:
             raise self._asker.refused()
         self._refused = self._last
 
@@ -168,9 +194,9 @@ class Keystone:
         now, life = datetime.now(timezone.utc), None
         if found.expires is not None:
             life = (found.expires - now).total_seconds()
-        return Login(
-            url, found.auth_token, None if life is None else time.monotonic() + life, life or 0.0
-        )
+        made = time.monotonic()
+        expires = None if life is None else made + life
+        return Login(url, found.auth_token, expires, life or 0.0, made)
 
     # What is done with a caller's token.
 

@@ -74,9 +74,10 @@ class Session:
         if not (url and token):
             raise no_tempauth("answers without a token")
         seconds = float(whole_number(answer.headers.get("X-Auth-Token-Expires")) or 0)
-        expires = time.monotonic() + seconds if seconds else None
+        made = time.monotonic()
+        expires = made + seconds if seconds else None
         endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
-        return Login(endpoint, token, expires, seconds)
+        return Login(endpoint, token, expires, seconds, made)
 
     def _refused(self, answer: Answer) -> Exception:
         failure = self._client.failure(answer)

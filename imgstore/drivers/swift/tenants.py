@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -106,7 +107,10 @@ class Trust:
         self._login = login
         self._last: Login | None = None
         self._id = keystone.trust(login.token)
-        self._tokens = Tokens(lambda: keystone.log_in(trust_id=self._id), expires_soon)
+        self._tokens = Tokens(self._log_in, expires_soon)
+
+    def _log_in(self) -> Login:
+        return dataclasses.replace(self._keystone.log_in(trust_id=self._id), url=self._login.url)
 
     def login(self, *, instead_of: Login | None) -> Login:
         """Return a token of the trust, for the caller's account."""
@@ -137,6 +141,11 @@ class Loan:
         self._trust: Trust | None = None
         self._is_refused = False
 
+    @property
+    def has_others(self) -> bool:
+        """Return whether there is a trust."""
+        return self._trust is not None
+
     def login(self, *, instead_of: Login | None = None) -> Login:
         """Return a token that is not ``instead_of``; raises PermissionDenied."""
         trust = self._trust
@@ -146,8 +155,7 @@ class Loan:
             self._is_refused, instead_of = True, None
         if not self._is_refused or trust is None:
             return self._login
-        found = trust.login(instead_of=instead_of)
-        return Login(self._login.url, found.token, found.expires, found.life)
+        return trust.login(instead_of=instead_of)
 
     def refused(self) -> PermissionDenied:  # as the protocol has it
         """Return what to say when Swift refuses the token."""

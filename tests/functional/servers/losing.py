@@ -30,6 +30,7 @@ class Losing:
         self.target = target
         self.url = f"http://127.0.0.1:{port}"
         self.lost: list[str] = []
+        self.statuses: dict[int, int] = {}  # what is said instead of others
         self._losses: list[_Loss] = []
         self._lock = threading.Lock()
 
@@ -45,8 +46,8 @@ class Losing:
         """Lose the `answer` to requests, or the `request` itself, whose target contains `part`.
 
         With `entries` the request is answered by a listing without any, with `forbidden` by 403 and
-        with `throttled` by 429. `done` is called when the server has answered, before the loss
-        shows.
+        with `throttled` by 429; with `half` the last half of a body is lost. `done` is called when
+        the server has answered, before the loss shows.
         """
         self._losses.append(_Loss(method, part, times, what, done))
 
@@ -90,12 +91,17 @@ class _Handler(BaseHTTPRequestHandler):
             answer = server.getresponse()
             if loss is not None:
                 loss.done()
+                if loss.what == "half":
+                    self._begin(answer)
+                    self.wfile.write((data := answer.read())[: len(data) // 2])
                 return
             self.close_connection = False
-            self._pass_on(answer)
+            self._begin(answer)
+            while block := answer.read(_BLOCK):
+                self.wfile.write(block)
 
-    def _pass_on(self, answer: Any) -> None:
-        self.send_response_only(answer.status, answer.reason)
+    def _begin(self, answer: Any) -> None:
+        self.send_response_only(self.losing.statuses.get(answer.status, answer.status))
         for name, value in answer.getheaders():
             if name.lower() not in {"transfer-encoding", "connection"}:
                 self.send_header(name, value)
@@ -104,8 +110,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        while block := answer.read(_BLOCK):
-            self.wfile.write(block)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815
 

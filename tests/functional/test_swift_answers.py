@@ -1,0 +1,141 @@
+"""The Swift store when answers differ from Swift's own, or break off."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from servers.containers import Container, empty_account
+from servers.containers import container as make_container
+from servers.keystone import Keystone
+from servers.losing import Losing, losing
+from servers.process import until
+from servers.swift import TESTER, Swift
+from servers.swift_stores import login
+
+from imgstore import RequestContext, errors
+from imgstore.drivers.swift import SwiftStore
+from imgstore.drivers.swift.identity import Login
+from imgstore.testing.harness import content, difference, pattern
+
+pytestmark = pytest.mark.servers("swift", "keystone")
+
+MIB = 1024 * 1024
+IN_SEGMENTS: dict[str, Any] = {"large_object_size": 1, "large_object_chunk_size": 1}
+
+Make = Callable[..., SwiftStore]
+
+
+@pytest.fixture
+def link(swift: Swift) -> Iterator[Losing]:
+    """A forwarder that loses what it is told to."""
+    parts = urlsplit(swift.url)
+    with losing(str(parts.hostname), int(parts.port or 0)) as made:
+        yield made
+
+
+@pytest.fixture
+def make(container: Container, swift: Swift, link: Losing) -> Iterator[Make]:
+    """Make stores in the test's container, behind the forwarder."""
+    user = container.user
+    known: dict[str, Any] = {
+        "container": container.name,
+        "endpoint": swift.account_url(user).replace(swift.url, link.url),
+        "max_attempts": 2,
+        **login(user),
+    }
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(SwiftStore("swift", **known | options))
+
+
+def shown(store: SwiftStore) -> Login:
+    """Return what the store's own account shows, once it is old enough to be over."""
+    found: Login = store._session.get().caller(store._settings.account).asker.login()
+    until(lambda: not found.is_new, seconds=30, what="a token is old")
+    return found
+
+
+class TestForbidden:
+    """Old gateways of Ceph say of a token that is over that it is forbidden."""
+
+    @pytest.fixture(autouse=True)
+    def _old(self, link: Losing) -> None:
+        link.statuses[401] = 403
+
+    def test_a_token_that_is_over(self, make: Make, keystone: Keystone) -> None:
+        store, data = make(**IN_SEGMENTS), pattern(2 * MIB)
+        keystone.revoke(shown(store).token)
+        at = store.add("image", data).location
+        keystone.revoke(shown(store).token)
+        assert not difference(content(store, at), data)
+        keystone.revoke(shown(store).token)
+        store.delete(at)
+
+    def test_one_of_version_1(self, make: Make, swift: Swift, link: Losing) -> None:
+        with make_container(swift.v1_user(TESTER)) as where:
+            where.put("image", b"1")
+            url = swift.account_url(where.user).replace(swift.url, link.url)
+            store = make(**login(where.user), container=where.name, endpoint=url)
+            first = shown(store)
+            link.lose("HEAD", f"{where.name}/image", what="forbidden")
+            assert store.size(f"{store.url_prefix}/image") == 1
+            assert shown(store) is not first
+
+    def test_what_is_forbidden_is_asked_for_twice(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """And once while the token is new."""
+        store = make()
+        shown(store)
+        link.lose("HEAD", f"{container.name}/image", what="forbidden", times=100)
+        for count in (2, 3):
+            with pytest.raises(errors.PermissionDenied, match="403"):
+                store.size(f"{store.url_prefix}/image")
+            assert len(link.lost) == count
+
+    def test_what_cannot_be_sent_again(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """The error is that of the server, not that of the memory."""
+        store = make(upload_memory=2)
+        shown(store)
+        link.lose("PUT", f"{container.name}/image", what="forbidden", times=100)
+        with pytest.raises(errors.PermissionDenied, match="403"):
+            store.add("image", iter([bytes(MIB)] * 12), size=12 * MIB)
+        assert len(link.lost) == 1
+
+    def test_tenants(self, make: Make, swift: Swift, keystone: Keystone, link: Losing) -> None:
+        """A trust's tokens take the place of the user's, and of each other."""
+        user = keystone.user("forbidden")
+        token, data = keystone.token(user), pattern(40 * MIB)
+        store = make(
+            **login(keystone.service),
+            multi_tenant=True,
+            endpoint=swift.account_url(user).replace(swift.url, link.url),
+            **IN_SEGMENTS | {"large_object_chunk_size": 4},
+        )
+
+        def tokens() -> list[str]:
+            return [each.headers.get("x-auth-token", "") for each in swift.requests.read("PUT")]
+
+        def over() -> Iterator[bytes]:
+            for number, start in enumerate(range(0, len(data), 16 * MIB)):
+                yield data[start : start + 16 * MIB]
+                until(lambda: len(set(tokens())) > number, seconds=60, what="a new one is shown")  # noqa: B023
+                began = time.monotonic()
+                until(lambda: time.monotonic() > began + 1, seconds=30, what="it is old")  # noqa: B023
+                keystone.revoke(tokens()[-1])
+
+        swift.requests.forget()
+        try:
+            store.add("image", over(), size=len(data), context=RequestContext(token))
+            assert len(set(tokens())) > 2
+        finally:
+            empty_account(user)
+        lent = make(multi_tenant=True, **login(keystone.service))
+        with pytest.raises(errors.PermissionDenied, match="403"):
+            lent.add("image", b"1", context=RequestContext(token))
