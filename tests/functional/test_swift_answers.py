@@ -139,3 +139,73 @@ class TestForbidden:
         lent = make(multi_tenant=True, **login(keystone.service))
         with pytest.raises(errors.PermissionDenied, match="403"):
             lent.add("image", b"1", context=RequestContext(token))
+
+
+class TestCut:
+    """An answer that breaks off says nothing: it is asked for again."""
+
+    @pytest.mark.parametrize("part", ["prefix=imgstore-claim", "/info"])
+    def test_adding(self, make: Make, link: Losing, part: str) -> None:
+        store = make(**IN_SEGMENTS)
+        link.lose("GET", part, what="half")
+        at = store.add("image", pattern(2 * MIB)).location
+        assert len(link.lost) == 1
+        assert not difference(content(store, at), pattern(2 * MIB))
+
+    @pytest.mark.parametrize(
+        ("method", "part"),
+        [("GET", "multipart-manifest=get"), ("GET", "/info"), ("POST", "bulk-delete")],
+    )
+    def test_deleting(
+        self, make: Make, container: Container, link: Losing, method: str, part: str
+    ) -> None:
+        """Of a report about many objects, each is deleted by itself then."""
+        at = make(**IN_SEGMENTS).add("image", pattern(5 * MIB)).location
+        link.lose(method, part, what="half")
+        make().delete(at)
+        assert len(link.lost) == 1
+        assert container.names() == container.segments() == []
+
+    def test_leftovers(self, make: Make, container: Container, link: Losing) -> None:
+        name = f"image/imgstore-{'0' * 32}/00000001"
+        make(**IN_SEGMENTS).add("other", pattern(2 * MIB))  # which makes the container
+        container.raw.put_object(f"{container.name}_segments", name, b"1")
+        link.lose("GET", "_segments?", what="half")
+        (found,) = make().leftovers(older_than=0)
+        assert name in found.name
+        assert len(link.lost) == 1
+
+    def test_for_ever(self, make: Make, container: Container, link: Losing) -> None:
+        link.lose("GET", "prefix=imgstore-claim", what="half", times=100)
+        with pytest.raises(errors.Unavailable, match="broke off") as caught:
+            make().add("image", pattern(2 * MIB))
+        assert caught.value.retryable
+        assert not caught.value.indeterminate
+        assert "image" not in container.names()
+
+    def test_what_is_no_listing(self, make: Make, link: Losing) -> None:
+        """As where a connection ends that has no length."""
+        link.lose("GET", "prefix=imgstore-claim", what="nonsense", times=100)
+        with pytest.raises(errors.Unavailable, match="JSON"):
+            make().add("image", pattern(2 * MIB))
+
+    def test_an_error(self, make: Make, container: Container, link: Losing) -> None:
+        """Its status says enough."""
+        store = make()
+        link.lose("GET", f"{container.name}/image", what="half", times=100)
+        with pytest.raises(errors.NotFound):
+            store.get(f"{store.url_prefix}/image")
+        assert len(link.lost) == 1
+
+    @pytest.mark.parametrize("times", [1, 100])
+    def test_keystone(self, make: Make, container: Container, times: int) -> None:
+        parts = urlsplit(container.user.url)
+        with losing(str(parts.hostname), int(parts.port or 0)) as keys:
+            store = make(auth_address=f"{keys.url}{parts.path}")
+            keys.lose("POST", "/auth/tokens", what="half", times=times)
+            if times == 1:
+                store.add("image", b"1")
+                assert len(keys.lost) == 1
+                return
+            with pytest.raises(errors.Unavailable, match="broke off"):
+                store.add("image", b"1")

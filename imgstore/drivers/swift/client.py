@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -15,7 +16,8 @@ from urllib.parse import quote
 
 from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers._keystone import PASSING
-from imgstore.drivers.swift.errors import INSTALL, AnswerError, may_pass, missing_ok
+from imgstore.drivers._numbers import whole_number
+from imgstore.drivers.swift.errors import INSTALL, AnswerError, CutError, may_pass, missing_ok
 from imgstore.drivers.swift.identity import Asker, Login, Shown
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.process import lazy
@@ -45,11 +47,18 @@ class Answer:
         data: bytes = self._response.raw.read(n)
         return data
 
-    def text(self) -> str:
-        """Return the body of an answer that is not an image."""
-        text = self.read(_TEXT).decode("utf-8", "replace")
-        self.close()
-        return text
+    def whole(self) -> bytes:
+        """Return the whole body of an answer that is not an image; raises CutError."""
+        try:
+            data = self.read()
+        except Exception as exc:
+            raise CutError("Swift's answer broke off") from exc
+        finally:
+            self.close()
+        # Not all versions of urllib3 look at it.
+        if whole_number(self.headers.get("Content-Length")) not in {None, len(data)}:
+            raise CutError("Swift's answer broke off")
+        return data
 
     def close(self) -> None:
         """Give up the rest of the body; the connection is of use only if nothing is left."""
@@ -122,7 +131,11 @@ class Client:
 
     def failure(self, answer: Answer) -> AnswerError:
         """Return an answer that is no success as an exception."""
-        return AnswerError(answer.status, " ".join(_TAG.sub(" ", answer.text()).split())[:200])
+        data = b""
+        with contextlib.suppress(Exception), contextlib.closing(answer):  # its status says enough
+            data = answer.read(_TEXT)
+        text = _TAG.sub(" ", data.decode("utf-8", "replace"))
+        return AnswerError(answer.status, " ".join(text.split())[:200])
 
 
 class Caller:
@@ -163,6 +176,20 @@ class Caller:
         ``body`` is called for each attempt, and raises where there cannot be another;
         ``on_failure`` with what each attempt that failed raised.
         """
+        send = self._sending(method, container, name, headers=headers, body=body, query=query)
+        return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
+
+    def _sending(
+        self,
+        method: str,
+        container: str,
+        name: str,
+        *,
+        headers: Mapping[str, str] | None,
+        body: Callable[[], object] | None = None,
+        query: str,
+    ) -> Callable[[], Answer]:
+        """Return what sends a request once, or with other tokens once more."""
         shown = Shown(self.asker, self._service)
 
         def send() -> Answer:
@@ -184,7 +211,30 @@ class Caller:
                     raise failure
                 shown.refuse(failure)
 
-        return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
+        return send
+
+    def ask_json(
+        self,
+        container: str,
+        name: str = "",
+        *,
+        query: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+        """Return a list that Swift has as JSON, and the headers of the answer, which is whole."""
+        send = self._sending("GET", container, name, headers=headers, query=query)
+
+        def read() -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+            answer = send()
+            try:
+                found = json.loads(answer.whole() or b"[]")
+            except ValueError:
+                found = None
+            if not isinstance(found, list):
+                raise CutError("Swift's answer is no list of JSON")
+            return found, answer.headers
+
+        return self.client.repeated(read)
 
     def _target(self, user: Login, container: str, name: str, query: str) -> str:
         parts = [self._url or user.url, *(quote(part) for part in (container, name) if part)]
@@ -205,7 +255,7 @@ class Caller:
         if answer.status in PASSING:
             raise self.client.failure(answer)
         try:
-            found = json.loads(answer.text())
+            found = json.loads(answer.whole())
         except ValueError:
             return {}
         return found if isinstance(found, dict) and answer.status == HTTPStatus.OK else {}
@@ -249,8 +299,7 @@ class Caller:
         """
         query = f"format=json&prefix={quote(prefix)}&marker={quote(after)}"
         headers = {"X-Newest": "true"} if is_newest else {}
-        answer = self.ask("GET", container, query=query, headers=headers)
-        return json.loads(all_of(answer) or b"[]"), answer.headers
+        return self.ask_json(container, query=query, headers=headers)
 
 
 def date_of(headers: Mapping[str, str]) -> datetime:
@@ -259,11 +308,3 @@ def date_of(headers: Mapping[str, str]) -> datetime:
         return parsedate_to_datetime(headers.get("Date", ""))
     except ValueError:
         return datetime.now(timezone.utc)
-
-
-def all_of(answer: Answer) -> bytes:
-    """Return the whole body of an answer that is not an image."""
-    try:
-        return answer.read()
-    finally:
-        answer.close()

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.client import Caller, all_of
+from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.errors import classify, status_of
 from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static, segments, split
 from imgstore.drivers.swift.settings import TOKEN
@@ -139,7 +139,7 @@ def _in_bulk(caller: Caller, container: str, names: Sequence[str]) -> Sequence[s
             raise
         return names  # by other requests it may be allowed
     try:
-        report: dict[str, Any] = json.loads(all_of(answer))
+        report: dict[str, Any] = json.loads(answer.whole())
     except Exception:  # it broke off, or is none
         return names
     return _left(report, container, names)

@@ -9,7 +9,6 @@ from typing import Final
 
 from imgstore.boundary.translation import status_class
 from imgstore.drivers import _keystone
-from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -51,6 +50,10 @@ class AnswerError(Exception):
         self.text = text
 
 
+class CutError(Exception):
+    """An answer that broke off before its end, or that no server of Swift gives."""
+
+
 def status_of(exc: BaseException) -> int:
     """Return the HTTP status of an answer of Swift, 0 for other exceptions."""
     return exc.status if isinstance(exc, AnswerError) else 0
@@ -70,15 +73,19 @@ def classify(exc: Exception) -> ImgStoreError | None:
     """Map what Swift and Keystone answer, and their SDKs raise; None for all else."""
     if isinstance(exc, AnswerError):
         return _answered(exc.status, exc.text)
+    if isinstance(exc, CutError):
+        return Unavailable(str(exc))
     if _is_of(exc, "keystoneauth1"):
         return _keystone.explain(exc, ca_option=_CA, remedy=_NO_KEYSTONE, install=INSTALL)
-    return classify_transport(exc, ca_option=_CA)
+    return _keystone.connection_error(exc, ca_option=_CA)
 
 
 def may_pass(exc: Exception) -> bool:
     """Return whether the same request may succeed later."""
     if isinstance(exc, AnswerError):
         return exc.status in _keystone.PASSING
+    if isinstance(exc, CutError):
+        return True
     is_known = _is_of(exc, "keystoneauth1") or _is_of(exc, "requests")
     return is_known and isinstance(classify(exc), Unavailable)
 

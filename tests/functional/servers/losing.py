@@ -11,7 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _BLOCK = 64 * 1024
-_ANSWERS = {"entries": 200, "forbidden": 403, "throttled": 429}
+_ANSWERS = {
+    "entries": (200, b"[]"),
+    "nonsense": (200, b"[{"),
+    "forbidden": (403, b"[]"),
+    "throttled": (429, b"[]"),
+}
 
 
 @dataclass
@@ -45,9 +50,9 @@ class Losing:
     ) -> None:
         """Lose the `answer` to requests, or the `request` itself, whose target contains `part`.
 
-        With `entries` the request is answered by a listing without any, with `forbidden` by 403 and
-        with `throttled` by 429; with `half` the last half of a body is lost. `done` is called when
-        the server has answered, before the loss shows.
+        With `entries` the request is answered by a listing without any, with `nonsense` by the
+        beginning of one, with `forbidden` by 403 and with `throttled` by 429; with `half` the last
+        half of a body is lost. `done` is called when the server has answered, before that shows.
         """
         self._losses.append(_Loss(method, part, times, what, done))
 
@@ -79,10 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in self._body() or ():
                 pass
             loss.done()
-            self.send_response_only(_ANSWERS[loss.what])
-            self.send_header("Content-Length", "2")
+            status, body = _ANSWERS[loss.what]
+            self.send_response_only(status)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(b"[]")
+            self.wfile.write(body)
             return
         with contextlib.closing(HTTPConnection(*self.losing.target, timeout=120)) as server:
             headers = {name: value for name, value in self.headers.items() if name != "Expect"}
