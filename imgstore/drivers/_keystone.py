@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -31,6 +32,9 @@ SDK_LOGGERS: Final = (
     "keystoneauth.session",
     "urllib3.connectionpool",
 )
+# https://service-types.openstack.org lacks a name, and has one of an API that is gone.
+_OTHER_TYPES: Final = {"object-storage": "object-store"}
+_GONE: Final = frozenset({"volumev2"})
 # Statuses that may pass; 498 is the rate limit of Swift.
 PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
 
@@ -143,16 +147,38 @@ def endpoint_in(
     *,
     region: str | None = None,
     name: str | None = None,
+    install: str,
 ) -> str | None:
-    """Return an endpoint in a catalogue of Keystone's form v3 or v2, None if it is not there."""
-    for service in catalogue:
-        if service.get("type") != service_type or name not in {None, service.get("name")}:
-            continue
-        for endpoint in service.get("endpoints") or ():
-            if region not in {None, endpoint.get("region"), endpoint.get("region_id")}:
+    """Return an endpoint in a catalogue of Keystone's form v3 or v2, None if it is not there.
+
+    Its service may be listed by any alias of the type that is asked for, which itself comes first.
+    """
+    services = list(catalogue)
+    for alias in _names_of(service_type, install):
+        for service in services:
+            if service.get("type") != alias or name not in {None, service.get("name")}:
                 continue
-            if endpoint.get("interface") in {interface, f"{interface}URL"}:
-                return str(endpoint["url"]).rstrip("/")
-            if endpoint.get(f"{interface}URL"):
-                return str(endpoint[f"{interface}URL"]).rstrip("/")
+            found = _endpoint_of(service, interface, region)
+            if found is not None:
+                return found
     return None
+
+
+def _endpoint_of(service: Mapping[str, Any], interface: str, region: str | None) -> str | None:
+    for endpoint in service.get("endpoints") or ():
+        if region not in {None, endpoint.get("region"), endpoint.get("region_id")}:
+            continue
+        if endpoint.get("interface") in {interface, f"{interface}URL"}:
+            return str(endpoint["url"]).rstrip("/")
+        if endpoint.get(f"{interface}URL"):
+            return str(endpoint[f"{interface}URL"]).rstrip("/")
+    return None
+
+
+@functools.lru_cache
+def _names_of(service_type: str, install: str) -> tuple[str, ...]:
+    """Return a type of service and its aliases, as keystoneauth1 takes them."""
+    known = lazy.load_apart("os_service_types", install=install).ServiceTypes()
+    aliases = known.get_all_types(_OTHER_TYPES.get(service_type, service_type))
+    more = [name for name, official in _OTHER_TYPES.items() if official in aliases]
+    return (service_type, *(name for name in aliases if name not in _GONE), *more)

@@ -232,6 +232,7 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
         catalog.interface,
         region=catalog.region,
         name=catalog.name,
+        install=INSTALL,
     )
     if found is None:
         raise ConfigError(

@@ -252,7 +252,11 @@ class Keystone:
 def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> str:
     """Return Swift's endpoint in a catalogue of Keystone's form v3 or v2; raises ConfigError."""
     found = _keystone.endpoint_in(
-        catalogue, settings.service_type, settings.interface, region=settings.region
+        catalogue,
+        settings.service_type,
+        settings.interface,
+        region=settings.region,
+        install=INSTALL,
     )
     if found is not None:
         return found
