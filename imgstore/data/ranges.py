@@ -184,16 +184,17 @@ def read_in_parts(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def whole_size(content_range: str, offset: int, declared: int) -> int:
+def whole_size(content_range: str, offset: int, declared: int | None) -> int:
     """Return the size of the object of which ``declared`` bytes from ``offset`` on arrive.
 
-    Raises Unsupported for an answer that is not a range, IntegrityError for another range.
+    None is for an answer that does not tell how many. Raises Unsupported for an answer that is not
+    a range, IntegrityError for another range.
     """
     match = _CONTENT_RANGE.fullmatch(content_range)
     if match is None:
         raise Unsupported("the server takes no notice of ranges: it reads whole objects only")
     first, last, size = map(int, match.groups())
-    if first != offset or last - first + 1 != declared:
+    if first != offset or declared not in {None, last - first + 1}:
         raise IntegrityError(f"asked for bytes from {offset} on, the server sends {match[0]!r}")
     return size
 

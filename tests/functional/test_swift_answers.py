@@ -17,7 +17,7 @@ from servers.process import until
 from servers.swift import TESTER, Swift
 from servers.swift_stores import login
 
-from imgstore import RequestContext, errors
+from imgstore import Location, RequestContext, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.swift.identity import Login
 from imgstore.testing.harness import content, difference, pattern
@@ -209,3 +209,59 @@ class TestCut:
                 return
             with pytest.raises(errors.Unavailable, match="broke off"):
                 store.add("image", b"1")
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "static": IN_SEGMENTS,
+    "dynamic": {**IN_SEGMENTS, "large_object_type": "dlo"},
+}
+READS = [(0, None), (0, 3 * MIB), (7, 3 * MIB), (MIB, 5)]
+
+
+@pytest.mark.parametrize(
+    ("way", "workers"), [("whole", 1), ("whole", 2), ("static", 1), ("dynamic", 1)]
+)
+class TestReading:
+    @pytest.fixture
+    def image(self, make: Make, way: str) -> tuple[Location, bytes]:
+        data = pattern(2 * MIB)
+        return make(**WAYS[way]).add("image", data).location, data
+
+    def test_ranges_that_end_beyond(
+        self, make: Make, link: Losing, image: tuple[Location, bytes], workers: int
+    ) -> None:
+        """They end with the image, also where the server answers 416."""
+        (at, data), store = image, make(get_workers=workers)
+        link.is_strict = True
+        for offset, length in READS:
+            with store.get(at, offset=offset, length=length) as reader:
+                end = None if length is None else offset + length
+                assert not difference(reader.read(), data[offset:end])
+        for offset in (len(data) + 1, len(data) + MIB):
+            with pytest.raises(errors.InvalidRange):
+                store.get(at, offset=offset, length=5).close()
+
+    def test_no_length(
+        self, make: Make, link: Losing, image: tuple[Location, bytes], workers: int
+    ) -> None:
+        """Of an answer to GET: a HEAD tells it, or the answer's range."""
+        (at, data), store = image, make(get_workers=workers)
+        link.unsized = {"GET"}
+        for offset, length in READS:
+            with store.get(at, offset=offset, length=length) as reader:
+                end = None if length is None else offset + length
+                assert not difference(reader.read(), data[offset:end])
+                assert reader.image_size == len(data)
+
+
+def test_no_length_at_all(make: Make, link: Losing) -> None:
+    store = make()
+    at = store.add("image", b"1").location
+    link.unsized = {"GET", "HEAD"}
+    with pytest.raises(errors.Unsupported, match="size"):
+        store.size(at)
+    with pytest.raises(errors.Unsupported, match="size"):
+        store.get(at)
+    with store.get(at, offset=0, length=1) as reader:
+        assert reader.read() == b"1"

@@ -36,6 +36,8 @@ class Losing:
         self.url = f"http://127.0.0.1:{port}"
         self.lost: list[str] = []
         self.statuses: dict[int, int] = {}  # what is said instead of others
+        self.unsized: set[str] = set()  # methods whose answers have no Content-Length
+        self.is_strict = False  # 416 to ranges that end beyond an object
         self._losses: list[_Loss] = []
         self._lock = threading.Lock()
 
@@ -102,16 +104,30 @@ class _Handler(BaseHTTPRequestHandler):
                     self.wfile.write((data := answer.read())[: len(data) // 2])
                 return
             self.close_connection = False
+            if self.losing.is_strict and self._is_beyond(answer):
+                self.send_response_only(416)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self._begin(answer)
             while block := answer.read(_BLOCK):
                 self.wfile.write(block)
 
+    def _is_beyond(self, answer: Any) -> bool:
+        last = self.headers.get("Range", "").rpartition("-")[2]
+        size = answer.getheader("Content-Range", "").rpartition("/")[2]
+        return bool(last and size) and int(last) >= int(size)
+
     def _begin(self, answer: Any) -> None:
         self.send_response_only(self.losing.statuses.get(answer.status, answer.status))
+        left_out = {"transfer-encoding", "connection"}
+        if self.command in self.losing.unsized:
+            left_out.add("content-length")
         for name, value in answer.getheaders():
-            if name.lower() not in {"transfer-encoding", "connection"}:
+            if name.lower() not in left_out:
                 self.send_header(name, value)
-        sized = answer.getheader("Content-Length") is not None or self.command == "HEAD"
+        has_length = answer.getheader("Content-Length") and "content-length" not in left_out
+        sized = has_length or self.command == "HEAD"
         if not sized and answer.status != 204:
             self.send_header("Connection", "close")
             self.close_connection = True
