@@ -265,3 +265,13 @@ def test_no_length_at_all(make: Make, link: Losing) -> None:
         store.get(at)
     with store.get(at, offset=0, length=1) as reader:
         assert reader.read() == b"1"
+
+
+def test_answers_before_the_answer(make: Make, container: Container, link: Losing) -> None:
+    link.interim = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n"
+    store, data = make(**IN_SEGMENTS), pattern(5 * MIB)
+    at = store.add("image", data).location
+    assert store.size(at) == len(data)
+    assert not difference(content(store, at), data)
+    store.delete(at)
+    assert container.names() == container.segments() == []

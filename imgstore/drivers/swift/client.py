@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from imgstore.boundary.settings import check_ca_file
+from imgstore.drivers._http.connections import pool_classes
 from imgstore.drivers._keystone import PASSING
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.errors import INSTALL, AnswerError, CutError, may_pass, missing_ok
@@ -78,7 +79,7 @@ class Client:
         self._session.auth = lambda request: request  # none of ~/.netrc
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_IDLE))
+            self._session.mount(scheme, _adapter(settings.read_timeout))
         self._timeouts = (settings.connect_timeout, settings.read_timeout)
         self._long_timeouts = (settings.read_timeout, settings.read_timeout)
         # At once first: a server may have closed a connection that was idle.
@@ -300,6 +301,24 @@ class Caller:
         query = f"format=json&prefix={quote(prefix)}&marker={quote(after)}"
         headers = {"X-Newest": "true"} if is_newest else {}
         return self.ask_json(container, query=query, headers=headers)
+
+
+def _adapter(read_timeout: float) -> Any:
+    """Return an adapter of requests that reads heads of answers in bounded time, the final ones."""
+    base: Any = lazy.load("requests.adapters", install=INSTALL).HTTPAdapter
+    pools = pool_classes(read_timeout)
+
+    class Adapter(base):  # type: ignore[misc]
+        def init_poolmanager(self, *args: Any, **named: Any) -> None:
+            super().init_poolmanager(*args, **named)
+            self.poolmanager.pool_classes_by_scheme = pools
+
+        def proxy_manager_for(self, *args: Any, **named: Any) -> Any:
+            found = super().proxy_manager_for(*args, **named)
+            found.pool_classes_by_scheme = pools
+            return found
+
+    return Adapter(pool_maxsize=_IDLE)
 
 
 def date_of(headers: Mapping[str, str]) -> datetime:

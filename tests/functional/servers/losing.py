@@ -37,6 +37,7 @@ class Losing:
         self.lost: list[str] = []
         self.statuses: dict[int, int] = {}  # what is said instead of others
         self.unsized: set[str] = set()  # methods whose answers have no Content-Length
+        self.interim = b""  # what comes before each answer
         self.is_strict = False  # 416 to ranges that end beyond an object
         self._losses: list[_Loss] = []
         self._lock = threading.Lock()
@@ -119,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         return bool(last and size) and int(last) >= int(size)
 
     def _begin(self, answer: Any) -> None:
+        self.wfile.write(self.losing.interim)
         self.send_response_only(self.losing.statuses.get(answer.status, answer.status))
         left_out = {"transfer-encoding", "connection"}
         if self.command in self.losing.unsized:
