@@ -229,7 +229,7 @@ class Caller:
             answer = send()
             try:
                 found = json.loads(answer.whole() or b"[]")
-            except ValueError:
+            except (ValueError, RecursionError):
                 found = None
             if not isinstance(found, list):
                 raise CutError("Swift's answer is no list of JSON")
@@ -255,11 +255,14 @@ class Caller:
         answer = self.client.send("GET", f"{root}/info", {})
         if answer.status in PASSING:
             raise self.client.failure(answer)
+        if answer.status != HTTPStatus.OK:
+            answer.close()
+            return {}
         try:
             found = json.loads(answer.whole())
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) and answer.status == HTTPStatus.OK else {}
+        return found if isinstance(found, dict) else {}
 
     # The verbs that need no more than a request.
 
