@@ -75,7 +75,7 @@ def test_a_manifest_whose_size_is_not_told(said: Any) -> None:
 @pytest.mark.parametrize("said", NONE)
 def test_an_image_of_swift_whose_size_is_not_told(said: Any) -> None:
     caller: Any = SimpleNamespace(head=lambda *_: {"Content-Length": said})
-    with pytest.raises(errors.IntegrityError, match="does not tell"):
+    with pytest.raises(errors.Unsupported, match="does not tell"):
         size_of(caller, "images", "image")
 
 
@@ -91,7 +91,7 @@ def test_a_cluster_that_does_not_tell_its_limits(said: Any) -> None:
     def ask(*args: Any, **_: Any) -> Any:
         asked.append(args)
         return SimpleNamespace(
-            read=lambda: b'{"Number Deleted": 5, "Response Status": "200 OK"}', close=lambda: None
+            whole=lambda: b'{"Number Deleted": 5, "Response Status": "200 OK"}', close=lambda: None
         )
 
     caller: Any = SimpleNamespace(about=lambda: about, ask=ask)
