@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from imgstore.boundary.settings import check_ca_file
 from imgstore.drivers._http.connections import pool_classes
@@ -73,11 +72,9 @@ class Client:
         self.settings = settings
         if isinstance(settings.verify, str):
             check_ca_file("swift_store_cacert", settings.verify)
-        requests = lazy.load("requests", install=INSTALL)
-        self._session: Any = requests.Session()
-        self._session.headers = {"User-Agent": "imgstore", "Accept-Encoding": "identity"}
-        self._session.auth = lambda request: request  # none of ~/.netrc
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self._http = lazy.load("swiftclient.client", install=INSTALL)
+        # For all connections, which have one each: it keeps those that are idle.
+        self._session: Any = self._http.HTTPConnection("http://localhost").request_session
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _adapter(settings.read_timeout))
         self._timeouts = (settings.connect_timeout, settings.read_timeout)
@@ -100,17 +97,17 @@ class Client:
         self.settings.redaction.learn(*(headers.get(name) for name in _SHOWN))
         # The first of the two bounds each wait of a body's sending, too.
         timeouts = self._timeouts if isinstance(body, bytes | None) else self._long_timeouts
-        response = self._session.request(
-            method,
-            url,
-            data=body,
-            headers={name: value.encode() for name, value in headers.items()},
-            timeout=timeouts,
-            verify=self.settings.verify,
-            stream=True,
-            allow_redirects=False,  # one would take the token to another host
+        verify, parts = self.settings.verify, urlsplit(url)
+        connection = self._http.HTTPConnection(
+            f"{parts.scheme}://{parts.netloc}",
+            cacert=verify if isinstance(verify, str) else None,
+            insecure=verify is False,
         )
-        return Answer(response)
+        connection.request_session = self._session
+        # A redirect would take the token to another host.
+        connection.requests_args |= {"timeout": timeouts, "allow_redirects": False}
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        return Answer(connection.request(method, target, body, dict(headers)))
 
     def repeated(
         self,

@@ -44,13 +44,13 @@ class SwiftStore(Store):
     """Images as objects of the store's own account, or of the accounts of those who add them.
 
     Keywords are those of ``OPTIONS``; see there for meaning, units and defaults. Raises
-    ConfigError for what cannot be used and DriverUnavailable without keystoneauth1.
+    ConfigError for what cannot be used and DriverUnavailable without python-swiftclient.
     """
 
     driver = "swift"
     OPTIONS = OPTIONS
     schemes = ("swift", "swift+http", "swift+https", CONFIG)
-    sdk_loggers = SDK_LOGGERS
+    sdk_loggers = ("swiftclient", *SDK_LOGGERS)
     capabilities = Capability.READ | Capability.WRITE | Capability.DELETE | Capability.RANGES
 
     def __init__(
@@ -103,7 +103,7 @@ class SwiftStore(Store):
         """Check the options; ``common`` are the keywords of Store."""
         values = read_options(OPTIONS, locals())
         super().__init__(name, **common)
-        lazy.require("keystoneauth1", "requests", install=INSTALL)
+        lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
         self._settings = dataclasses.replace(read(values), redaction=self._redaction)
         for account in self._settings.accounts.values():
             self._redaction.keep(account.user, account.key, *(account.credential or ()))
