@@ -237,6 +237,7 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
         catalog.interface,
         region=catalog.region,
         name=catalog.name,
+        install=INSTALL,
     )
     if found is None:
         raise ConfigError(
