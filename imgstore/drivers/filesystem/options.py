@@ -34,7 +34,7 @@ OPTIONS: dict[str, cfg.Opt] = {
     ),
     "chunk_size": cfg.IntOpt(
         "filesystem_store_chunk_size",
-        default=65536,
+        default=262144,
         min=1,
         help="Bytes per read of an image. Writes gather at least 1 MiB.",
     ),

@@ -85,7 +85,7 @@ class FilesystemStore(Store):
         datadirs: Sequence[str | os.PathLike[str]] = (),
         metadata_file: str | os.PathLike[str] | None = None,
         file_perm: int = 0,
-        chunk_size: int = 65536,
+        chunk_size: int = 262144,
         thin_provisioning: bool = False,
         timeout: int = 0,
         thread_pool_size: int = 10,
