@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.translation import describe
 from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import (
     ConfigError,
@@ -137,7 +138,7 @@ def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> Img
         return no_keystone(f"answers {status}", remedy=remedy)
     if isinstance(exc, exceptions.DiscoveryFailure | exceptions.InvalidResponse):
         return no_keystone("answers something else", remedy=remedy)
-    return StoreError(f"Keystone: {type(exc).__name__}")
+    return StoreError(f"Keystone: {describe(exc)}")
 
 
 def endpoint_in(

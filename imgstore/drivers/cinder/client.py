@@ -173,7 +173,7 @@ class Clients:
         self._own = Shared(self._of_service)
 
     def of(self, context: RequestContext | None) -> Api:
-        """Return the API for the store's own user if it has one, else for whoever asks."""
+        """Return the API for the store's own user if it has one, else for the caller."""
         if self._settings.credentials is None:
             return self._of_caller(context)
         return self._own.get()

@@ -1,7 +1,7 @@
 """Confinement: from a location's path to a directory descriptor and a name below it.
 
 Every step down from a root is taken relative to a descriptor and follows no link (openat(2),
-O_NOFOLLOW), so whoever can change the tree while a path is resolved gains nothing. For what lies
+O_NOFOLLOW), so an attacker who changes the tree meanwhile gains nothing. For what lies
 directly in a root, that is one step.
 """
 

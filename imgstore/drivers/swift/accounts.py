@@ -219,8 +219,8 @@ def account_in(
     """Return the account that a location of an authentication service means.
 
     That is one of the store's own with this address, by preference the one of the same user, or
-    the default one; else, at an address of the store's own, whoever an old location's credentials
-    name. None for other addresses: nothing is ever sent there.
+    the default one; else, at an address of the store's own, the account that an old location's
+    credentials name. None for other addresses: nothing is ever sent there.
     """
     first = {default: accounts[default]} if default in accounts else {}
     # Whatever the version of the API in the address.

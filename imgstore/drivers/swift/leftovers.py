@@ -122,7 +122,7 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
         return is_large or bool(found.get(MANIFEST))
     if found.get(TOKEN) == group.token:
         return True
-    # Whoever changes an object's metadata may have removed the token from there.
+    # A user who changes an object's metadata may have removed the token from there.
     part = f"/{OWN}{group.token}/"
     if not is_large:
         return part in unquote(found.get(MANIFEST, ""))
