@@ -14,6 +14,7 @@ from servers.containers import container as make_container
 from servers.keystone import Keystone
 from servers.losing import Losing, losing
 from servers.process import until
+from servers.proxy import Proxy
 from servers.swift import TESTER, Swift
 from servers.swift_stores import login
 
@@ -274,3 +275,15 @@ def test_answers_before_the_answer(make: Make, container: Container, link: Losin
     assert not difference(content(store, at), data)
     store.delete(at)
     assert container.names() == container.segments() == []
+
+
+def test_connections_are_used_again(container: Container, swift: Swift) -> None:
+    """An answer without a body leaves its connection of use to the next request."""
+    parts = urlsplit(swift.url)
+    with Proxy((str(parts.hostname), int(parts.port or 0))) as proxy:
+        url = swift.account_url(container.user).replace(parts.netloc, f"127.0.0.1:{proxy.port}")
+        known = {"container": container.name, "endpoint": url, **login(container.user)}
+        with SwiftStore("swift", **known) as store:
+            for number in range(4):
+                store.delete(store.add(f"image-{number}", b"data").location)
+    assert 0 < proxy.connections <= 2

@@ -62,6 +62,8 @@ class Answer:
 
     def close(self) -> None:
         """Give up the rest of the body; the connection is of use only if nothing is left."""
+        if self._response.raw.length_remaining == 0:
+            self._response.raw.release_conn()  # closing would end it
         self._response.close()
 
 
