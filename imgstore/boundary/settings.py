@@ -72,13 +72,20 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
         read: Any = _read_all(opt, value) if opt.multi else _read(opt, value)
     except (AttributeError, TypeError, ValueError, OverflowError) as exc:
         reason = "it is a secret, and not text" if opt.secret else str(exc)
-        raise errors.ConfigError(f"{opt.name}: {reason}") from None
+        raise errors.ConfigError(f"{opt.name}: {reason}", remedy=f"write: {kind_of(opt)}") from None
     if value is None or (isinstance(read, float) and not math.isfinite(read)):
         raise errors.ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
     return Secret(read) if opt.secret else read
 
 
+def kind_of(opt: cfg.Opt) -> str:
+    """Return what kind of value an option takes, in oslo.config's words."""
+    return str(getattr(opt.type, "type_name", "another value"))
+
+
 def _read(opt: cfg.Opt, value: object) -> Any:
+    if isinstance(value, Mapping):
+        return opt.type(dict(value))
     return opt.type(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from oslo_config import cfg
 
-from imgstore.boundary.settings import FileOpt
+from imgstore.boundary.settings import FileOpt, kind_of
 from imgstore.boundary.translation import describe
 from imgstore.errors import ConfigError, DriverUnavailable, ImgStoreError
 
@@ -93,7 +93,7 @@ def unreadable(group: str, opt: cfg.Opt, exc: BaseException) -> ConfigError:
         reason = "what its value refers to with $ cannot be put in"
     else:
         reason = text.partition(" is not valid: ")[2] or text
-        remedy = f"write: {getattr(opt.type, 'type_name', 'another value')}"
+        remedy = f"write: {kind_of(opt)}"
         choices = [each for each in getattr(opt.type, "choices", None) or () if each]
         if choices:
             found = reason.rpartition("but found ")[2]

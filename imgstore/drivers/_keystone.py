@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.translation import describe
 from imgstore.drivers._http.errors import classify as classify_transport
-from imgstore.errors import ConfigError, ImgStoreError, PermissionDenied, StoreError, Unavailable
+from imgstore.errors import (
+    ConfigError,
+    ImgStoreError,
+    IntegrityError,
+    PermissionDenied,
+    StoreError,
+    Unavailable,
+)
 from imgstore.process import lazy
 from imgstore.secret import Secret
 
@@ -23,6 +33,9 @@ SDK_LOGGERS: Final = (
     "keystoneauth.session",
     "urllib3.connectionpool",
 )
+# https://service-types.openstack.org lacks a name, and has one of an API that is gone.
+_OTHER_TYPES: Final = {"object-storage": "object-store"}
+_GONE: Final = frozenset({"volumev2"})
 # Statuses that may pass; 498 is the rate limit of Swift.
 PASSING: Final = frozenset({408, 429, 498, 500, 502, 503, 504})
 
@@ -53,7 +66,11 @@ def session(
     # A redirect would take the password, or the token, to another host.
     found = (made if is_logged else _silent(made))(verify=verify, redirect=False)
     found.timeout = timeouts
-    learn_tokens(found, redaction)
+
+    def learn(answer: Any, *_: Any, **__: Any) -> None:
+        redaction.learn(answer.headers.get("X-Subject-Token"))
+
+    found.session.hooks["response"].append(learn)
     return found
 
 
@@ -76,15 +93,6 @@ def plugin(address: str, options: Mapping[str, str | Secret], *, install: str) -
     return kind(v3_of(address), **plain)
 
 
-def learn_tokens(session: Any, redaction: Redaction) -> None:
-    """Let a redaction know the tokens that a session of keystoneauth1 gets from Keystone."""
-
-    def learn(answer: Any, *_: Any, **__: Any) -> None:
-        redaction.learn(answer.headers.get("X-Subject-Token"))
-
-    session.session.hooks["response"].append(learn)
-
-
 def no_keystone(what: str, *, remedy: str) -> ConfigError:
     """Return the error for an address that is another one's, or redirects."""
     return ConfigError(f"the auth_address {what}: there is no Keystone with API v3", remedy=remedy)
@@ -99,14 +107,24 @@ def check_sendable(*values: str) -> None:
         )
 
 
+def connection_error(exc: Exception, *, ca_option: str) -> ImgStoreError | None:
+    """Return what a failure of requests means, and of which host; None for all else."""
+    found = classify_transport(exc, ca_option=ca_option)
+    url = getattr(getattr(exc, "request", None), "url", None)
+    if found is not None and url:
+        found.reason += f" ({urlsplit(url).netloc.rpartition('@')[2]})"
+    return found
+
+
 def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> ImgStoreError:
     """Return what an error of keystoneauth1 means; ``remedy`` is for an address that is wrong."""
     exceptions = lazy.load("keystoneauth1.exceptions", install=install)
     status = int(getattr(exc, "http_status", 0) or 0)
     if isinstance(exc, exceptions.ConnectionError):
-        found = (classify_transport(cause, ca_option=ca_option) for cause in _causes(exc))
-        unknown = Unavailable("the server cannot be connected to")
-        return next((error for error in found if error is not None), unknown)
+        found = connection_error(exc.__cause__ or exc.__context__ or exc, ca_option=ca_option)
+        if isinstance(found, IntegrityError):  # what ended early is no image
+            found = Unavailable("the server's answer broke off")
+        return found or Unavailable("the server cannot be connected to")
     # It says of an application credential that was deleted that it "could not find" it.
     is_unknown = status == HTTPStatus.NOT_FOUND and "could not find" in str(exc).lower()
     if is_unknown or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
@@ -120,7 +138,7 @@ def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> Img
         return no_keystone(f"answers {status}", remedy=remedy)
     if isinstance(exc, exceptions.DiscoveryFailure | exceptions.InvalidResponse):
         return no_keystone("answers something else", remedy=remedy)
-    return StoreError(f"Keystone: {type(exc).__name__}")
+    return StoreError(f"Keystone: {describe(exc)}")
 
 
 def endpoint_in(
@@ -130,22 +148,38 @@ def endpoint_in(
     *,
     region: str | None = None,
     name: str | None = None,
+    install: str,
 ) -> str | None:
-    """Return an endpoint in a catalogue of Keystone's form v3 or v2, None if it is not there."""
-    for service in catalogue:
-        if service.get("type") != service_type or name not in {None, service.get("name")}:
-            continue
-        for endpoint in service.get("endpoints") or ():
-            if region not in {None, endpoint.get("region"), endpoint.get("region_id")}:
+    """Return an endpoint in a catalogue of Keystone's form v3 or v2, None if it is not there.
+
+    Its service may be listed by any alias of the type that is asked for, which itself comes first.
+    """
+    services = list(catalogue)
+    for alias in _names_of(service_type, install):
+        for service in services:
+            if service.get("type") != alias or name not in {None, service.get("name")}:
                 continue
-            if endpoint.get("interface") in {interface, f"{interface}URL"}:
-                return str(endpoint["url"]).rstrip("/")
-            if endpoint.get(f"{interface}URL"):
-                return str(endpoint[f"{interface}URL"]).rstrip("/")
+            found = _endpoint_of(service, interface, region)
+            if found is not None:
+                return found
     return None
 
 
-def _causes(exc: BaseException | None) -> Iterator[Exception]:
-    while isinstance(exc, Exception):
-        yield exc
-        exc = exc.__cause__ or exc.__context__
+def _endpoint_of(service: Mapping[str, Any], interface: str, region: str | None) -> str | None:
+    for endpoint in service.get("endpoints") or ():
+        if region not in {None, endpoint.get("region"), endpoint.get("region_id")}:
+            continue
+        if endpoint.get("interface") in {interface, f"{interface}URL"}:
+            return str(endpoint["url"]).rstrip("/")
+        if endpoint.get(f"{interface}URL"):
+            return str(endpoint[f"{interface}URL"]).rstrip("/")
+    return None
+
+
+@functools.lru_cache
+def _names_of(service_type: str, install: str) -> tuple[str, ...]:
+    """Return a type of service and its aliases, as keystoneauth1 takes them."""
+    known = lazy.load_apart("os_service_types", install=install).ServiceTypes()
+    aliases = known.get_all_types(_OTHER_TYPES.get(service_type, service_type))
+    more = [name for name, official in _OTHER_TYPES.items() if official in aliases]
+    return (service_type, *(name for name in aliases if name not in _GONE), *more)

@@ -52,14 +52,13 @@ class Weighted:
     weight: int
 
 
-def parse_weighted(text: str, *, fields: int, escapes: bool) -> Weighted:
-    r"""Parse ``field[:field…][:weight]``, e.g. ``/data:100`` or ``dc:datastore:7``.
+def parse_weighted(text: str, *, fields: int) -> Weighted:
+    r"""Parse ``field[:field…][:weight]``, e.g. ``dc:datastore:7``.
 
-    ``fields`` is how many fields precede the weight. With ``escapes``, ``\:`` is a colon inside
-    a field; without, there is one field, which may hold colons, and what follows the last colon
-    is the weight. A missing weight is 0. Raises InvalidArgument.
+    ``fields`` is how many fields precede the weight; ``\:`` is a colon inside a field. A missing
+    weight is 0. Raises InvalidArgument.
     """
-    parts = _split(text) if escapes else _split_last(text)
+    parts = _split(text)
     weight = 0
     if len(parts) == fields + 1:
         digits = parts.pop().strip()
@@ -89,11 +88,6 @@ def _split(text: str) -> list[str]:
     if escaped:
         parts[-1] += "\\"
     return parts
-
-
-def _split_last(text: str) -> list[str]:
-    name, colon, weight = text.rpartition(":")
-    return [name, weight] if colon else [text]
 
 
 def unique(places: Sequence[Weighted]) -> list[Weighted]:

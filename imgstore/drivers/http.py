@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from oslo_config import cfg
 
-from imgstore.boundary.settings import check_ca_file
-from imgstore.boundary.translation import describe
+from imgstore.boundary.settings import all_checked, check_ca_file, read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.drivers._http.connections import Transport
@@ -20,7 +19,7 @@ from imgstore.drivers._http.errors import classify
 from imgstore.drivers._http.guard import AddressGuard
 from imgstore.drivers._http.reading import Client
 from imgstore.drivers._http.urls import INSTALL, Url
-from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.errors import ConfigError, ImgStoreError, InvalidLocation
 from imgstore.location import Location
 from imgstore.model import Capability, Ownership
 from imgstore.process import lazy
@@ -43,7 +42,7 @@ class HttpStore(Store):
     ``ca_certificates_file`` is a PEM bundle to trust instead of requests' own, and makes
     ``insecure``, which trusts every server, have no effect. ``proxy_information`` maps a URL
     scheme to a proxy. Timeouts are in seconds. ``allowed_hosts`` are globs, none allow all;
-    ``denied_networks`` are CIDRs no connection goes to. Raises InvalidArgument for bad values and
+    ``denied_networks`` are CIDRs no connection goes to. Raises ConfigError for bad values and
     DriverUnavailable without requests.
     """
 
@@ -107,37 +106,31 @@ class HttpStore(Store):
         proxy_information: Mapping[str, str] = _NO_PROXIES,
         connect_timeout: float = 10.0,
         read_timeout: float = 60.0,
-        allowed_hosts: Iterable[str] = (),
-        denied_networks: Iterable[str] = _METADATA_SERVICES,
+        allowed_hosts: Sequence[str] = (),
+        denied_networks: Sequence[str] = _METADATA_SERVICES,
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
+        given = read_options(self.OPTIONS, locals())
         super().__init__(name, **common)
         lazy.require("requests", "urllib3", install=INSTALL)
-        if ca_certificates_file is not None:
-            _check_readable(ca_certificates_file)
-        for option, seconds in (
-            ("http_connect_timeout", connect_timeout),
-            ("http_read_timeout", read_timeout),
-        ):
-            if not isinstance(seconds, int | float) or not 0 < seconds < threading.TIMEOUT_MAX:
-                raise InvalidArgument(f"{option} is {seconds!r}", remedy="give it seconds > 0")
-        guard = AddressGuard(allowed_hosts=allowed_hosts, denied_networks=denied_networks)
-        proxies = {scheme: _proxy(scheme, proxy) for scheme, proxy in proxy_information.items()}
-
-        def build() -> Client:
-            return Client(
-                Transport(
-                    guard=guard,
-                    verify=ca_certificates_file or not insecure,
-                    proxies=proxies,
-                    connect_timeout=connect_timeout,
-                    read_timeout=read_timeout,
-                )
-            )
-
-        self._ca_file = ca_certificates_file
-        self._client = PerProcess(build, Client.close)
+        ca_file, proxies = given["ca_certificates_file"], given["proxy_information"]
+        guard, urls, _ = all_checked(
+            lambda: AddressGuard(
+                allowed_hosts=given["allowed_hosts"], denied_networks=given["denied_networks"]
+            ),
+            lambda: {scheme: _proxy(scheme, proxy) for scheme, proxy in proxies.items()},
+            lambda: _check_ca(ca_file),
+        )
+        transport = functools.partial(
+            Transport,
+            guard=guard,
+            verify=ca_file or not given["insecure"],
+            proxies=urls,
+            connect_timeout=min(given["connect_timeout"], threading.TIMEOUT_MAX),
+            read_timeout=min(given["read_timeout"], threading.TIMEOUT_MAX),
+        )
+        self._client = PerProcess(lambda: Client(transport()), Client.close)
 
     def owns(self, location: Location) -> Ownership:
         """Own nothing for certain: every http URL may be read."""
@@ -161,24 +154,13 @@ class HttpStore(Store):
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)
 
-    def _check(self, *, write: bool = True) -> Iterable[str]:
-        if self._ca_file is not None:
-            check_ca_file("https_ca_certificates_file", self._ca_file)
-        return ()
-
     def _close(self) -> None:
         self._client.close()
 
 
-def _check_readable(path: str) -> None:
-    try:
-        with Path(path).open("rb"):
-            pass
-    except (OSError, ValueError) as exc:  # ValueError: a null byte
-        raise InvalidArgument(
-            f"https_ca_certificates_file {path!r} cannot be read: {describe(exc)}",
-            remedy="give the path of a PEM file with certificates",
-        ) from exc
+def _check_ca(path: str | None) -> None:
+    if path is not None:
+        check_ca_file("https_ca_certificates_file", path)
 
 
 def _proxy(scheme: str, proxy: str) -> Url:
@@ -189,7 +171,7 @@ def _proxy(scheme: str, proxy: str) -> Url:
             return Url.of(found)
     # Where it was split in another way than meant, the scheme may be a part of the password.
     shown = scheme if scheme in {"http", "https"} else "another scheme than http and https"
-    raise InvalidArgument(
+    raise ConfigError(
         f"http_proxy_information: the entry for {shown} is not usable",
         remedy="write http:host:port or https:host:port, with http:// or https:// before the host "
         "if need be, and no line breaks or other control characters",

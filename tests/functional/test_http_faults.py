@@ -171,11 +171,31 @@ class TestFaults:
             store.get(hostile.url(target))
         assert len(hostile.requests) == 2
 
-    def test_nobody_there_is_unavailable(self, store):
-        """A refused connection and a name that does not exist are Unavailable."""
-        for host in (f"127.0.0.1:{free_port()}", "there-is-none.invalid"):
-            with pytest.raises(errors.Unavailable):
-                store.get(f"http://{host}/image")
+    def test_nobody_there_is_unavailable(self, make, hostile):
+        """A refused connection and an unknown name are Unavailable; who was asked, and why not."""
+        port = free_port()
+        there = hostile.url("good")
+        for store, url, peer, reason in (
+            (make(), f"http://127.0.0.1:{port}/image", f"http://127.0.0.1:{port}", "refused"),
+            (
+                make(),
+                "http://there-is-none.invalid/image",
+                "http://there-is-none.invalid:80",
+                "resolved",
+            ),
+            # The location names another one.
+            (make(), hostile.url(f"redirect?to=http://127.0.0.1:{port}/x"), f":{port}", "refused"),
+            (
+                make(proxy_information={"http": f"me:hidden@127.0.0.1:{port}"}),
+                there,
+                f"proxy http://127.0.0.1:{port}",
+                "refused",
+            ),
+        ):
+            with pytest.raises(errors.Unavailable, match=reason) as caught:
+                store.get(url)
+            assert peer in caught.value.reason
+            assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
     def test_every_wait_is_bounded(self, make, hostile):
         """A stall is TimedOut: while connecting, before the head, and in the body."""

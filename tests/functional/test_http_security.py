@@ -237,11 +237,12 @@ class TestTls:
         with pytest.raises(errors.StoreError, match=r"TLS|connection|in time"):
             make().get(hostile.url("good").replace("http:", "https:"))
 
-    def test_check_finds_a_bundle_without_certificates(self, make, nginx, tmp_path):
-        """A CA file that holds none is reported by check, and a good one is not."""
+    def test_a_bundle_without_certificates(self, make, nginx, tmp_path):
+        """A CA file that holds none is refused, by name, and a good one is not."""
         empty = tmp_path / "empty.pem"
         empty.write_text("nothing\n")
-        assert "https_ca_certificates_file" in make(ca_certificates_file=str(empty)).check()[0]
+        with pytest.raises(errors.ConfigError, match="https_ca_certificates_file"):
+            make(ca_certificates_file=str(empty))
         assert make(ca_certificates_file=str(nginx.ca)).check() == make().check() == []
 
 

@@ -205,7 +205,7 @@ class TestConfiguredFsid:
 
 def test_the_page_frees_the_space_of_what_is_in_the_trash(cluster: Ceph, client: Any) -> None:
     """By hand, where nobody calls remove_leftovers(): "rbd trash purge" leaves it there."""
-    page = Path("docs/drivers/rbd.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "drivers" / "rbd.md").read_text(encoding="utf-8")
     shown = [line for line in page.splitlines() if line.startswith("$ rbd ") and "103f" in line]
     steps = [line for line in shown if "restore" not in line]
     assert len(steps) == 3

@@ -211,9 +211,11 @@ class TestServerKilled:
 
     @pytest.mark.parametrize("which", ["endpoint", "auth_address"])
     def test_no_server_at_all(self, make: Make, which: str) -> None:
+        """The error says which server, and why."""
         path = {"endpoint": "v1/AUTH_1", "auth_address": "v3"}[which]
-        store = make(max_attempts=1, **{which: f"http://{nowhere()}/{path}"})
-        with pytest.raises(errors.Unavailable):
+        host = nowhere()
+        store = make(max_attempts=1, **{which: f"http://{host}/{path}"})
+        with pytest.raises(errors.Unavailable, match=rf"refused \({host}\)"):
             store.size(location(store))
 
     @pytest.mark.parametrize("which", ["account", "container"])

@@ -17,6 +17,7 @@ from servers.cinder import Cinder
 from servers.cinder_stores import as_client
 from servers.cinder_stores import login as cinder_login
 from servers.containers import Container
+from servers.keystone import Interface
 from servers.pools import RbdPool
 from servers.process import ServerFailed
 from servers.proxy import Proxy
@@ -30,6 +31,7 @@ from storm.storming import Backend, Found
 KIB, MIB = 1 << 10, 1 << 20
 _CLAIM = 300.0  # seconds that claims and probes of S3 are left alone at least
 _WATCH = 6  # seconds; clients are not stopped for so long
+_INTERFACES: tuple[Interface, ...] = ("public", "internal", "admin")
 _REGION = "storm"  # whose Cinder is behind the proxy
 _OWN = ".imgstore-"  # what names of unfinished data begin with
 
@@ -304,11 +306,8 @@ def _volumes(server: Cinder, pool: Any) -> tuple[list[Found], list[str]]:
 def cinder(directory: Path, server: Cinder, pool: Any) -> Iterator[Backend]:
     """Volumes in a pool of Ceph, which ``pool`` sees from behind."""
     server.empty()
-    with Proxy(("127.0.0.1", server.port)) as proxy, as_client(server):
+    with Proxy(("127.0.0.1", server.port)) as proxy, _region(server, proxy), as_client(server):
         server.quota(volumes=-1, gigabytes=-1)
-        for interface in ("public", "internal", "admin"):
-            url = f"http://127.0.0.1:{proxy.port}/v3/%(project_id)s"
-            server.keystone.endpoint("volumev3", _REGION, interface, url)
         plan = Plan(
             "imgstore.drivers.cinder:CinderStore",
             {
@@ -331,6 +330,18 @@ def cinder(directory: Path, server: Cinder, pool: Any) -> Iterator[Backend]:
             plan, lambda: _volumes(server, pool), [api], [proxy], server.heal, pace=5.0, clean=180
         )
         server.quota(volumes=10, gigabytes=1000)
+
+
+@contextlib.contextmanager
+def _region(server: Cinder, proxy: Proxy) -> Iterator[None]:
+    """Have Cinder in another region, behind a proxy; tests without a region never meet it."""
+    url, interfaces = f"http://127.0.0.1:{proxy.port}/v3/%(project_id)s", _INTERFACES
+    made = [server.keystone.endpoint("volumev3", _REGION, each, url) for each in interfaces]
+    try:
+        yield
+    finally:
+        for endpoint in made:
+            server.keystone.call("DELETE", f"endpoints/{endpoint}")
 
 
 def _place(plan: Plan) -> str:

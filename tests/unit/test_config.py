@@ -316,7 +316,7 @@ class TestStores:
         conf([], default_config_files=[str(path)], default_config_dirs=[])
         register_opts(conf)
         assert conf.enabled_backends == {"a": "file"}
-        assert conf.backend_defaults.filesystem_store_chunk_size == 65536
+        assert conf.backend_defaults.filesystem_store_chunk_size == 262144
         for _ in range(2):
             with StoreManager.from_conf(conf) as stores:
                 assert stores["a"].weight == 4

@@ -67,47 +67,36 @@ def test_pick_is_a_stable_order_of_what_fits(pairs, size):
 
 
 @pytest.mark.parametrize(
-    ("text", "fields", "escapes", "parts", "weight"),
+    ("text", "fields", "parts", "weight"),
     [
-        ("/data", 1, False, ("/data",), 0),
-        ("/data:100", 1, False, ("/data",), 100),
-        ("/data:-1", 1, False, ("/data",), -1),
-        ("/data:", 1, False, ("/data",), 0),
-        (" /data : 7 ", 1, False, ("/data",), 7),
-        ("/a:b:7", 1, False, ("/a:b",), 7),
-        ("/back\\slash:7", 1, False, ("/back\\slash",), 7),
-        ("dc:ds", 2, True, ("dc", "ds"), 0),
-        ("dc:ds:7", 2, True, ("dc", "ds"), 7),
-        ("dc:ds:", 2, True, ("dc", "ds"), 0),
-        ("d\\:c:d\\:s:7", 2, True, ("d:c", "d:s"), 7),
-        ("d\\c:ds\\", 2, True, ("d\\c", "ds\\"), 0),
-        ("a/b dc: my ds :7", 2, True, ("a/b dc", "my ds"), 7),
+        ("dc:ds", 2, ("dc", "ds"), 0),
+        ("dc:ds:7", 2, ("dc", "ds"), 7),
+        ("dc:ds:", 2, ("dc", "ds"), 0),
+        ("d\\:c:d\\:s:7", 2, ("d:c", "d:s"), 7),
+        ("d\\c:ds\\", 2, ("d\\c", "ds\\"), 0),
+        ("a/b dc: my ds :7", 2, ("a/b dc", "my ds"), 7),
     ],
 )
-def test_weighted_places_are_parsed(text, fields, escapes, parts, weight):
+def test_weighted_places_are_parsed(text, fields, parts, weight):
     """A place is its fields and a weight, 0 if there is none; spaces around them do not count."""
-    assert parse_weighted(text, fields=fields, escapes=escapes) == Weighted(parts, weight)
+    assert parse_weighted(text, fields=fields) == Weighted(parts, weight)
 
 
 @pytest.mark.parametrize(
-    ("text", "fields", "escapes"),
+    ("text", "fields"),
     [
-        ("", 1, False),
-        (":7", 1, False),
-        ("/data:x", 1, False),
-        ("/data:1.5", 1, False),
-        ("dc", 2, True),
-        ("dc:", 2, True),
-        (":ds", 2, True),
-        ("dc:ds:x", 2, True),
-        ("dc:ds:1:2", 2, True),
-        ("dc\\:ds", 2, True),
+        ("dc", 2),
+        ("dc:", 2),
+        (":ds", 2),
+        ("dc:ds:x", 2),
+        ("dc:ds:1:2", 2),
+        ("dc\\:ds", 2),
     ],
 )
-def test_what_is_no_weighted_place(text, fields, escapes):
+def test_what_is_no_weighted_place(text, fields):
     """Missing or surplus fields and weights that are no whole numbers are refused, by name."""
     with pytest.raises(InvalidArgument) as caught:
-        parse_weighted(text, fields=fields, escapes=escapes)
+        parse_weighted(text, fields=fields)
     assert repr(text) in str(caught.value)
 
 
@@ -118,7 +107,7 @@ def test_escaped_colons_are_part_of_a_field(fields):
     """A field may hold any colons, escaped."""
     names = [f"x{field}:{field}x" for field in fields]
     text = ":".join(name.replace(":", "\\:") for name in names)
-    assert parse_weighted(f"{text}:3", fields=2, escapes=True) == Weighted(tuple(names), 3)
+    assert parse_weighted(f"{text}:3", fields=2) == Weighted(tuple(names), 3)
 
 
 def test_repetitions_are_dropped():

@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Final
 
 from imgstore.data.units import MIB
 from imgstore.drivers._http.urls import INSTALL
+from imgstore.drivers._numbers import whole_number
 from imgstore.errors import IntegrityError
 from imgstore.process import lazy
 
 _LINE: Final = 65536  # bytes of a header, as http.client has it
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[^\r\n]*)?\r?\n")
 
 
@@ -144,7 +144,7 @@ class Answer(http.client.HTTPResponse):
             return False
         stated = set(self.headers.get_all("Content-Length", []))
         # urllib3 would find this out too late to close the connection.
-        return len(stated) <= 1 and all(_LENGTH.fullmatch(text.strip()) for text in stated)
+        return len(stated) <= 1 and None not in map(whole_number, map(str.strip, stated))
 
     def hurry(self, seconds: float) -> None:
         """Let the next wait for a byte take no longer."""

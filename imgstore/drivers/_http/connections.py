@@ -106,6 +106,7 @@ class Transport:
         request: Any = self._requests.Request(method, "http://localhost/", headers=sent).prepare()
         request.url = url.text  # verbatim: preparing would rewrite it, and signatures cover it
         request.destination = url
+        request.peer = self._proxies.get(url.scheme, url)  # whom errors name
         if body is not None:  # of which preparing would look for the length
             request.body = body
             if "Content-Length" not in headers:
@@ -262,18 +263,27 @@ class _Adapter(_AdapterBase):
 def _adapter(guard: AddressGuard, read_timeout: float, proxies: Mapping[str, Url]) -> HTTPAdapter:
     """Return an adapter of requests whose connections ask ``guard``."""
     adapters = lazy.load("requests.adapters", install=INSTALL)
-    connections = lazy.load("urllib3.connection", install=INSTALL)
-    pools = lazy.load("urllib3.connectionpool", install=INSTALL)
-    answer = type("Answer", (Answer,), {"read_timeout": read_timeout})
-    own = {"guard": guard, "read_timeout": read_timeout, "response_class": answer}
-    made = {}
-    for scheme in ("http", "https"):
-        bases = (_Connection, getattr(connections, f"{scheme.upper()}Connection"))
-        connection = type("Connection", bases, dict(own))
-        pool = getattr(pools, f"{scheme.upper()}ConnectionPool")
-        made[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})
+    made = pool_classes(read_timeout, _Connection, guard=guard)
     classes = (_Adapter, adapters.HTTPAdapter)
     adapter: HTTPAdapter = type("Adapter", classes, {"pools": made, "proxies": proxies})(
         pool_connections=_HOSTS, pool_maxsize=_CONNECTIONS
     )
     return adapter
+
+
+def pool_classes(read_timeout: float, *mixed_in: type, **own: Any) -> dict[str, Any]:
+    """Return urllib3's pools by scheme, whose connections give answers of this package.
+
+    They have ``own`` attributes, and those of classes that are ``mixed_in``.
+    """
+    connections = lazy.load("urllib3.connection", install=INSTALL)
+    pools = lazy.load("urllib3.connectionpool", install=INSTALL)
+    answer = type("Answer", (Answer,), {"read_timeout": read_timeout})
+    made = {}
+    for scheme in ("http", "https"):
+        bases = (*mixed_in, getattr(connections, f"{scheme.upper()}Connection"))
+        about = {**own, "read_timeout": read_timeout, "response_class": answer}
+        connection = type("Connection", bases, about)
+        pool = getattr(pools, f"{scheme.upper()}ConnectionPool")
+        made[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})
+    return made

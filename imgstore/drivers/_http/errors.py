@@ -53,22 +53,33 @@ def explain(exc: Exception, *, ca_option: str) -> ImgStoreError:
     def cause(*kinds: Any) -> BaseException | None:
         return next((found for found in reversed(causes) if isinstance(found, kinds)), None)
 
+    # A redirect or a proxy may have led elsewhere than the location says.
+    peer = str(getattr(getattr(exc, "request", None), "peer", "the server"))
     if untrusted := cause(ssl.SSLCertVerificationError):
         return PermissionDenied(
-            f"the server's certificate is not trusted: {_certificate_fault(untrusted)}",
+            f"the certificate of {peer} is not trusted: {_certificate_fault(untrusted)}",
             remedy=f"name the bundle of its authority in {ca_option}",
         )
     failed = cause(OSError)
     text = getattr(failed, "strerror", None) or type(failed or exc).__name__
-    broken = Unavailable(f"the connection failed: {text}")
+    broken = Unavailable(f"the connection to {peer} failed: {text}")
     faults: list[tuple[tuple[Any, ...], ImgStoreError]] = [
         ((http.client.IncompleteRead,), IntegrityError("the data ended early", retryable=True)),
-        ((urllib3.ProxyError,), Unavailable(f"the proxy cannot be reached or refuses: {text}")),
-        ((socket.gaierror,), Unavailable("the host's name cannot be resolved")),
+        (
+            (urllib3.ProxyError,),
+            Unavailable(f"the proxy {peer} cannot be reached or refuses: {text}"),
+        ),
+        ((socket.gaierror,), Unavailable(f"the host of {peer} cannot be resolved: {text}")),
         ((ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError), broken),
-        ((TimeoutError, urllib3.TimeoutError), TimedOut("the server does not answer in time")),
-        ((http.client.HTTPException,), StoreError("the server's answer is not sound HTTP")),
-        ((ssl.SSLError,), StoreError(f"TLS failed: {getattr(failed, 'reason', None) or text}")),
+        ((TimeoutError, urllib3.TimeoutError), TimedOut(f"{peer} does not answer in time")),
+        (
+            (http.client.HTTPException,),
+            StoreError(f"the answer of {peer} is not sound HTTP"),
+        ),
+        (
+            (ssl.SSLError,),
+            StoreError(f"TLS failed at {peer}: {getattr(failed, 'reason', None) or text}"),
+        ),
         ((urllib3.LocationValueError,), InvalidLocation("requests cannot use the URL")),
         ((requests.exceptions.InvalidURL,), InvalidLocation("requests cannot use the URL")),
     ]

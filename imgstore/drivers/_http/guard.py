@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from imgstore.drivers._http.urls import Url, ascii_host
-from imgstore.errors import InvalidArgument, InvalidLocation, PermissionDenied
+from imgstore.errors import ConfigError, InvalidLocation, PermissionDenied
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -24,15 +24,15 @@ class AddressGuard:
 
     ``allowed_hosts`` are globs for the host of a Url, without its zone; none allow all.
     ``denied_networks`` are CIDRs. An address stands also for the IPv4 address inside it (mapped,
-    NAT64, 6to4), and the unspecified address for this host. Raises InvalidArgument for a bad rule.
+    NAT64, 6to4), and the unspecified address for this host. Raises ConfigError for a bad rule.
     """
 
     def __init__(
         self, *, allowed_hosts: Iterable[str] = (), denied_networks: Iterable[str] = ()
     ) -> None:
         """Check and keep the rules."""
-        self._allowed = tuple(_pattern(glob) for glob in _listed(allowed_hosts))
-        self._denied = tuple(_network(cidr) for cidr in _listed(denied_networks))
+        self._allowed = tuple(_pattern(glob) for glob in allowed_hosts)
+        self._denied = tuple(_network(cidr) for cidr in denied_networks)
 
     def check_host(self, host: str) -> None:
         """Raise PermissionDenied unless a glob matches the host."""
@@ -93,22 +93,19 @@ def _meanings(address: Address) -> Iterator[Address]:
             yield from _meanings(inside)
 
 
-def _listed(rules: Iterable[str]) -> Iterable[str]:
-    return [rules] if isinstance(rules, str) else rules
-
-
 def _pattern(glob: str) -> str:
     name = glob.strip().lower().rstrip(".")
     if name.startswith("[") and name.endswith("]") and ":" in name:
         name = name[1:-1]
-    if not name or re.search(r"[\s/@]", name):
-        shown = repr(glob) if "@" not in glob else "an entry"  # which may hold a password
-        raise InvalidArgument(
-            f"http_allowed_hosts: {shown} is not a glob for host names",
-            remedy="write host names or addresses without scheme and port, such as *.example.org",
-        )
-    labels = [label if label.isascii() else ascii_host(label) for label in name.split(".")]
-    return ".".join(labels)
+    with contextlib.suppress(InvalidLocation):
+        if name and not re.search(r"[\s/@]", name):
+            labels = name.split(".")
+            return ".".join(each if each.isascii() else ascii_host(each) for each in labels)
+    shown = repr(glob) if "@" not in glob else "an entry"  # which may hold a password
+    raise ConfigError(
+        f"http_allowed_hosts: {shown} is not a glob for host names",
+        remedy="write host names or addresses without scheme and port, such as *.example.org",
+    )
 
 
 def _network(cidr: str) -> Network:
@@ -116,4 +113,4 @@ def _network(cidr: str) -> Network:
         return ipaddress.ip_network(cidr.strip())
     except ValueError as exc:
         fault = f"http_denied_networks: {exc if '@' not in cidr else 'an entry is no network'}"
-        raise InvalidArgument(fault, remedy="write networks such as 169.254.0.0/16") from None
+        raise ConfigError(fault, remedy="write networks such as 169.254.0.0/16") from None

@@ -19,6 +19,7 @@ from imgstore.data.opened import Opened
 from imgstore.data.units import MIB
 from imgstore.drivers._http.errors import status_error
 from imgstore.drivers._http.urls import PORTS, Url
+from imgstore.drivers._numbers import whole_number
 from imgstore.errors import (
     IntegrityError,
     InvalidRange,
@@ -37,7 +38,6 @@ _HEAD_REFUSED: Final = frozenset({400, 403, 405, 501})  # how servers refuse HEA
 _DRAINED: Final = 16384  # bytes of an unwanted body that cost less than a new connection
 _WAIT: Final = 0.1  # seconds to wait for them
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE: Final = re.compile(
     r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE
 )
@@ -279,9 +279,10 @@ def _declared(headers: Mapping[str, str]) -> int | None:
     text = headers.get("Content-Length")
     if text is None or "Transfer-Encoding" in headers:
         return None
-    if not _NUMBER.fullmatch(text.strip()):
+    length = whole_number(text.strip())
+    if length is None:
         raise StoreError("the server sends a Content-Length that is not one number")
-    return int(text)
+    return length
 
 
 def _version(

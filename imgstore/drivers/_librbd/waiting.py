@@ -34,7 +34,7 @@ class _Call:
     """One call, with its outcome once it has ended."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
-        self._to_make = [call]  # whoever takes it says whether it is made
+        self._to_make = [call]  # the thread that takes it decides whether it is made
         # A lock changes in one step; a future that an interrupt left half changed does not.
         self._waiting = threading.Lock()
         self._waiting.acquire()

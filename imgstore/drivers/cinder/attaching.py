@@ -35,7 +35,7 @@ _DETACHING: Final = Patience(1.0, times=2)
 
 
 class Attached:
-    """A volume that is attached; whoever attached it detaches it.
+    """A volume that is attached; the operation that attached it detaches it.
 
     Its life is where Cinder has the place of the device: so others can tell whether it is used.
     """
@@ -168,7 +168,8 @@ class Attachments:
     def detach(self, attached: Attached) -> None:
         """Disconnect and detach.
 
-        Where that fails it is logged, and left to whoever next wants the volume: see ``Remains``.
+        Where that fails it is logged, and left to the next operation that wants the volume: see
+        ``Remains``.
         """
 
         def detach() -> None:

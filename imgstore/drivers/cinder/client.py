@@ -173,7 +173,7 @@ class Clients:
         self._own = Shared(self._of_service)
 
     def of(self, context: RequestContext | None) -> Api:
-        """Return the API for the store's own user if it has one, else for whoever asks."""
+        """Return the API for the store's own user if it has one, else for the caller."""
         if self._settings.credentials is None:
             return self._of_caller(context)
         return self._own.get()
@@ -237,6 +237,7 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
         catalog.interface,
         region=catalog.region,
         name=catalog.name,
+        install=INSTALL,
     )
     if found is None:
         raise ConfigError(

@@ -42,7 +42,7 @@ class Life:
         self._lock.take()
 
     def note(self, text: str) -> None:
-        """Add a line for whoever finds the file."""
+        """Add a line for the process that finds the file."""
         self._lock.write(f"{text}\n")
 
     def end(self, *, keep: bool = False) -> None:

@@ -64,7 +64,7 @@ class HostLock:
             ) from exc
         _open.add(file)
         try:
-            # Whoever had it may have removed the file since it was opened here.
+            # Its former holder may have removed the file since it was opened here.
             if _try_lock(file, self._kind) and os.fstat(file).st_nlink:
                 self._file, file = file, -1
                 return True

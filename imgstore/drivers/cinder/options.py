@@ -17,7 +17,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
     ),
     "endpoint_template": cfg.StrOpt(
         "cinder_endpoint_template",
-        help="URL of Cinder, instead of the one in the catalog of whoever asks; %(tenant)s is that "
+        help="URL of Cinder, instead of the one in the caller's catalog; %(tenant)s is that "
         "project's id. Has no effect where the store has credentials of its own.",
     ),
     "os_region_name": cfg.StrOpt(
@@ -52,7 +52,7 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
         "cinder_store_auth_address",
         help="URL of Keystone for the store's own credentials. With it go cinder_store_user_name, "
         "cinder_store_password and cinder_store_project_name, or an application credential; "
-        "otherwise whoever asks needs a context.",
+        "otherwise callers need a context.",
     ),
     "user_name": cfg.StrOpt("cinder_store_user_name", help="User who owns all image volumes."),
     "password": cfg.StrOpt(

@@ -23,7 +23,7 @@ context: Final = priv_context.PrivContext(
 
 @context.entrypoint  # type: ignore[untyped-decorator,unused-ignore]
 def send_device(path: str, writable: bool, address: bytes, word: bytes) -> None:  # noqa: FBT001
-    """Open a block device, and send it to whoever asked."""
+    """Open a block device, and send it to the process that asked."""
     steps.send_device(path, address, word, writable=writable)
 
 
@@ -35,7 +35,7 @@ def send_volume(
     address: bytes,
     word: bytes,
 ) -> None:
-    """Open a volume's file in an export that is mounted for whoever asked, and send it."""
+    """Open a volume's file in an export that is mounted for the process that asked, and send it."""
     steps.send_volume(share, name, address, word, writable=writable)
 
 

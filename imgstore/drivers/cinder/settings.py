@@ -45,7 +45,7 @@ class Catalog:
 class Settings:
     """The checked options of one store; sizes in GiB, times in seconds."""
 
-    credentials: Credentials | None  # None: those of whoever asks
+    credentials: Credentials | None  # None: the caller's
     incomplete: tuple[str, ...]  # options of credentials that are missing beside others
     catalog: Catalog
     endpoint_template: str | None

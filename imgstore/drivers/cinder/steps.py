@@ -57,7 +57,7 @@ _NAMES: Final = (
 _WITH_VALUE: Final = frozenset(_NAMES.split())
 _VALUE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _CHOICES: Final = {"write": {"lazy", "eager", "wait"}, "rdirplus": {"none", "force"}}
-# SELinux's, see mount(8). Whoever gives one decides who else may look at the files.
+# SELinux's, see mount(8). A label decides who else may look at the files.
 _LABELS: Final = frozenset({"context", "fscontext"})
 _LABEL: Final = re.compile(r'(?P<quote>"?)(?P<label>system_u:object_r:[a-z0-9_]+:s0)(?P=quote)')
 # Whatever else is asked for; the last ones count.
@@ -67,7 +67,7 @@ _OTHERS: Final = Patience(0.02, 0.02, times=50)
 
 
 class Refused(PermissionError):
-    """What is asked for is not on the list, whoever asks."""
+    """A step that is not on the list."""
 
 
 def _refusal(said: str) -> Refused:

@@ -36,7 +36,7 @@ from imgstore.store import Store
 
 
 class CinderStore(Store):
-    """Images as volumes of Cinder, one each, in the store's project or in that of whoever asks.
+    """Images as volumes of Cinder, one each, in the store's project or in the caller's.
 
     Keywords are those of ``OPTIONS``; see there for meaning, units and defaults. Raises
     ConfigError for what cannot be used and DriverUnavailable without the SDKs.

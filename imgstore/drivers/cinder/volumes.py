@@ -12,7 +12,7 @@ from imgstore.drivers._numbers import whole_number
 from imgstore.errors import InUse, StorageFull, StoreError, Unavailable
 
 # Keys of the metadata: those that Glance and Cinder know, and one that is there until an image is
-# complete, with the life of whoever adds it.
+# complete, with the life of the process that adds it.
 IMAGE: Final = "glance_image_id"
 SIZE: Final = "image_size"
 OWNER: Final = "image_owner"
@@ -75,7 +75,7 @@ class Volume:
 
     @property
     def life(self) -> str:
-        """Return the life of whoever adds a draft."""
+        """Return the life of the process that adds a draft."""
         return self.metadata.get(DRAFT, "")
 
     @property

@@ -11,10 +11,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from imgstore.errors import TimedOut
-from imgstore.process.interrupts import Descriptors
+from imgstore.process.interrupts import Descriptors, note
 from imgstore.process.per_process import PerProcess
 
 LOG = logging.getLogger(__name__)
@@ -24,17 +25,21 @@ _IDLE: Final = 2.0  # seconds after which a thread without work ends
 _QUIET: Final = 60.0  # seconds between two warnings
 
 
-class _Job:
-    """One call: waiting, then running, then delivered or given up, whichever is first."""
+class Job:
+    """One call: waiting, then running, then delivered or given up, whichever is first.
 
-    def __init__(self, call: Callable[[], Any], late: Callable[[Any], object] | None) -> None:
+    What was given up is cleaned up by ``late``, once the call has returned or will not be made.
+    """
+
+    def __init__(self, call: Callable[[], Any], late: Callable[[], object] | None) -> None:
+        """Queue nothing yet."""
         self.call = call
         self.late = late
         self.ended = threading.Lock()  # given back at the end; takes and gives in one step
         self.ended.acquire()
         self.result: Any = None
         self.error: BaseException | None = None
-        self.queued = False  # a thread has it, or will
+        self.queued: list[None] = []  # not empty: a thread has it, or will
         self._fate: dict[None, bool] = {}
 
     def give_up(self) -> bool:
@@ -44,14 +49,34 @@ class _Job:
             self.call = _nothing  # lets go of its data
         return given_up
 
-    def deliver(self) -> bool:
-        """Leave the outcome to the caller; return whether that is how it is now."""
-        return not self._fate.setdefault(None, False)
-
     @property
     def given_up(self) -> bool:
         """Return whether the caller waits no more and never will."""
         return self._fate.get(None, False)
+
+    @property
+    def lost(self) -> bool:
+        """Return whether it was given up and a thread will clean up after it."""
+        return self.given_up and bool(self.queued)
+
+    def run(self) -> bool:
+        """Make the call unless it was given up; return whether the outcome is the caller's."""
+        call = self.call
+        if not self.given_up:
+            try:
+                self.result = call()
+            except BaseException as exc:  # handed to the waiting thread
+                self.error = exc
+        self.call = _nothing
+        return not self._fate.setdefault(None, False)
+
+    def clean(self) -> None:
+        """Undo what the call achieved after its caller had gone."""
+        try:
+            if self.late is not None:
+                self.late()
+        except Exception as exc:  # nobody is left to tell
+            LOG.debug("cleaning up after a late file system call failed: %s", exc)
 
 
 def _nothing() -> None:
@@ -62,109 +87,73 @@ class _Pool:
     """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting.
 
     They end when there is nothing to do, so a store that is closed or dropped leaves none behind.
+    There is no lock: each step is one of C, so neither an interrupt nor a file that the garbage
+    collector closes, in whatever this thread does, finds anything half done.
     """
 
     def __init__(self, size: int, threshold: int) -> None:
         self._size = size
         self._threshold = threshold
-        # Reentrant: the garbage collector may drop a reader while this thread holds the lock.
-        self._lock = threading.RLock()
-        # Entered by its lock, which ``with`` takes in one step: an interrupt never leaves it held.
-        self._change = threading.Condition(self._lock)
-        self._owner: int | None = None
-        self._waiting: deque[_Job] = deque()
-        self._threads = 0
-        self._active = 0
+        self._free: deque[None] = deque([None] * size)  # one for each thread that may be started
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._unfinished: deque[None] = deque()  # one for each job, waiting or running
         self._quiet_until = 0.0
 
-    def run(self, job: _Job, timeout: float, *, give_up: bool) -> None:
-        if self._submit(job) and not give_up:
-            return  # a finalizer closes a file: its thread holds the lock and must not wait here
-        try:
-            job.ended.acquire(timeout=timeout)
-        finally:  # also when the caller is interrupted
-            if give_up:
-                job.give_up()
-
-    def _submit(self, job: _Job) -> bool:
-        """Queue a job; return whether this thread was inside here already."""
-        nested = self._owner == threading.get_ident()
-        with self._lock:
-            self._owner = threading.get_ident()
+    def submit(self, job: Job) -> None:
+        self._unfinished.append(None)
+        note(job.queued, self._jobs.put, job)
+        # After putting it: a thread that ends looks for jobs after it has freed its place.
+        threads = self._size - len(self._free)
+        if len(self._unfinished) > threads and self._take_place():
             try:
-                job.queued = True
-                self._waiting.append(job)
-                if self._active + len(self._waiting) > self._threads < self._size:
-                    self._start(job)
-                self._change.notify()
-            finally:
-                if not nested:
-                    self._owner = None
-        return nested
+                threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
+            except RuntimeError:  # no more threads are to be had
+                self._free.append(None)
+                if not threads:
+                    job.give_up()
+                    raise
 
-    def _start(self, job: _Job) -> None:
-        thread = threading.Thread(target=self._work, name="imgstore-file", daemon=True)
+    def _take_place(self) -> bool:
         try:
-            thread.start()
-        except RuntimeError:  # no more threads are to be had
-            if not self._threads:
-                self._waiting.remove(job)
-                raise
-        else:
-            self._threads += 1
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                if not self._change.wait_for(lambda: self._waiting, _IDLE):
-                    self._threads -= 1
+            try:
+                job = self._jobs.get(timeout=_IDLE)
+            except Empty:
+                self._free.append(None)
+                if self._jobs.empty() or not self._take_place():
                     return
-                job = self._waiting.popleft()
-                self._active += 1
-                self._watch()
-            call = job.call
-            if not job.given_up:
-                try:
-                    job.result = call()
-                except BaseException as exc:  # handed to the waiting thread
-                    job.error = exc
-            delivered = job.deliver()
-            del call
-            job.call = _nothing
-            with self._lock:
-                self._active -= 1
+                continue
+            self._watch()
+            if not job.run():
+                job.clean()
+            self._unfinished.pop()
             job.ended.release()
-            if not delivered:
-                self._clean(job)
             del job
 
     def _watch(self) -> None:
         """Warn if the pool has filled beyond the threshold, at most once a minute."""
-        full = self._active * 100 >= self._threshold * self._size
+        active = min(len(self._unfinished), self._size - len(self._free))
+        full = active * 100 >= self._threshold * self._size
         if full and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET
             LOG.warning(
                 "%d of %d threads for file system calls are busy; is a file server down?",
-                self._active,
+                active,
                 self._size,
             )
-
-    @staticmethod
-    def _clean(job: _Job) -> None:
-        """Undo what a call achieved after its caller had gone."""
-        try:
-            if job.late is not None:
-                job.late(job.result)
-        except Exception as exc:  # nobody is left to tell
-            LOG.debug("cleaning up after a late file system call failed: %s", exc)
 
 
 class Calls:
     """Runs system calls directly, or with a time limit in a pool of threads.
 
-    ``timeout`` is in seconds for each call, 0 for none. A call that exceeds it raises TimedOut;
-    when it returns after all, ``late`` gets its result (None if it failed) to release it. A call
-    that had not begun by then is never made, and ``late`` gets None.
+    ``timeout`` is in seconds for each call, 0 for none. A call that exceeds it raises TimedOut, and
+    one that had not begun by then is never made.
     """
 
     def __init__(self, *, timeout: int, size: int, threshold: int) -> None:
@@ -172,18 +161,20 @@ class Calls:
         self.timeout = timeout
         self._pool = PerProcess(lambda: _Pool(size, threshold), lambda pool: None)
 
-    def __call__(
-        self, call: Callable[..., T], *args: Any, late: Callable[[Any], object] | None = None
-    ) -> T:
+    def __call__(self, call: Callable[..., T], *args: Any) -> T:
         """Return ``call(*args)``."""
         if not self.timeout:
             return call(*args)
-        result: T = self.outcome(_Job(lambda: call(*args), late))
+        result: T = self.outcome(Job(functools.partial(call, *args), None))
         return result
 
-    def outcome(self, job: _Job) -> Any:
+    def outcome(self, job: Job) -> Any:
         """Have a job done within the time limit; ``job.given_up`` tells whether it was not."""
-        self._pool.get().run(job, self.timeout, give_up=True)
+        try:
+            self._pool.get().submit(job)
+            job.ended.acquire(timeout=self.timeout)
+        finally:  # also when the caller is interrupted
+            job.give_up()
         if job.given_up:
             raise TimedOut(
                 f"the file system did not answer within {self.timeout} seconds",
@@ -198,12 +189,11 @@ class Calls:
 
         What a file system reports only now concerns nobody: data that matters was flushed before.
         """
-        if self.timeout:
-            # While the interpreter ends its threads stand still, and the kernel closes everything.
-            if not sys.is_finalizing():
-                self._pool.get().run(_Job(held.close, None), self.timeout, give_up=False)
-            return
-        held.close()
+        # While the interpreter ends its threads stand still, and the kernel closes everything.
+        if not sys.is_finalizing():
+            job = Job(held.close, None)
+            self._pool.get().submit(job)
+            job.ended.acquire(timeout=self.timeout)
 
 
 class OpenFile:
@@ -214,69 +204,46 @@ class OpenFile:
     ``lost`` tells that this happened. Used as ``with file, file:``, see Descriptors.
     """
 
-    def __init__(self, fd: int, calls: Calls) -> None:
-        """Take over ``fd``; -1 is none yet."""
-        self._held = Descriptors()
-        if fd >= 0:
-            self._held.take(fd)
+    def __init__(self, calls: Calls) -> None:
+        """Open nothing yet."""
+        self.held = Descriptors()
         self._calls = calls
-        self._job: _Job | None = None  # the last one
+        self._job: Job | None = None  # the last one
+        self.has_time_limit = bool(calls.timeout)
 
-    def open(self, call: Callable[..., object], *args: Any) -> None:
-        """Have ``call(held, *args)`` open it, where ``held`` is a Descriptors."""
-        held = self._held
-        if not self._calls.timeout:
-            call(held, *args)
-            return
-        self._job = _Job(lambda: call(held, *args), lambda result: held.close())
-        self._calls.outcome(self._job)
+    def open(self, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(held, *args)``, which opens it; ``held`` is a Descriptors."""
+        if not self.has_time_limit:
+            return call(self.held, *args)
+        return self._in_time(call, self.held, *args)
 
-    def __call__(
-        self,
-        call: Callable[..., T],
-        *args: Any,
-        late: Callable[[Any], object] | None = None,
-        also: OpenFile | None = None,
-    ) -> T:
-        """Return ``call(fd, *args)``; ``late`` as for Calls, before the descriptor is closed.
-
-        ``also`` is another file that the call uses, and opens perhaps.
-        """
-        fd = self.fd
-        if not self._calls.timeout:
+    def __call__(self, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(fd, *args)``."""
+        fd = self.held.last
+        if not self.has_time_limit:
             return call(fd, *args)
-
-        def clean(result: Any) -> None:
-            try:
-                if late is not None:
-                    late(result)
-            finally:
-                self._held.close()
-                if also is not None:
-                    also._held.close()
-
         if self.lost or fd < 0:
             raise OSError(errno.EBADF, "the file was given up before")
-        job = self._job = _Job(lambda: call(fd, *args), clean)
-        if also is not None:
-            also._job = job
-        result: T = self._calls.outcome(job)
+        return self._in_time(call, fd, *args)
+
+    def _in_time(self, call: Callable[..., T], *args: Any) -> T:
+        self._job = Job(functools.partial(call, *args), self._clean)
+        result: T = self._calls.outcome(self._job)
         return result
 
-    @property
-    def held(self) -> Descriptors:
-        """Return what holds the descriptor."""
-        return self._held
+    def _clean(self) -> None:
+        """Release everything after a call that was given up."""
+        self.held.close()
 
     @property
     def fd(self) -> int:
         """Return the descriptor, -1 if it is not open."""
-        return self._held.last
+        return self.held.last
 
     @property
     def lost(self) -> bool:
         """Return whether a call was given up that has the descriptor."""
-        return self._job is not None and self._job.given_up and self._job.queued
+        return self._job is not None and self._job.lost
 
     def reader(self, n: int) -> Callable[[], bytes]:
         """Return a function that reads up to ``n`` bytes, as direct as the time limit allows."""
@@ -286,10 +253,18 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the descriptor once."""
-        if self._job is not None and self._job.give_up() and self._job.queued:
+        if not self.has_time_limit:
+            self.held.close()
             return
-        if self.fd >= 0:
-            self._calls.close(self._held)
+        if self._job is not None:
+            self._job.give_up()
+        if not self.lost and self.fd >= 0:
+            self._calls.close(self.held)
+
+    def __del__(self) -> None:
+        """Close what an interrupt dropped before anybody else had it."""
+        if hasattr(self, "has_time_limit") and self.fd >= 0:
+            self.close()
 
     def __enter__(self) -> OpenFile:
         """Return self."""
@@ -298,8 +273,3 @@ class OpenFile:
     def __exit__(self, *exc_info: object) -> None:
         """Close."""
         self.close()
-
-    @property
-    def has_time_limit(self) -> bool:
-        """Return whether calls are given up after a time."""
-        return bool(self._calls.timeout)

@@ -23,7 +23,7 @@ from typing import Final
 from imgstore.drivers import _linux
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.paths import DRAFT_PREFIX
-from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unsupported
+from imgstore.errors import AlreadyExists, StoreError, TimedOut
 from imgstore.process.committing import mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 
@@ -44,6 +44,12 @@ _READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
 _PROC: Final = "/proc/self/fd"
 
 
+# What opens a directory to write in, and notes the descriptor.
+OpenDirectory = Callable[[Descriptors, str], int]
+# What keeps a name in a directory to one writer; it gives the directory that it locks, if any.
+Alone = Callable[[int, str], AbstractContextManager[int | None]]
+
+
 @dataclass(frozen=True)
 class DeadDraft:
     """A draft whose writer is gone."""
@@ -55,43 +61,27 @@ class DeadDraft:
     modified: float
 
 
-class Draft:
-    """An unfinished file in an open directory.
+class Draft(OpenFile):
+    """An unfinished file; the directory that it is in is held with it.
 
     Used as ``with draft, draft:``, for an interrupt may come when the first undoing begins.
     """
 
-    def __init__(self, directory: OpenFile, calls: Calls) -> None:
+    def __init__(self, calls: Calls) -> None:
         """Make nothing yet."""
-        self.file = OpenFile(-1, calls)
-        self._directory = directory
+        super().__init__(calls)
+        self._directory = -1
         self._name: str | None = None  # noted before it exists, as all that is to be undone
         self._is_locked = False
         self._target: str | None = None
 
-    def open(self) -> None:
-        """Make the file; the umask applies."""
-        self._directory(self._open, late=self._late, also=self.file)
+    def make(self, open_directory: OpenDirectory, root: str) -> None:
+        """Open a directory and make the file in it; the umask applies."""
+        self.open(self._make, open_directory, root)
 
-    def __enter__(self) -> Draft:
-        """Return self."""
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
-        """Undo what a failed add did, and close."""
-        try:
-            if exc_type is not None:
-                self.abandon()
-        finally:
-            self.close()
-
-    @property
-    def may_be_published(self) -> bool:
-        """Return whether there may be an image."""
-        return self._target is not None
-
-    def _open(self, directory: int) -> None:
-        held = self.file.held
+    def _make(self, held: Descriptors, open_directory: OpenDirectory, root: str) -> None:
+        self._name = None  # of an attempt before, in a directory that was removed
+        self._directory = directory = open_directory(held, root)
         if _has_proc():  # without it a file without a name can never get one
             try:
                 held.open(".", _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory)
@@ -100,14 +90,13 @@ class Draft:
                     raise
             else:
                 return
-        self._open_named(directory)
+        self._make_named(held, directory)
 
-    def _open_named(self, directory: int) -> None:
+    def _make_named(self, held: Descriptors, directory: int) -> None:
         """Create a file under a temporary name and lock it.
 
         Between the two steps a clean-up elsewhere may take it for a dead writer's and remove it.
         """
-        held = self.file.held
         while True:
             self._name = name = f"{DRAFT_PREFIX}{secrets.token_hex(12)}"
             try:
@@ -120,8 +109,18 @@ class Draft:
                 return
             held.close_last()
 
-    def _late(self, _: object) -> None:
-        self._drop_name(self._directory.fd)
+    def __exit__(self, *exc_info: object) -> None:
+        """Undo what a failed add did, and close."""
+        try:
+            if exc_info[0] is not None:
+                self.abandon()
+        finally:
+            self.close()
+
+    @property
+    def may_be_published(self) -> bool:
+        """Return whether there may be an image."""
+        return self._target is not None
 
     def settle(self, *, mode: int, sync: bool) -> bool:
         """Bring the data to the disk or at least to the server; return whether ``mode`` was set.
@@ -143,51 +142,47 @@ class Draft:
                 return False
             return True
 
-        return self.file(finish)
+        return self(finish)
 
-    def publish(
-        self, name: str, *, sync: bool, alone: Callable[[str], AbstractContextManager[int | None]]
-    ) -> None:
+    def publish(self, name: str, *, sync: bool, alone: Alone) -> None:
         """Give the draft its final name; raises AlreadyExists if the name is taken.
 
-        ``alone(name)`` is held meanwhile; it gives the open directory that it holds, if any. If
-        the answer is lost the error says ``indeterminate``.
+        ``alone`` is held meanwhile. If the answer is lost the error says ``indeterminate``.
         """
-
-        def link(directory: int) -> None:
-            begun = False
-            try:
-                with alone(name) as held:
-                    begun = True
-                    self._link(directory, name, held)
-            finally:
-                if not begun:  # nothing to look for, in a directory that may be out of reach
-                    self._target = None
-
-        directory = self._directory
         self._target = name
         try:
-            directory(link, late=self._late, also=self.file)
+            self(self._publish, name, alone)
         except TimedOut as exc:
             mark_in_doubt(exc)
             raise
         if sync:
-            directory(_sync_directory)
+            self(self._sync_directory)
 
-    def _link(self, directory: int, name: str, held: int | None) -> None:
+    def _publish(self, file: int, name: str, alone: Alone) -> None:
+        begun = False
+        try:
+            with alone(self._directory, name) as held:
+                begun = True
+                self._link(file, name, held)
+        finally:
+            if not begun:  # nothing to look for, in a directory that may be out of reach
+                self._target = None
+
+    def _link(self, file: int, name: str, held: int | None) -> None:
+        directory = self._directory
         try:
             if self._name is None:
-                os.link(f"{_PROC}/{self.file.fd}", name, dst_dir_fd=directory)
+                os.link(f"{_PROC}/{file}", name, dst_dir_fd=directory)
             else:
                 self._link_named(directory, self._name, name, held)
         except OSError as exc:
             # The answer may have been lost: the client then asks again and finds its own file.
-            if not self._is_named(directory, name):
+            if not self._is_named(file, name):
                 self._target = None
                 if isinstance(exc, FileExistsError):
                     raise AlreadyExists("an image of this id exists") from None
                 raise
-        self._drop_name(directory)
+        self._drop_name()
 
     def _link_named(self, directory: int, draft: str, name: str, held: int | None) -> None:
         try:
@@ -198,46 +193,56 @@ class Draft:
             _rename(directory, draft, name, held)
             self._name = None
 
-    def _is_named(self, directory: int, name: str) -> bool:
+    def _is_named(self, file: int, name: str) -> bool:
         try:
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return os.path.samestat(found, os.fstat(self.file.fd))
+        return os.path.samestat(found, os.fstat(file))
 
-    def _drop_name(self, directory: int) -> None:
+    def _drop_name(self) -> None:
         """Remove the temporary name; where that fails, it is a dead writer's from now on."""
         if self._name is not None:
             with suppress(OSError):
-                os.unlink(self._name, dir_fd=directory)
+                os.unlink(self._name, dir_fd=self._directory)
             self._name = None
 
-    def abandon(self) -> bool:
-        """Undo everything that an unfinished add did; return whether no image is left for sure."""
-
-        def undo(directory: int) -> None:
-            self._drop_name(directory)
-            if self._target is not None:
-                if self._is_named(directory, self._target):
-                    os.unlink(self._target, dir_fd=directory)
-                self._target = None
-
-        if self._directory.lost:  # the call that hangs may yet publish the draft
-            return False
-        if self._name is None and self._target is None:
-            return True
+    def _sync_directory(self, file: int) -> None:
         try:
-            self._directory(undo)
-        except (OSError, StoreError):
-            return self._target is None
-        return True
+            os.fsync(self._directory)
+        except OSError as exc:  # fsync(2) of directories is not possible on CIFS and others
+            if exc.errno not in _CANNOT_SYNC:
+                raise
+
+    def abandon(self) -> None:
+        """Undo everything that an unfinished add did, unless a call that hangs may yet publish.
+
+        Nothing can be undone once the file is closed: it tells whether an image is this one.
+        """
+        is_open = self.fd not in {-1, self._directory}
+        if is_open and not self.lost and (self._name or self._target):
+            with suppress(OSError, StoreError):
+                self(self._undo)
+
+    def _undo(self, file: int) -> None:
+        self._drop_name()
+        if self._target is not None:
+            if self._is_named(file, self._target):
+                os.unlink(self._target, dir_fd=self._directory)
+            self._target = None
+
+    def _clean(self) -> None:
+        try:
+            self._drop_name()
+        finally:
+            super()._clean()
 
     def close(self) -> None:
         """Close the file and end its lock, which a forked child may share and would keep."""
-        if self._is_locked and self.file.fd >= 0 and not self.file.lost:
+        if self._is_locked and self.fd >= 0 and not self.lost:
             with suppress(OSError, TimedOut):
-                self.file(_unlock)
-        self.file.close()
+                self(fcntl.flock, fcntl.LOCK_UN)
+        super().close()
 
 
 @functools.cache
@@ -256,14 +261,6 @@ def _rename(directory: int, draft: str, name: str, held: int | None) -> None:
             if exists(directory, name):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
             os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
-
-
-def _sync_directory(directory: int) -> None:
-    try:
-        os.fsync(directory)
-    except OSError as exc:  # fsync(2) of directories is not possible on CIFS and others
-        if exc.errno not in _CANNOT_SYNC:
-            raise
 
 
 def exists(directory: int | None, name: str) -> bool:
@@ -338,41 +335,14 @@ def _dead(root: str, name: str) -> Iterator[os.stat_result | None]:
     directory, file = Descriptors(), Descriptors(locked=True)
     with directory, directory, file, file:
         directory.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = None
         try:
             file.open(name, _READ_WRITE | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory.last)
+            found = os.fstat(file.last)
+            if stat.S_ISREG(found.st_mode):
+                fcntl.flock(file.last, fcntl.LOCK_EX | fcntl.LOCK_NB)  # EAGAIN: its writer lives
+                status = found if exists(directory.last, name) else None
         except OSError as exc:
             if exc.errno not in _CANNOT_TELL:
                 raise
-            yield None
-            return
-        status = os.fstat(file.last)
-        alive = not stat.S_ISREG(status.st_mode) or not _try_lock(file.last)
-        yield None if alive or not exists(directory.last, name) else status
-
-
-def _unlock(fd: int) -> None:
-    """End a lock now: closing does not, where a process forked meanwhile has the file open."""
-    with suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def require_support(directory: OpenFile, calls: Calls) -> None:
-    """Make and drop a draft; raises what an add would, e.g. where locks are missing."""
-    draft = Draft(directory, calls)
-    with draft, draft:
-        draft.open()
-        try:
-            draft.file(os.pwrite, b"\0", 0)
-        except OSError as exc:
-            if exc.errno == errno.EOPNOTSUPP:
-                raise Unsupported("the file system cannot hold images") from exc
-            raise
-        draft.abandon()
+        yield status

@@ -12,7 +12,6 @@ from imgstore.data.opened import SourceFile
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.drivers import _linux
-from imgstore.drivers._linux import start_writeback
 from imgstore.drivers.filesystem.calls import OpenFile
 
 # Dirty pages are handed to the disk in steps of this size while digests are computed.
@@ -29,7 +28,7 @@ def fill(body: Body, target: OpenFile, *, thin: bool, block_size: int, sync: boo
     source = body.file
     if source is not None and not thin and _copy_in_kernel(body, source, target):
         return
-    _Writer(target, thin=thin, sync=sync).write(body, block_size)
+    _write(body, target, thin=thin, block_size=block_size, sync=sync)
 
 
 def _copy_in_kernel(body: Body, source: SourceFile, target: OpenFile) -> bool:
@@ -87,45 +86,32 @@ def _copy_extent(body: Body, source: SourceFile, target: OpenFile, start: int, e
     return start
 
 
-class _Writer:
-    """Writes blocks at increasing positions of a file."""
+def _write(body: Body, target: OpenFile, *, thin: bool, block_size: int, sync: bool) -> None:
+    """Write blocks at increasing positions, and keep the disk busy meanwhile."""
+    end = flushed = 0
+    for position, length, data in body.stretches(lambda: block_size, grain=GRAIN, thin=thin):
+        if data is None:
+            continue
+        _write_at(target, data, position)
+        end = position + length
+        if end - flushed < _WRITEBACK:
+            continue
+        if target.has_time_limit:
+            target(os.fdatasync)  # so that no single call takes long
+        elif sync:
+            _linux.start_writeback(target.fd, flushed, end - flushed)
+        flushed = end
+    if body.total > end:
+        target(os.ftruncate, body.total)
 
-    def __init__(self, target: OpenFile, *, thin: bool, sync: bool) -> None:
-        self._target = target
-        self._thin = thin
-        self._sync = sync
-        self._written_to = 0
-        self._flushed_to = 0
 
-    def write(self, body: Body, block_size: int) -> None:
-        for position, length, data in body.stretches(
-            lambda: block_size, grain=GRAIN, thin=self._thin
-        ):
-            if data is not None:
-                self._write_at(data, position)
-                self._flush(position + length)
-        if body.total > self._written_to:
-            self._target(os.ftruncate, body.total)
-
-    def _write_at(self, data: memoryview, position: int) -> None:
-        while data:
-            written = self._target(os.pwrite, data, position)
-            if not written:
-                raise OSError(errno.EIO, "the file system takes no bytes and reports no error")
-            data = data[written:]
-            position += written
-        self._written_to = position
-
-    def _flush(self, position: int) -> None:
-        """Keep the disk busy meanwhile, and every single call short."""
-        step = position - self._flushed_to
-        if step < _WRITEBACK or not (self._sync or self._target.has_time_limit):
-            return
-        if self._target.has_time_limit:
-            self._target(os.fdatasync)
-        else:
-            start_writeback(self._target.fd, self._flushed_to, step)
-        self._flushed_to = position
+def _write_at(target: OpenFile, data: memoryview, position: int) -> None:
+    while data:
+        written = target(os.pwrite, data, position)
+        if not written:
+            raise OSError(errno.EIO, "the file system takes no bytes and reports no error")
+        data = data[written:]
+        position += written
 
 
 def grain_of(chunk_size: int) -> int:

@@ -10,14 +10,15 @@ OPTIONS: dict[str, cfg.Opt] = {
     "datadir": cfg.StrOpt(
         "filesystem_store_datadir",
         default=settings.DEFAULT_DATADIR,
-        help="Directory for images. It is created by the first add if it is missing.",
+        help="Directory for images, an absolute path. It is created by the first add if it is "
+        "missing.",
     ),
     "datadirs": cfg.MultiStrOpt(
         "filesystem_store_datadirs",
         default=[],
-        help="Several directories for images, each as path or path:priority, instead of "
-        "filesystem_store_datadir. The highest priority (default 0) is filled first, among equal "
-        "ones that with the most free space.",
+        help="Several directories for images, each as path or path:priority in a line of its own, "
+        "instead of filesystem_store_datadir. The highest priority (default 0) is filled first, "
+        "among equal ones that with the most free space.",
     ),
     "metadata_file": cfg.StrOpt(
         "filesystem_store_metadata_file",
@@ -33,7 +34,7 @@ OPTIONS: dict[str, cfg.Opt] = {
     ),
     "chunk_size": cfg.IntOpt(
         "filesystem_store_chunk_size",
-        default=65536,
+        default=262144,
         min=1,
         help="Bytes per read of an image. Writes gather at least 1 MiB.",
     ),

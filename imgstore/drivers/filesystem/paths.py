@@ -1,7 +1,8 @@
 """Confinement: from a location's path to a directory descriptor and a name below it.
 
-Every step down is taken relative to a descriptor and follows no link (openat(2), O_NOFOLLOW), so
-whoever can change the tree while a path is resolved gains nothing.
+Every step down from a root is taken relative to a descriptor and follows no link (openat(2),
+O_NOFOLLOW), so an attacker who changes the tree meanwhile gains nothing. For what lies
+directly in a root, that is one step.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final
 
 from imgstore.errors import InvalidLocation, NotFound
@@ -22,17 +22,7 @@ from imgstore.process.interrupts import Descriptors
 DRAFT_PREFIX: Final = ".imgstore-"
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_CLOEXEC
-_NOT_REGULAR: Final = "the path does not lead to a regular file"
-# A circle of links, or one that came or went while a path was resolved.
-_LINKS: Final = frozenset({errno.ELOOP, errno.EINVAL})
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A name in an open directory."""
-
-    directory: int
-    name: str
+NOT_REGULAR: Final = "the path does not lead to a regular file"
 
 
 def path_of(location: Location) -> str:
@@ -78,45 +68,64 @@ class Tree:
 
     def __init__(self, roots: Sequence[str]) -> None:
         """``roots`` are normalized absolute paths; links in them are followed."""
-        self.roots = tuple(roots)
+        self._roots = frozenset(roots)
 
-    def holds(self, path: str) -> bool:
-        """Tell without I/O whether ``path`` names something directly in one of the roots."""
-        return os.path.dirname(path) in self.roots and os.path.basename(path) != ""
+    def open_image(self, held: Descriptors, path: str) -> os.stat_result:
+        """Open an image for reading and return its status.
+
+        It is looked at before, for opening alone makes some devices do things. Raises
+        InvalidLocation for what is no regular file or outside the roots, and FileNotFoundError.
+        """
+        if self._entry(path):
+            return _open_regular(held, path, None)
+        with self._real(path) as (directory, name):
+            _status(name, directory)
+            return _open_regular(held, name, directory)
+
+    def image_status(self, path: str) -> os.stat_result:
+        """Return the status of an image, links followed; raises as ``open_image``."""
+        status = self._entry(path)
+        if status is not None:
+            return status
+        with self._real(path) as (directory, name):
+            return _status(name, directory)
+
+    def unlink_image(self, path: str) -> None:
+        """Remove an image; where ``path`` is a link to it in a root, remove both."""
+        if not self._entry(path):
+            with self._real(path) as (directory, name):
+                _status(name, directory)
+                os.unlink(name, dir_fd=directory)
+        if os.path.dirname(path) in self._roots:
+            os.unlink(path)
+
+    def _entry(self, path: str) -> os.stat_result | None:
+        """Return the status of an image directly in a root; None for a link and all other paths."""
+        directory, name = os.path.split(path)
+        if directory not in self._roots or not name:
+            return None
+        _refuse_draft(name)
+        status = os.stat(path, follow_symlinks=False)
+        return None if stat.S_ISLNK(status.st_mode) else _regular(status)
 
     @contextmanager
-    def entry(self, path: str, *, follow: bool = False) -> Iterator[Entry]:
-        """Open the directory that holds ``path``; raises InvalidLocation outside the roots.
-
-        With ``follow``, links in ``path`` are resolved first; what they lead to must lie below
-        a root as well.
-        """
-        held = Descriptors()
-        try:
-            with held, held:
-                yield self._open(path, held, follow=follow)
-        except OSError as exc:
-            if exc.errno in _LINKS:
-                raise InvalidLocation(_NOT_REGULAR) from exc
-            raise
-
-    def _open(self, path: str, held: Descriptors, *, follow: bool) -> Entry:
-        root, below = self._locate(path, follow=follow)
+    def _real(self, path: str) -> Iterator[tuple[int, str]]:
+        """Give where a path leads once its links are resolved: a name in an open directory."""
+        root, below = self._locate(os.path.realpath(path))
         *parents, name = below.split("/")
-        if any(part.startswith(DRAFT_PREFIX) for part in (*parents, name)):
-            raise NotFound("this is the name of an unfinished image")
-        directory = held.open(root, os.O_PATH | _DIRECTORY)
-        for parent in parents:
-            flags = os.O_PATH | _DIRECTORY | os.O_NOFOLLOW
-            directory = held.open(parent, flags, dir_fd=directory)
-        return Entry(directory, name)
+        for part in (*parents, name):
+            _refuse_draft(part)
+        held = Descriptors()
+        with held, held:
+            directory = held.open(root, os.O_PATH | _DIRECTORY)
+            for parent in parents:
+                flags = os.O_PATH | _DIRECTORY | os.O_NOFOLLOW
+                directory = held.open(parent, flags, dir_fd=directory)
+            yield directory, name
 
-    def _locate(self, path: str, *, follow: bool) -> tuple[str, str]:
-        if not follow and self.holds(path):
-            return os.path.dirname(path), os.path.basename(path)
-        real = os.path.realpath(path)
-        roots = sorted((os.path.realpath(root) for root in self.roots), key=len, reverse=True)
-        for root in roots:
+    def _locate(self, real: str) -> tuple[str, str]:
+        """Divide a path without links into a root and what is below it."""
+        for root in sorted(map(os.path.realpath, self._roots), key=len, reverse=True):
             below = real.removeprefix(root.rstrip("/") + "/")
             if below != real:
                 return root, below
@@ -125,53 +134,23 @@ class Tree:
             remedy="name its directory in the store's datadirs or in store_also_owns",
         )
 
-    def open_image(self, held: Descriptors, path: str) -> None:
-        """Open an image for reading; raises FileNotFoundError, InvalidLocation."""
-        with self.entry(path) as entry:
-            status = entry_status(entry)
-            if not stat.S_ISLNK(status.st_mode):
-                _open_regular(held, entry, status)
-                return
-        with self.entry(path, follow=True) as entry:
-            _open_regular(held, entry, entry_status(entry))
 
-    def image_status(self, path: str) -> os.stat_result:
-        """Return the status of an image, links followed; raises as ``open_image``."""
-        with self.entry(path) as entry:
-            status = entry_status(entry)
-        if stat.S_ISLNK(status.st_mode):
-            with self.entry(path, follow=True) as entry:
-                status = entry_status(entry)
-        require_regular(status)
-        return status
-
-    def unlink_image(self, path: str) -> None:
-        """Remove an image; where ``path`` is a link to it, remove both."""
-        with self.entry(path) as entry:
-            status = entry_status(entry)
-            if not stat.S_ISLNK(status.st_mode):
-                require_regular(status)
-                os.unlink(entry.name, dir_fd=entry.directory)
-                return
-            with self.entry(path, follow=True) as real:
-                require_regular(entry_status(real))
-                os.unlink(real.name, dir_fd=real.directory)
-            os.unlink(entry.name, dir_fd=entry.directory)
+def _refuse_draft(name: str) -> None:
+    if name.startswith(DRAFT_PREFIX):
+        raise NotFound("this is the name of an unfinished image")
 
 
-def _open_regular(held: Descriptors, entry: Entry, status: os.stat_result) -> None:
-    require_regular(status)  # before opening: that alone makes some devices do things
+def _open_regular(held: Descriptors, name: str, directory: int | None) -> os.stat_result:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    fd = held.open(entry.name, flags, dir_fd=entry.directory)
-    require_regular(os.fstat(fd))  # it may be another one by now
+    fd = held.open(name, flags, dir_fd=directory)
+    return _regular(os.fstat(fd))  # it may be another one by now
 
 
-def entry_status(entry: Entry) -> os.stat_result:
-    """Return the status of an entry itself, links not followed."""
-    return os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=False)
+def _status(name: str, directory: int) -> os.stat_result:
+    return _regular(os.stat(name, dir_fd=directory, follow_symlinks=False))
 
 
-def require_regular(status: os.stat_result) -> None:
-    """Raise InvalidLocation unless the status is that of a regular file."""
+def _regular(status: os.stat_result) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidLocation(_NOT_REGULAR)
+        raise InvalidLocation(NOT_REGULAR)
+    return status

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imgstore.drivers._placement import parse_weighted, unique
 from imgstore.drivers.filesystem.paths import path_of
 from imgstore.errors import ConfigError, InvalidArgument
 from imgstore.location import Location
 
 DEFAULT_DATADIR: Final = "/var/lib/glance/images"
+# A separator before another path or at the end, or a comment, which oslo.config takes for a part
+# of the value.
+_SEVERAL: Final = re.compile(r"[,;\s]\s*(/|\Z)|\s[;#]")
+_PRIORITY: Final = re.compile(r":[0-9]+\Z")
 _DEPTH: Final = 32  # so that no recursion over location metadata runs out of stack
 
 
@@ -26,45 +30,71 @@ class DataDir:
     priority: int
 
 
-def data_dirs(
-    datadir: str | os.PathLike[str] | None, datadirs: Sequence[str | os.PathLike[str]]
-) -> list[DataDir]:
-    """Return the configured directories, in the order given; raises ConfigError."""
-    if datadir and datadirs:
+def data_dirs(datadir: str, datadirs: Sequence[str]) -> list[DataDir]:
+    """Return the configured directories, highest priority first; raises ConfigError.
+
+    Among equal priorities they are in the order given.
+    """
+    if datadirs and datadir != DEFAULT_DATADIR:
         raise ConfigError(
             "filesystem_store_datadir and filesystem_store_datadirs are both set",
             remedy="keep one of them",
         )
-    if isinstance(datadirs, str | bytes | os.PathLike):
-        raise ConfigError(
-            f"filesystem_store_datadirs is one path, {datadirs!r}",
-            remedy="pass a sequence of paths, or set filesystem_store_datadir",
-        )
     if not datadirs:
-        return [DataDir(_absolute(datadir or DEFAULT_DATADIR), 0)]
+        if _PRIORITY.search(datadir):
+            raise ConfigError(
+                f"filesystem_store_datadir: {datadir!a} ends like a priority",
+                remedy="write it without, or as filesystem_store_datadirs = path:priority",
+            )
+        return [DataDir(_normal("filesystem_store_datadir", datadir), 0)]
+    found = [_data_dir(text) for text in datadirs]
+    paths = [entry.path for entry in found]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError(
+                f"filesystem_store_datadirs has {path!a} more than once", remedy="list it once"
+            )
+    return sorted(found, key=lambda entry: -entry.priority)
+
+
+def _data_dir(text: str) -> DataDir:
+    path, colon, priority = text.rpartition(":")
+    if not colon:
+        path, priority = text, ""
     try:
-        found = [parse_weighted(os.fspath(text), fields=1, escapes=False) for text in datadirs]
-        normal = unique([type(one)((_absolute(one.parts[0]),), one.weight) for one in found])
-    except InvalidArgument as exc:
+        weight = int(priority.strip() or "0")
+    except ValueError:
         raise ConfigError(
-            f"filesystem_store_datadirs: {exc}", remedy="write path or path:priority"
-        ) from exc
-    return [DataDir(one.parts[0], one.weight) for one in normal]
+            f"filesystem_store_datadirs: {priority!a} in {text!a} is no priority, a whole number",
+            remedy="write path or path:priority, and nothing else in the line",
+        ) from None
+    return DataDir(_normal("filesystem_store_datadirs", path.strip()), weight)
 
 
-def _absolute(given: str | os.PathLike[str]) -> str:
-    path = os.fspath(given)
-    absolute = "/" + os.path.abspath(path).lstrip("/")
+def _normal(option: str, path: str) -> str:
+    """Return an absolute path without superfluous slashes; refuses what was meant otherwise."""
+    if _SEVERAL.search(path):
+        raise ConfigError(
+            f"{option}: {path!a} is a path with a separator or a comment in it",
+            remedy="write one path, alone in its line; for more of them repeat the line "
+            "filesystem_store_datadirs = path:priority",
+        )
+    normal = "/" + os.path.normpath(path).lstrip("/")
+    if not os.path.isabs(path):
+        raise ConfigError(
+            f"{option}: {path!a} is not absolute, so it depends on where the process starts",
+            remedy="write the whole path, from '/' on",
+        )
     try:
-        readable = path_of(Location.parse(f"file://{absolute}")) == absolute
+        readable = path_of(Location.parse(f"file://{normal}")) == normal
     except InvalidArgument:
         readable = False
     if not readable:
         raise ConfigError(
-            f"the path {path!a} cannot stand in a file URL",
+            f"{option}: the path {path!a} cannot stand in a file URL",
             remedy="use a data directory without '?', '#' and control characters",
         )
-    return absolute
+    return normal
 
 
 def file_mode(decimal: int) -> int:
@@ -96,20 +126,16 @@ def directory_bits(mode: int) -> int:
 class MetadataFile:
     """The location metadata that an operator attached to mount points."""
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | None) -> None:
         """Read and check the file; raises ConfigError naming what is wrong in it."""
-        self._entries = [] if not path else _read(os.fspath(path))
+        entries = _read(path) if path else []
+        # Reversed, so that of two with one mount point the first counts.
+        self._entries = {entry["mountpoint"].rstrip("/") + "/": entry for entry in entries[::-1]}
 
     def __call__(self, path: str) -> dict[str, Any]:
         """Return a copy of the metadata of the longest mount point that ``path`` lies below."""
-        fitting = [entry for entry in self._entries if _is_below(path, entry["mountpoint"])]
-        if not fitting:
-            return {}
-        return copy.deepcopy(max(fitting, key=lambda entry: len(entry["mountpoint"])))
-
-
-def _is_below(path: str, mountpoint: str) -> bool:
-    return path.startswith(mountpoint.rstrip("/") + "/")
+        fitting = [point for point in self._entries if path.startswith(point)]
+        return copy.deepcopy(self._entries[max(fitting, key=len)]) if fitting else {}
 
 
 def _read(path: str) -> list[dict[str, Any]]:

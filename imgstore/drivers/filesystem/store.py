@@ -8,11 +8,12 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from imgstore.boundary.settings import all_checked
+from imgstore.boundary.arguments import check_storable
+from imgstore.boundary.settings import all_checked, read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.sources import READ_LIMIT
@@ -27,22 +28,24 @@ from imgstore.drivers.filesystem.filling import fill, grain_of
 from imgstore.drivers.filesystem.options import OPTIONS
 from imgstore.drivers.filesystem.paths import (
     DRAFT_PREFIX,
+    NOT_REGULAR,
     Tree,
     directory_status,
     made_directory,
     open_directory,
     path_of,
 )
-from imgstore.drivers.filesystem.versions import version_of
 from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
     InvalidArgument,
+    InvalidLocation,
     InvalidRange,
     NotFound,
     StorageFull,
     TimedOut,
     Unavailable,
+    Unsupported,
 )
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership
@@ -52,7 +55,12 @@ from imgstore.store import Store
 
 LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _CHANGED: Final = "the file changed while it was read"
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+# A circle of links, or one that came or went while a path was resolved.
+_LINKS: Final = frozenset({errno.ELOOP, errno.EINVAL})
 _FIRST: Final = datetime.min.replace(tzinfo=timezone.utc)
 _LAST: Final = datetime.max.replace(tzinfo=timezone.utc)
 
@@ -73,11 +81,11 @@ class FilesystemStore(Store):
         self,
         name: str,
         *,
-        datadir: str | os.PathLike[str] | None = None,
+        datadir: str | os.PathLike[str] = settings.DEFAULT_DATADIR,
         datadirs: Sequence[str | os.PathLike[str]] = (),
         metadata_file: str | os.PathLike[str] | None = None,
         file_perm: int = 0,
-        chunk_size: int = 65536,
+        chunk_size: int = 262144,
         thin_provisioning: bool = False,
         timeout: int = 0,
         thread_pool_size: int = 10,
@@ -87,23 +95,26 @@ class FilesystemStore(Store):
         **common: Any,
     ) -> None:
         """Check the settings; directories are looked at when they are used."""
+        given = read_options(OPTIONS, locals())
         super().__init__(name, **common)
-        dirs, self._mode, self._metadata = all_checked(
-            lambda: settings.data_dirs(datadir, datadirs),
-            lambda: settings.file_mode(file_perm),
-            lambda: settings.MetadataFile(metadata_file),
+        self.datadirs: list[settings.DataDir]
+        self.datadirs, self._mode, self._metadata = all_checked(
+            lambda: settings.data_dirs(given["datadir"], given["datadirs"]),
+            lambda: settings.file_mode(given["file_perm"]),
+            lambda: settings.MetadataFile(given["metadata_file"]),
         )
-        # Highest priority first; sorting is stable, so ties keep the order given.
-        self.datadirs: list[settings.DataDir] = sorted(dirs, key=lambda entry: -entry.priority)
         # A read allocates as much as it may return.
-        self._chunk_size = min(chunk_size, READ_LIMIT)
-        self._thin = thin_provisioning
-        self._fsync = fsync
-        self._require_mount = require_mount
-        self._calls = Calls(timeout=timeout, size=thread_pool_size, threshold=threadpool_threshold)
+        self._chunk_size = min(given["chunk_size"], READ_LIMIT)
+        self._thin = given["thin_provisioning"]
+        self._fsync = given["fsync"]
+        self._require_mount = given["require_mount"]
+        self._calls = Calls(
+            timeout=given["timeout"],
+            size=given["thread_pool_size"],
+            threshold=given["threadpool_threshold"],
+        )
         self._roots = tuple(entry.path for entry in self.datadirs)
-        former = [path_of(prefix) for prefix in self.also_owns]
-        self._tree = Tree([*self._roots, *former])
+        self._tree = Tree([*self._roots, *map(path_of, self.also_owns)])
         self._prepared: set[str] = set()
 
     @classmethod
@@ -136,12 +147,10 @@ class FilesystemStore(Store):
         context: RequestContext | None,
     ) -> Opened:
         path = path_of(location)
-        file = _Reading(-1, self._calls)
+        file = OpenFile(self._calls)
         try:
-            with self._explaining_absence(path):
-                file.open(self._tree.open_image, path)
-            status = file(os.fstat)
-            version = version_of(status)
+            status = self._of_image(file.open, self._tree.open_image, path)
+            version = _version_of(status)
             if if_version not in (None, version):
                 raise IntegrityError(_CHANGED)
             size = status.st_size
@@ -158,48 +167,43 @@ class FilesystemStore(Store):
         return Opened(chunks, size, version, file.close, file.fd, file.has_time_limit, check=check)
 
     def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        path = path_of(location)
-        with self._explaining_absence(path):
-            return self._calls(self._tree.image_status, path).st_size
+        return self._of_image(self._calls, self._tree.image_status, path_of(location)).st_size
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
-        path = path_of(location)
-        with self._explaining_absence(path):
-            self._calls(self._tree.unlink_image, path)
+        self._of_image(self._calls, self._tree.unlink_image, path_of(location))
 
-    @contextmanager
-    def _explaining_absence(self, path: str) -> Iterator[None]:
-        """Tell a missing image from a share that is not mounted."""
+    def _of_image(self, run: Callable[..., Any], call: Callable[..., T], path: str) -> T:
+        """Return ``run(call, path)``, and tell a missing image from a share that is not mounted."""
         try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as exc:
+            result: T = run(call, path)
+            return result
+        except OSError as exc:
+            if exc.errno in _LINKS:
+                raise InvalidLocation(NOT_REGULAR) from exc
+            if exc.errno not in _ABSENT:
+                raise
             root = os.path.dirname(path)
             if self._require_mount and root in self._roots:
                 self._calls(self._require_mounted, root)
             raise NotFound("there is no such file") from exc
-        except OSError as exc:
-            if exc.errno == errno.ENAMETOOLONG:
-                raise NotFound("there is no such file") from exc
-            raise
 
     # Writing
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        if image_id.startswith(DRAFT_PREFIX):
-            raise InvalidArgument(f"image ids here cannot begin with {DRAFT_PREFIX!r}")
+        check_storable(image_id, "a data directory", own=DRAFT_PREFIX)
         for root in self._roots:
             self._prepare(root)
         root = self._choose(image_id, body)
-        directory = OpenFile(-1, self._calls)
-        draft = Draft(directory, self._calls)
+        draft = Draft(self._calls)
         try:
-            with directory, directory:
-                self._open_directory(directory, root)
-                with draft, draft:
-                    draft.open()
-                    self._write(
-                        image_id, body, draft, functools.partial(self._alone, root, directory)
-                    )
+            with draft, draft:
+                self._make_draft(draft, root)
+                block_size = grain_of(self._chunk_size)
+                fill(body, draft, thin=self._thin, block_size=block_size, sync=self._fsync)
+                if not draft.settle(mode=self._mode, sync=self._fsync):
+                    LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
+                alone = functools.partial(self._alone, root)
+                draft.publish(image_id, sync=self._fsync, alone=alone)
             path = f"{root.rstrip('/')}/{image_id}"
             added = Added(Location("file", path), self._metadata(path))
         except BaseException as exc:
@@ -210,25 +214,7 @@ class FilesystemStore(Store):
             if error is exc:
                 raise
             raise error from exc
-        return added
-
-    def _write(
-        self,
-        image_id: str,
-        body: Body,
-        draft: Draft,
-        alone: Callable[[str], AbstractContextManager[int | None]],
-    ) -> None:
-        fill(
-            body,
-            draft.file,
-            thin=self._thin,
-            block_size=grain_of(self._chunk_size),
-            sync=self._fsync,
-        )
-        if not draft.settle(mode=self._mode, sync=self._fsync):
-            LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
-        draft.publish(image_id, sync=self._fsync, alone=alone)
+        return added  # not above: no handler sees an interrupt before the return
 
     def _choose(self, image_id: str, body: Body) -> str:
         """Return the directory for a new image; raises AlreadyExists, StorageFull."""
@@ -237,9 +223,10 @@ class FilesystemStore(Store):
                 self._calls(self._require_mounted, root)
         size = body.size
         single = len(self._roots) == 1
-        # Publishing finds out too; looking first saves reading a source of some size for nothing.
-        is_small = single and size is not None and size <= MIB
-        if not is_small and self._calls(self._is_taken, image_id, self._roots):
+        # Writing and publishing find out too; looking first saves work for nothing, if it is much.
+        if single and size is not None and size <= MIB:
+            return self._roots[0]
+        if self._calls(self._is_taken, image_id, self._roots):
             raise AlreadyExists("an image of this id exists")
         if size is not None and body.file is not None:
             # A file with holes needs less than its size.
@@ -286,23 +273,27 @@ class FilesystemStore(Store):
     def _is_taken(image_id: str, roots: Iterable[str]) -> bool:
         return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
 
-    @contextmanager
-    def _alone(self, root: str, directory: OpenFile, image_id: str) -> Iterator[int | None]:
+    def _alone(
+        self, root: str, directory: int, image_id: str
+    ) -> AbstractContextManager[int | None]:
         """Keep the id out of all data directories while it is published in one of them.
 
         Raises Unavailable where the open directory is not any more what its path leads to.
         """
-        if len(self._roots) == 1:
-            _require_same(root, directory.fd)
-            yield None
-            return
+        if len(self._roots) > 1:
+            return self._alone_in_all(root, directory, image_id)
+        _require_same(root, directory)
+        return nullcontext()
+
+    @contextmanager
+    def _alone_in_all(self, root: str, directory: int, image_id: str) -> Iterator[int]:
         first = Descriptors()
         with first, first:
             self._open_first(first)
             with drafts.locked(first.last):
                 if self._is_taken(image_id, self._roots):
                     raise AlreadyExists("an image of this id exists")
-                _require_same(root, directory.fd)
+                _require_same(root, directory)
                 yield first.last
 
     def _open_first(self, held: Descriptors) -> None:
@@ -313,18 +304,19 @@ class FilesystemStore(Store):
                 return
         raise FileNotFoundError(errno.ENOENT, "the data directories are gone")
 
-    def _open_directory(self, directory: OpenFile, root: str) -> None:
+    def _make_draft(self, draft: Draft, root: str) -> None:
         try:
-            directory.open(self._open_for_writing, root)
+            draft.make(self._open_for_writing, root)
         except FileNotFoundError:  # removed after the first add
             self._calls(self._make_directory, root)
-            directory.open(self._open_for_writing, root)
+            draft.make(self._open_for_writing, root)
 
-    def _open_for_writing(self, held: Descriptors, root: str) -> None:
+    def _open_for_writing(self, held: Descriptors, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
         directory = open_directory(held, root)
         if self._require_mount and not is_mount_point(directory):
             raise self._unmounted(root)
+        return directory
 
     def _require_mounted(self, root: str) -> None:
         held = Descriptors()
@@ -382,18 +374,33 @@ class FilesystemStore(Store):
             raise NotFound("it is gone or in use")
 
     def _check(self, *, write: bool = True) -> Iterator[str]:
+        seen: dict[tuple[int, int], str] = {}
         for root in self._roots:
             try:
-                if not write:
+                if write:
+                    self._calls(self._make_directory, root)
+                    self._try_draft(root)
+                else:
                     self._calls(self._look_at, root)
-                    continue
-                self._calls(self._make_directory, root)
-                directory = OpenFile(-1, self._calls)
-                with directory, directory:
-                    self._open_directory(directory, root)
-                    drafts.require_support(directory, self._calls)
+                status = self._calls(os.stat, root)
+                first = seen.setdefault((status.st_dev, status.st_ino), root)
+                if first is not root:
+                    yield f"{root}: it is the same directory as {first}; list it once"
             except Exception as exc:
                 yield f"{root}: {self._translate(exc, 'check')}"
+
+    def _try_draft(self, root: str) -> None:
+        """Make and drop a draft; raises what an add would, e.g. where locks are missing."""
+        draft = Draft(self._calls)
+        with draft, draft:
+            self._make_draft(draft, root)
+            try:
+                draft(os.pwrite, b"\0", 0)
+            except OSError as exc:
+                if exc.errno == errno.EOPNOTSUPP:
+                    raise Unsupported("the file system cannot hold images") from exc
+                raise
+            draft.abandon()
 
     def _look_at(self, root: str) -> None:
         """Raise what an add would, as far as can be told without one."""
@@ -419,6 +426,16 @@ def _moment(seconds: float) -> datetime:
         return _FIRST if seconds < 0 else _LAST
 
 
+def _version_of(status: os.stat_result) -> str:
+    """Return what identifies a file's content, as far as its status can: times have a granularity.
+
+    That of the kernel's clock tick, up to 10 ms, or of what the file system can keep. The change
+    time is left out: names, links, owners and permissions change it, even ``chown`` to what they
+    are. So a write whose modification time was set back cannot be told.
+    """
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
 def _require_same(root: str, directory: int) -> None:
     try:
         same = os.path.samestat(os.stat(root), os.fstat(directory))
@@ -433,16 +450,8 @@ def _require_same(root: str, directory: int) -> None:
 
 def _check_version(file: OpenFile, version: str) -> None:
     try:
-        now = version_of(file(os.fstat))
+        now = _version_of(file(os.fstat))
     except (OSError, TimedOut):  # such as of a file that was removed on another host
         return
     if now != version:
         raise IntegrityError(_CHANGED)
-
-
-class _Reading(OpenFile):
-    """An open image, which an interrupt may drop before a reader has it."""
-
-    def __del__(self) -> None:
-        if hasattr(self, "_job") and self.fd >= 0:
-            self.close()

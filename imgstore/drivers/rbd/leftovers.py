@@ -149,7 +149,7 @@ def _purgeable(connection: Connection, pool: Any, entry: names.Trashed) -> int |
                 return None
             return int(image.size())
     except connection.rbd.ImageNotFound:
-        # Of an image whose removal did not end this entry is all, whoever removed it.
+        # Its removal did not end: this entry is all that is left of it.
         return 0 if not names.exists(pool, entry.id) else None
 
 

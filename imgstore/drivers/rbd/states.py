@@ -17,7 +17,7 @@ from imgstore.errors import NotFound
 # restored it; as a copy, until it has its name; as begun, by former versions of this library.
 # librbd hands metadata on to clones and copies, so marks hold the id of the image that is meant.
 MARK: Final = "imgstore.unfinished"
-# With this metadata an image is one without a protected snapshot, too; whoever made it sets it.
+# With this metadata an image is one without a protected snapshot, too; its maker sets it.
 COMPLETE: Final = "imgstore.complete"
 # No image that was created before is an unfinished one of this library.
 _BEGAN: Final = datetime(2026, 11, 1, tzinfo=timezone.utc)

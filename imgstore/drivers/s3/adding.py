@@ -94,7 +94,7 @@ class Upload:
 
         Servers have been seen to abort an upload and to complete it, both with success.
         """
-        upload, self._upload = self._upload, {}  # once, whoever asks for it
+        upload, self._upload = self._upload, {}  # once, of all threads that ask
         self._live.discard(upload.get("UploadId", ""))
         if not upload or self.commit.outcome in {Outcome.OURS, Outcome.UNKNOWN}:
             return

@@ -186,7 +186,7 @@ class Commit:
         with in_doubt():
             found = self._find()
             stored = 0 if found is None else told(found, "ContentLength")
-        # Whoever read meanwhile may have had ours, so nobody can say that nothing was stored.
+        # A reader may have had ours meanwhile, so nobody can say that nothing was stored.
         if found is None:
             raise Unavailable(
                 "another request removed the object right after it was put",

@@ -76,10 +76,12 @@ class Endpoint:
             or not {".", ".."}.isdisjoint(path.split("/"))
         ):
             shown = repr(text) if "@" not in text else "it"
-            raise ConfigError(
-                f"s3_store_host: {shown} is not an endpoint",
-                remedy="write http://host or https://host, with :port and /path if need be",
-            )
+            reason = f"s3_store_host: {shown} is not an endpoint"
+            remedy = "write http://host or https://host, with :port and /path if need be"
+            if parts and "_" in parts[1]:
+                reason += ": a host's name has no underscore (_)"
+                remedy = "give the host a name without one, or write its address"
+            raise ConfigError(reason, remedy=remedy)
         return cls(scheme, f"{authority}{slash}{path}", parts[1])
 
     @property

@@ -219,11 +219,16 @@ def account_in(
     """Return the account that a location of an authentication service means.
 
     That is one of the store's own with this address, by preference the one of the same user, or
-    the default one; else, at an address of the store's own, whoever an old location's credentials
-    name. None for other addresses: nothing is ever sent there.
+    the default one; else, at an address of the store's own, the account that an old location's
+    credentials name. None for other addresses: nothing is ever sent there.
     """
     first = {default: accounts[default]} if default in accounts else {}
-    own = [each for each in {**first, **accounts}.values() if _is_at(each, service)]
+    # Whatever the version of the API in the address.
+    own = [
+        each
+        for each in {**first, **accounts}.values()
+        if same_service(v3_of(each.service), v3_of(service))
+    ]
     return account_named(location, own) if own else None
 
 
@@ -235,12 +240,6 @@ def account_named(location: Location, own: Sequence[Account]) -> Account:
     if same or not user or not has_users:
         return (same or own)[0]
     return dataclasses.replace(own[0], user=Secret(user), key=Secret(key), credential=None)
-
-
-def _is_at(account: Account, service: str) -> bool:
-    """Return whether an account's tokens are got at a service, whatever the version of its API."""
-    one, other = (v3_of(each) for each in (account.service, service))
-    return same_service(one, other)
 
 
 def _named(location: Location) -> tuple[str, str]:

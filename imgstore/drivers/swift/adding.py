@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,11 +14,10 @@ from imgstore.data.parts import Part, PartedUpload, read_part
 from imgstore.data.segments import Segment, upload_in_segments
 from imgstore.data.streams import Body
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
-from imgstore.drivers.swift.deleting import delete_seen
+from imgstore.drivers.swift.deleting import delete_many, delete_seen
 from imgstore.drivers.swift.errors import classify, may_be_done, status_of
 from imgstore.drivers.swift.manifests import MANIFEST, SIZE, Sent, most_segments, written
 from imgstore.drivers.swift.sending import HEAD, EndedError, Sending, sending_of
@@ -66,15 +65,24 @@ class Adding:
     def add(self, body: Body) -> None:
         """Store ``body``."""
         head, size = self._look_ahead(body)
-        is_whole = size is not None and size < self.settings.large
+        settings = self.settings
+        is_whole = size is not None and size < settings.large
+
+        def start() -> PartedUpload[Segment, Any, Any]:
+            return _Whole(self) if is_whole else _Large(self)
+
         try:
             if size is None or size > HEAD or not is_whole:
                 self.containers.make_ready(with_segments=not is_whole)
                 self._refuse_existing()
-            if is_whole:
-                self._upload(body, head, lambda: _Whole(self), max(1, size or 0), 1)
-            else:
-                self._upload_segments(body, head)
+            upload_in_segments(
+                body,
+                start=start,
+                segment_size=max(1, size or 0) if is_whole else settings.segment,
+                workers=1 if is_whole else settings.workers,
+                head=head,
+                budget=settings.memory,
+            )
         except BaseException as exc:
             if not self._may_go_on(exc):
                 self._claim.give_up()
@@ -96,29 +104,6 @@ class Adding:
         # A request that was refused is refused again if it comes late.
         return is_in_doubt(exc) and not self._is_refused
 
-    def _upload_segments(self, body: Body, head: Part | None) -> None:
-        settings = self.settings
-        limit = most_segments(self.caller) if settings.static else 0
-        start = functools.partial(_Large, self, limit)
-        self._upload(body, head, start, settings.segment, settings.workers)
-
-    def _upload(
-        self,
-        body: Body,
-        head: Part | None,
-        start: Callable[[], PartedUpload[Segment, Any, Any]],
-        segment_size: int,
-        workers: int,
-    ) -> None:
-        upload_in_segments(
-            body,
-            start=start,
-            segment_size=segment_size,
-            workers=workers,
-            head=head,
-            budget=self.settings.memory,
-        )
-
     def _refuse_existing(self) -> None:
         found = self.caller.head(*self.place)
         if found is not None and found.get(TOKEN) != self.token:
@@ -133,10 +118,6 @@ class Adding:
     def prefix(self) -> str:
         """Return what the names of this add's segments begin with."""
         return f"{self._name}/{OWN}{self.token}/"
-
-    def metadata(self, total: int | None) -> dict[str, str]:
-        """Return what the image's own object is marked with."""
-        return {TOKEN: self.token, **({} if total is None else {SIZE: str(total)})}
 
     def cancel(self) -> None:
         """Send nothing again that fails from now on."""
@@ -155,7 +136,7 @@ class Adding:
         on_failure: Callable[[Exception], object] = lambda _: None,
     ) -> Sent:
         """Send a segment, again if need be, and see that it arrived as it was sent."""
-        put = functools.partial(
+        put = partial(
             self.caller.put,
             container,
             name,
@@ -245,12 +226,13 @@ class _Whole:
 
     def __init__(self, adding: Adding) -> None:
         self._adding = adding
+        self.cancel = adding.cancel
 
     def put(self, number: int, data: Segment) -> None:
         """Send the image."""
         adding = self._adding
         sending = sending_of(data, adding.settings, adding.claim)
-        headers = {**_EXCLUSIVE, **adding.metadata(None)}
+        headers = {**_EXCLUSIVE, TOKEN: adding.token}
         adding.commit(
             lambda note: adding.put_data(*adding.place, sending, headers, note),
             was_complete=lambda: sending.was_complete,
@@ -259,22 +241,19 @@ class _Whole:
     def finish(self, parts: list[None]) -> None:
         """Do nothing: the image is stored."""
 
-    def cancel(self) -> None:
-        """Send nothing again."""
-        self._adding.cancel()
-
     def abort(self) -> None:
         """Remove an image that arrived damaged."""
         self._adding.remove_own()
 
 
 class _Large:
-    """An image in segments; static, in manifests of at most ``limit`` entries."""
+    """An image in segments; static, in manifests of as many entries as the cluster takes."""
 
-    def __init__(self, adding: Adding, limit: int) -> None:
+    def __init__(self, adding: Adding) -> None:
         self._adding = adding
+        self.cancel = adding.cancel
         self._segments = adding.containers.segments
-        self._limit = limit
+        self._limit = most_segments(adding.caller) if adding.settings.static else 0
         self._names: list[str] = []
 
     def put(self, number: int, data: Segment) -> Sent:
@@ -289,7 +268,7 @@ class _Large:
             return isinstance(classify(exc) or exc, IntegrityError) and data.may_restart
 
         try:
-            put = functools.partial(adding.put_data, self._segments, name, sending, {})
+            put = partial(adding.put_data, self._segments, name, sending, {})
             return _CHANCES.repeat(put, is_damaged)
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
@@ -311,7 +290,8 @@ class _Large:
         else:
             prefix = f"{quote(self._segments)}/{quote(adding.prefix)}"
             body, headers, query = b"", {MANIFEST: prefix}, ""
-        sent = {**_EXCLUSIVE, **_DATA, **adding.metadata(total), **headers}
+        marks = {TOKEN: adding.token, SIZE: str(total)}
+        sent = {**_EXCLUSIVE, **_DATA, **marks, **headers}
         try:
             adding.claim(adding.settings.read_timeout)
         except BaseException as exc:
@@ -342,10 +322,6 @@ class _Large:
         )
         size = sum(part.size for part in parts)
         return Sent(name, answer.headers.get("Etag", "").strip('"'), size)
-
-    def cancel(self) -> None:
-        """Send no segment again that fails from now on."""
-        self._adding.cancel()
 
     def abort(self) -> None:
         """Remove the segments."""

@@ -29,7 +29,7 @@ _LONGEST_PAUSE: Final = 1.0
 class Claim(Lease):
     """An object beside an image, by which adds of the same id see one another.
 
-    It is ``imgstore-claim-<image id>/<token>-<lease>``. Whoever put one and then finds no other
+    It is ``imgstore-claim-<image id>/<token>-<lease>``. An add that put one and then finds no other
     in the listing may commit: of two adds at least the one that looked later sees the other. The
     lease is the number of seconds, by the server's clock, after which its process is dead.
     """

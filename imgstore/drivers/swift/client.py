@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -15,8 +14,10 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from imgstore.boundary.settings import check_ca_file
+from imgstore.drivers._http.connections import pool_classes
 from imgstore.drivers._keystone import PASSING
-from imgstore.drivers.swift.errors import INSTALL, may_pass, status_of
+from imgstore.drivers._numbers import whole_number
+from imgstore.drivers.swift.errors import INSTALL, AnswerError, CutError, may_pass, missing_ok
 from imgstore.drivers.swift.identity import Asker, Login, Shown
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.process import lazy
@@ -35,37 +36,35 @@ _TAG: Final = re.compile(r"<[^<>]*>")  # from one "<" to the next at most: linea
 class Answer:
     """What Swift answered; the body is read to its end, or closed."""
 
-    def __init__(self, response: Any, give_back: Callable[[], None]) -> None:
-        self.status: int = response.status
+    def __init__(self, response: Any) -> None:
+        self.status: int = response.status_code
+        self.is_success = HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
         self.headers: Mapping[str, str] = response.headers
         self._response = response
-        self._give_back = [give_back]
 
     def read(self, n: int | None = None, /) -> bytes:
         """Return at most ``n`` bytes, none at the end."""
-        data: bytes = self._response.read(n)
-        if not data or n is None:
-            self._end()
+        data: bytes = self._response.raw.read(n)
         return data
 
-    def text(self) -> str:
-        """Return the body of an answer that is not an image."""
-        text = self.read(_TEXT).decode("utf-8", "replace")
-        self.close()
-        return text
+    def whole(self) -> bytes:
+        """Return the whole body of an answer that is not an image; raises CutError."""
+        try:
+            data = self.read()
+        except Exception as exc:
+            raise CutError("Swift's answer broke off") from exc
+        finally:
+            self.close()
+        # Not all versions of urllib3 look at it.
+        if whole_number(self.headers.get("Content-Length")) not in {None, len(data)}:
+            raise CutError("Swift's answer broke off")
+        return data
 
     def close(self) -> None:
         """Give up the rest of the body; the connection is of use only if nothing is left."""
+        if self._response.raw.length_remaining == 0:
+            self._response.raw.release_conn()  # closing would end it
         self._response.close()
-        self._end()
-
-    def _end(self) -> None:
-        # Whoever pops it does it, once.
-        try:
-            give_back = self._give_back.pop()
-        except IndexError:
-            return
-        give_back()
 
 
 class Client:
@@ -73,72 +72,44 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._http = lazy.load("swiftclient.client", install=INSTALL)
-        self._failure: Any = lazy.load("swiftclient.exceptions", install=INSTALL).ClientException
         if isinstance(settings.verify, str):
             check_ca_file("swift_store_cacert", settings.verify)
+        self._http = lazy.load("swiftclient.client", install=INSTALL)
+        # For all connections, which have one each: it keeps those that are idle.
+        self._session: Any = self._http.HTTPConnection("http://localhost").request_session
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _adapter(settings.read_timeout))
         self._timeouts = (settings.connect_timeout, settings.read_timeout)
         self._long_timeouts = (settings.read_timeout, settings.read_timeout)
         # At once first: a server may have closed a connection that was idle.
         self._patience = Patience(
             1.0, longest=LONGEST_PAUSE, times=settings.attempts - 1, at_once=True
         )
-        self._idle: dict[str, deque[Any]] = {}
         # What clusters say of themselves, and since when.
         self.known: dict[str, tuple[dict[str, Any], float]] = {}
-        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the idle connections."""
-        with self._lock:
-            idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
+        self._session.close()
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: object = None
     ) -> Answer:
         """Send one request; raises what requests raises."""
         self.settings.redaction.learn(*(headers.get(name) for name in _SHOWN))
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        with self._lock:
-            idle = self._idle.setdefault(origin, deque())
-        try:
-            connection = idle.pop()
-        except IndexError:
-            connection = self._connect(origin)
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
         # The first of the two bounds each wait of a body's sending, too.
         timeouts = self._timeouts if isinstance(body, bytes | None) else self._long_timeouts
-        connection.requests_args["timeout"] = timeouts
-        try:
-            connection.request(method, target, body, dict(headers))
-            response = connection.getresponse()
-        except BaseException:
-            connection.close()
-            raise
-
-        def give_back() -> None:
-            if len(idle) < _IDLE:
-                idle.append(connection)
-            else:
-                connection.close()
-
-        return Answer(response, give_back)
-
-    def _connect(self, origin: str) -> Any:
-        settings = self.settings
-        verify = settings.verify
+        verify, parts = self.settings.verify, urlsplit(url)
         connection = self._http.HTTPConnection(
-            origin,
+            f"{parts.scheme}://{parts.netloc}",
             cacert=verify if isinstance(verify, str) else None,
             insecure=verify is False,
         )
+        connection.request_session = self._session
         # A redirect would take the token to another host.
-        connection.requests_args["allow_redirects"] = False
-        return connection
+        connection.requests_args |= {"timeout": timeouts, "allow_redirects": False}
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        return Answer(connection.request(method, target, body, dict(headers)))
 
     def repeated(
         self,
@@ -158,11 +129,13 @@ class Client:
 
         return self._patience.repeat(call, is_repeated)
 
-    def failure(self, answer: Answer) -> Exception:
-        """Return an answer that is no success as the SDK's exception."""
-        text = " ".join(_TAG.sub(" ", answer.text()).split())[:200]
-        error: Exception = self._failure(text, http_status=answer.status)
-        return error
+    def failure(self, answer: Answer) -> AnswerError:
+        """Return an answer that is no success as an exception."""
+        data = b""
+        with contextlib.suppress(Exception), contextlib.closing(answer):  # its status says enough
+            data = answer.read(_TEXT)
+        text = _TAG.sub(" ", data.decode("utf-8", "replace"))
+        return AnswerError(answer.status, " ".join(text.split())[:200])
 
 
 class Caller:
@@ -203,29 +176,69 @@ class Caller:
         ``body`` is called for each attempt, and raises where there cannot be another;
         ``on_failure`` with what each attempt that failed raised.
         """
+        send = self._sending(method, container, name, headers=headers, body=body, query=query)
+        return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
+
+    def _sending(
+        self,
+        method: str,
+        container: str,
+        name: str,
+        *,
+        headers: Mapping[str, str] | None,
+        body: Callable[[], object] | None = None,
+        query: str,
+    ) -> Callable[[], Answer]:
+        """Return what sends a request once, or with other tokens once more."""
         shown = Shown(self.asker, self._service)
 
         def send() -> Answer:
+            failure: AnswerError | None = None
             while True:
                 user, tokens = shown.get()
-                data = body() if body is not None else None
+                try:
+                    data = body() if body is not None else None
+                except Exception:
+                    if failure is not None and failure.status == HTTPStatus.FORBIDDEN:
+                        raise failure from None
+                    raise
                 target = self._target(user, container, name, query)
                 answer = self.client.send(method, target, {**tokens, **(headers or {})}, data)
-                if answer.status != HTTPStatus.UNAUTHORIZED:
-                    return self._checked(answer)
-                answer.close()
-                shown.refuse()
+                if answer.is_success:
+                    return answer
+                failure = self.client.failure(answer)
+                if failure.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                    raise failure
+                shown.refuse(failure)
 
-        return self.client.repeated(send, is_cancelled=is_cancelled, on_failure=on_failure)
+        return send
+
+    def ask_json(
+        self,
+        container: str,
+        name: str = "",
+        *,
+        query: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+        """Return a list that Swift has as JSON, and the headers of the answer, which is whole."""
+        send = self._sending("GET", container, name, headers=headers, query=query)
+
+        def read() -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+            answer = send()
+            try:
+                found = json.loads(answer.whole() or b"[]")
+            except (ValueError, RecursionError):
+                found = None
+            if not isinstance(found, list):
+                raise CutError("Swift's answer is no list of JSON")
+            return found, answer.headers
+
+        return self.client.repeated(read)
 
     def _target(self, user: Login, container: str, name: str, query: str) -> str:
         parts = [self._url or user.url, *(quote(part) for part in (container, name) if part)]
         return "/".join(parts) + (f"?{query}" if query else "")
-
-    def _checked(self, answer: Answer) -> Answer:
-        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            raise self.client.failure(answer)
-        return answer
 
     def about(self) -> Mapping[str, Any]:
         """Return what the cluster says of itself; nothing where it does not."""
@@ -241,24 +254,24 @@ class Caller:
         answer = self.client.send("GET", f"{root}/info", {})
         if answer.status in PASSING:
             raise self.client.failure(answer)
-        try:
-            found = json.loads(answer.text())
-        except ValueError:
+        if answer.status != HTTPStatus.OK:
+            answer.close()
             return {}
-        return found if isinstance(found, dict) and answer.status == HTTPStatus.OK else {}
+        try:
+            found = json.loads(answer.whole())
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     # The verbs that need no more than a request.
 
     def head(self, container: str, name: str = "", **more: Any) -> Mapping[str, str] | None:
         """Return the headers of an object or a container, None if there is none."""
-        try:
+        with missing_ok():
             answer = self.ask("HEAD", container, name, **more)
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
-            return None
-        answer.close()
-        return answer.headers
+            answer.close()
+            return answer.headers
+        return None
 
     def put(self, container: str, name: str = "", **more: Any) -> Answer:
         """Create an object or a container; return the answer, of which nothing is to be read."""
@@ -268,17 +281,10 @@ class Caller:
 
     def delete(self, container: str, name: str = "", **more: Any) -> bool:
         """Delete an object or an empty container; return whether there was any."""
-        try:
+        with missing_ok():
             self.ask("DELETE", container, name, **more).close()
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
-            return False
-        return True
-
-    def now(self, container: str) -> datetime:
-        """Return the time by the server's clock."""
-        return date_of(self.head(container) or {})
+            return True
+        return False
 
     def entries(self, container: str = "", prefix: str = "") -> Iterator[dict[str, Any]]:
         """Yield what lies in a container, or the account's containers, page by page."""
@@ -296,8 +302,25 @@ class Caller:
         """
         query = f"format=json&prefix={quote(prefix)}&marker={quote(after)}"
         headers = {"X-Newest": "true"} if is_newest else {}
-        answer = self.ask("GET", container, query=query, headers=headers)
-        return json.loads(all_of(answer) or b"[]"), answer.headers
+        return self.ask_json(container, query=query, headers=headers)
+
+
+def _adapter(read_timeout: float) -> Any:
+    """Return an adapter of requests that reads heads of answers in bounded time, the final ones."""
+    base: Any = lazy.load("requests.adapters", install=INSTALL).HTTPAdapter
+    pools = pool_classes(read_timeout)
+
+    class Adapter(base):  # type: ignore[misc]
+        def init_poolmanager(self, *args: Any, **named: Any) -> None:
+            super().init_poolmanager(*args, **named)
+            self.poolmanager.pool_classes_by_scheme = pools
+
+        def proxy_manager_for(self, *args: Any, **named: Any) -> Any:
+            found = super().proxy_manager_for(*args, **named)
+            found.pool_classes_by_scheme = pools
+            return found
+
+    return Adapter(pool_maxsize=_IDLE)
 
 
 def date_of(headers: Mapping[str, str]) -> datetime:
@@ -306,11 +329,3 @@ def date_of(headers: Mapping[str, str]) -> datetime:
         return parsedate_to_datetime(headers.get("Date", ""))
     except ValueError:
         return datetime.now(timezone.utc)
-
-
-def all_of(answer: Answer) -> bytes:
-    """Return the whole body of an answer that is not an image."""
-    try:
-        return answer.read()
-    finally:
-        answer.close()

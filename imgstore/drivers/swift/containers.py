@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.deleting import delete_seen
-from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.errors import missing_ok, status_of
 from imgstore.drivers.swift.settings import SEGMENTS, Settings
 from imgstore.errors import ConfigError
 from imgstore.process.committing import attempted
@@ -46,11 +46,8 @@ class Containers:
 
     def inside(self, put: Callable[[], T]) -> T:
         """Put an image's object, and the container first where there is none."""
-        try:
+        with missing_ok():
             return put()
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
         self._make_images()
         return put()
 
@@ -104,11 +101,8 @@ class Containers:
         names = [",".join([*some, *admins]) for some in (readers, writers)]
         headers = dict(zip(_ACLS, names, strict=True))
         self._caller.ask("POST", self.images, headers=headers).close()
-        try:
+        with missing_ok():
             self._caller.ask("POST", self.segments, headers=headers).close()
-        except Exception as exc:
-            if status_of(exc) != HTTPStatus.NOT_FOUND:
-                raise
 
 
 def _is_in_use(exc: Exception) -> bool:

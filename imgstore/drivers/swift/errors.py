@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
 
 from imgstore.boundary.translation import status_class
 from imgstore.drivers import _keystone
-from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -39,33 +40,61 @@ _OWN: Final[dict[int, type[ImgStoreError]]] = {
 }
 
 
+class AnswerError(Exception):
+    """An answer of Swift that is no success."""
+
+    def __init__(self, status: int, text: str) -> None:
+        """Keep its status, and what it says."""
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+
+
+class CutError(Exception):
+    """An answer that broke off before its end, or that no server of Swift gives."""
+
+
 def status_of(exc: BaseException) -> int:
     """Return the HTTP status of an answer of Swift, 0 for other exceptions."""
-    return int(getattr(exc, "http_status", 0) or 0) if _is_of(exc, "swiftclient") else 0
+    return exc.status if isinstance(exc, AnswerError) else 0
+
+
+@contextmanager
+def missing_ok() -> Iterator[None]:
+    """Go on where Swift answers that there is no such object or container."""
+    try:
+        yield
+    except AnswerError as exc:
+        if exc.status != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def classify(exc: Exception) -> ImgStoreError | None:
     """Map what Swift and Keystone answer, and their SDKs raise; None for all else."""
-    if _is_of(exc, "swiftclient"):
-        return _answered(status_of(exc), getattr(exc, "msg", ""))
+    if isinstance(exc, AnswerError):
+        return _answered(exc.status, exc.text)
+    if isinstance(exc, CutError):
+        return Unavailable(str(exc))
     if _is_of(exc, "keystoneauth1"):
         return _keystone.explain(exc, ca_option=_CA, remedy=_NO_KEYSTONE, install=INSTALL)
-    return classify_transport(exc, ca_option=_CA)
+    return _keystone.connection_error(exc, ca_option=_CA)
 
 
 def may_pass(exc: Exception) -> bool:
     """Return whether the same request may succeed later."""
-    if _is_of(exc, "swiftclient"):
-        return status_of(exc) in _keystone.PASSING
+    if isinstance(exc, AnswerError):
+        return exc.status in _keystone.PASSING
+    if isinstance(exc, CutError):
+        return True
     is_known = _is_of(exc, "keystoneauth1") or _is_of(exc, "requests")
     return is_known and isinstance(classify(exc), Unavailable)
 
 
 def may_be_done(exc: Exception) -> bool:
     """Return whether a request that failed may have been carried out all the same."""
-    if _is_of(exc, "swiftclient"):
+    if isinstance(exc, AnswerError):
         # A majority of replicas may be missing, or a load balancer have given up.
-        return status_of(exc) >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if not _is_of(exc, "requests"):
         return False
     requests = lazy.load("requests", install=INSTALL)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.drivers import _keystone
-from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.errors import INSTALL, no_keystone, no_tempauth
+from imgstore.drivers.swift.errors import INSTALL, AnswerError, no_keystone
 from imgstore.drivers.swift.settings import Settings
 from imgstore.errors import ConfigError, PermissionDenied
 from imgstore.process.shared import Shared
@@ -20,24 +21,38 @@ from imgstore.secret import Secret
 
 # A trust outlives what it is made for only where its process dies.
 _TRUST_LIFE: Final = timedelta(days=7)
+_NEW: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Login:
-    """A token, the URL of the account that it opens, and when it expires (time.monotonic)."""
+    """A token, the URL of the account that it opens, and when it expires (time.monotonic).
+
+    ``made`` is when the store got it, long ago for one that a caller lends.
+    """
 
     url: str
     token: str = field(repr=False)
     expires: float | None = None
     life: float = 0.0
+    made: float = -math.inf
 
     def left(self) -> float:
         """Return for how many seconds it is valid."""
         return math.inf if self.expires is None else self.expires - time.monotonic()
 
+    @property
+    def is_new(self) -> bool:
+        """Return whether it was made a moment ago, so that it cannot be over."""
+        return time.monotonic() - self.made < _NEW
+
 
 class Asker(Protocol):
     """Who asks."""
+
+    @property
+    def has_others(self) -> bool:
+        """Return whether there are other tokens than the one that was shown."""
 
     def login(self, *, instead_of: Login | None = None) -> Login:
         """Return a token that does not expire soon; not ``instead_of``, which was refused."""
@@ -54,6 +69,8 @@ class Asker(Protocol):
 
 class Tokens:
     """The logins of one account, for all threads: made with ``log_in``, and renewed in time."""
+
+    has_others = True
 
     def __init__(self, log_in: Callable[[], Login], expires_soon: float) -> None:
         self._log_in = log_in
@@ -120,49 +137,29 @@ class Shown:
         beside = {} if service is None else {"X-Service-Token": service.token}
         return user, {"X-Auth-Token": user.token, **beside}
 
-    def refuse(self) -> None:
-        """Show other tokens from now on; raises PermissionDenied if these are others already."""
-        if self._refused[0] is not None:
+    def refuse(self, failure: AnswerError) -> None:
+        """Show other tokens from now on, once; raises what ``failure`` means if there are none.
+
+        Swift says 401 of a token that is over, old gateways of Ceph 403, as of what is forbidden:
+        then a token is not replaced that was made a moment ago, or is all that the asker has.
+        """
+        last, _ = self._last
+        if failure.status == HTTPStatus.FORBIDDEN:
+            is_over = self._asker.has_others and last is not None and not last.is_new
+            if self._refused[0] is not None or not is_over:
+                raise failure
+        elif self._refused[0] is not None:
             raise self._asker.refused()
         self._refused = self._last
-
-
-class Tempauth:
-    """Swift's own tempauth, and what speaks its version 1: Ceph's gateway."""
-
-    def __init__(self, settings: Settings, account: Account) -> None:
-        self._settings = settings
-        self._account = account
-
-    def log_in(self, send: Callable[[str, str, Mapping[str, str]], Mapping[str, str]]) -> Login:
-        """Return a new token; ``send`` asks for it and returns the headers of the answer."""
-        account = self._account
-        user, key = (each.reveal() if each else "" for each in (account.user, account.key))
-        check_sendable(user, key)
-        headers = {"X-Auth-User": user, "X-Auth-Key": key}
-        found = send("GET", account.url, headers)
-        url, token = found.get("X-Storage-Url"), found.get("X-Auth-Token")
-        if not (url and token):
-            raise no_tempauth("answers without a token")
-        life = found.get("X-Auth-Token-Expires", "")
-        seconds = float(life) if life.isascii() and life.isdigit() else 0.0
-        expires = time.monotonic() + seconds if seconds else None
-        endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
-        return Login(endpoint, token, expires, seconds)
 
 
 class Keystone:
     """Keystone as a store needs it; makes the tokens of one account."""
 
-    def __init__(self, settings: Settings, account: Account) -> None:
+    def __init__(self, settings: Settings, account: Account, session: Any) -> None:
         self._settings = settings
         self._account = account
-        self._session = _keystone.session(
-            verify=settings.verify,
-            timeouts=(settings.connect_timeout, settings.read_timeout),
-            redaction=settings.redaction,
-            install=INSTALL,
-        )
+        self._session = session
 
     def log_in(self, **scope: str) -> Login:
         """Return a new token, of the account's project or of the trust in ``scope``."""
@@ -173,12 +170,8 @@ class Keystone:
         """Return whether its user can use trusts, which Keystone lets only passwords do."""
         return self._account.key is not None
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._session.session.close()
-
-    def user_id(self) -> str:
-        """Return the id of the account's own user."""
+    @functools.cached_property
+    def _user_id(self) -> str:
         return str(self._plugin().get_access(self._session).user_id)
 
     def _plugin(self, **scope: str) -> Any:
@@ -196,14 +189,14 @@ class Keystone:
     def _login(self, found: Any) -> Login:
         settings = self._settings
         url = settings.endpoint_of(self._account) or endpoint_in(
-            _catalogue(found.service_catalog), settings
+            found.service_catalog.catalog, settings
         )
         now, life = datetime.now(timezone.utc), None
         if found.expires is not None:
             life = (found.expires - now).total_seconds()
-        return Login(
-            url, found.auth_token, None if life is None else time.monotonic() + life, life or 0.0
-        )
+        made = time.monotonic()
+        expires = None if life is None else made + life
+        return Login(url, found.auth_token, expires, life or 0.0, made)
 
     # What is done with a caller's token.
 
@@ -211,13 +204,13 @@ class Keystone:
         """Return the catalogue that belongs to a token."""
         return self._json("GET", "/auth/catalog", token).get("catalog") or []
 
-    def trust(self, token: str, trustee: str) -> str:
-        """Let the trustee act for the caller; return the trust's id."""
+    def trust(self, token: str) -> str:
+        """Let the account's own user act for the caller; return the trust's id."""
         about = self._json("GET", "/auth/tokens", token, subject=token)["token"]
         expires = datetime.now(timezone.utc) + _TRUST_LIFE
         request = {
             "trustor_user_id": about["user"]["id"],
-            "trustee_user_id": trustee,
+            "trustee_user_id": self._user_id,
             "project_id": about["project"]["id"],
             "impersonation": True,
             "roles": [{"id": role["id"]} for role in about.get("roles", ())],
@@ -259,7 +252,11 @@ class Keystone:
 def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> str:
     """Return Swift's endpoint in a catalogue of Keystone's form v3 or v2; raises ConfigError."""
     found = _keystone.endpoint_in(
-        catalogue, settings.service_type, settings.interface, region=settings.region
+        catalogue,
+        settings.service_type,
+        settings.interface,
+        region=settings.region,
+        install=INSTALL,
     )
     if found is not None:
         return found
@@ -269,7 +266,3 @@ def endpoint_in(catalogue: Iterable[Mapping[str, Any]], settings: Settings) -> s
         remedy="check swift_store_service_type, swift_store_endpoint_type and swift_store_region, "
         "or set swift_store_endpoint",
     )
-
-
-def _catalogue(found: Any) -> Sequence[Mapping[str, Any]]:
-    return getattr(found, "catalog", None) or ()

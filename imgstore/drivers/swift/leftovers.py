@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
 from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.bulk import delete_many
 from imgstore.drivers.swift.claims import lease_of, modified
-from imgstore.drivers.swift.client import Caller
-from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.client import Caller, date_of
+from imgstore.drivers.swift.deleting import delete_many
+from imgstore.drivers.swift.errors import missing_ok
 from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static
 from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings
 from imgstore.errors import NotFound
@@ -24,10 +23,8 @@ from imgstore.model import Leftover
 _OWN: Final = re.compile(rf"(?P<id>[^/]+)/{OWN}(?P<token>[0-9a-f]{{32}})/[^/]+")
 # glance_store's, beside the image and for the UUIDs that are usual there.
 _OLD: Final = re.compile(
-    r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})-(?P<number>\d{5})"
+    r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})-\d{5}(?P<token>)"
 )
-
-
 _NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -42,10 +39,7 @@ class _Group:
     names: list[str] = field(default_factory=list)
     size: int = 0
     modified: datetime = _NEVER
-    owner: str = ""  # the id that it was made for
-
-    def __post_init__(self) -> None:
-        self.owner = self.image_id
+    claimed: str = ""  # the id that a claim is for, which is no image's
 
     def take(self, entry: dict[str, Any]) -> None:
         self.names.append(entry["name"])
@@ -61,13 +55,14 @@ def find(
     And claims whose lease is over, and what a check left.
     """
     for container in _containers(caller, settings):
-        now = caller.now(container)
+        now = date_of(caller.head(container) or {})
         for group in (
             *_marked(caller, container, settings, now),
-            *_own_groups(caller, container),
-            *_old_groups(caller, container),
+            *_groups(caller, container, f"{container}{SEGMENTS}", _OWN),
+            *_groups(caller, container, container, _OLD),
         ):
-            if settings.container_of(group.owner) != container:  # it is another store's
+            image_id = group.image_id or group.claimed
+            if settings.container_of(image_id) != container:  # it is another store's
                 continue
             age = max(now - group.modified, timedelta(0))  # Date has no fractions of a second
             is_live = group.token in live or age < older_than
@@ -95,39 +90,27 @@ def _marked(caller: Caller, container: str, settings: Settings, now: datetime) -
         life = timedelta(seconds=settings.lease if lease is None else lease)
         if name.startswith((CLAIM, CHECK)) and modified(entry) <= now - life:
             group = _Group(container, "", "", container)
-            group.owner = name.removeprefix(CLAIM).rpartition("/")[0]
+            group.claimed = name.removeprefix(CLAIM).rpartition("/")[0]
             group.take(entry)
             yield group
 
 
-def _own_groups(caller: Caller, container: str) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-    segments = f"{container}{SEGMENTS}"
+def _groups(
+    caller: Caller, container: str, segments: str, names: re.Pattern[str]
+) -> Iterable[_Group]:
+    """Return what lies in ``segments`` by these names, of one image and add together."""
+    groups: dict[tuple[str, str], _Group] = {}
     for entry in _entries(caller, segments):
-        match = _OWN.fullmatch(entry.get("name", ""))
+        match = names.fullmatch(entry.get("name", ""))
         if match:
-            token = match["token"]
-            new = _Group(container, match["id"], token, segments)
-            groups.setdefault(token, new).take(entry)
-    return list(groups.values())
-
-
-def _old_groups(caller: Caller, container: str) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-    for entry in _entries(caller, container):
-        match = _OLD.fullmatch(entry.get("name", ""))
-        if match:
-            new = _Group(container, match["id"], "", container)
-            groups.setdefault(match["id"], new).take(entry)
-    return list(groups.values())
+            whose = match["id"], match["token"]
+            groups.setdefault(whose, _Group(container, *whose, segments)).take(entry)
+    return groups.values()
 
 
 def _entries(caller: Caller, container: str, prefix: str = "") -> Iterator[dict[str, Any]]:
-    try:
+    with missing_ok():
         yield from caller.entries(container, prefix)
-    except Exception as exc:
-        if status_of(exc) != HTTPStatus.NOT_FOUND:
-            raise
 
 
 def _is_claimed(caller: Caller, group: _Group) -> bool:
@@ -139,7 +122,7 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
         return is_large or bool(found.get(MANIFEST))
     if found.get(TOKEN) == group.token:
         return True
-    # Whoever changes an object's metadata may have removed the token from there.
+    # A user who changes an object's metadata may have removed the token from there.
     part = f"/{OWN}{group.token}/"
     if not is_large:
         return part in unquote(found.get(MANIFEST, ""))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from imgstore.drivers._numbers import whole_number
-from imgstore.drivers.swift.client import Caller, all_of
+from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import ConfigError, NotFound
 
@@ -74,11 +74,9 @@ def entries_of(
     is_same: Callable[[Mapping[str, str]], bool] = lambda _: True,
 ) -> list[dict[str, Any]]:
     """Return the entries of a static large object; raises NotFound if it is another by now."""
-    answer = caller.ask("GET", container, name, query="multipart-manifest=get")
-    if not is_same(answer.headers):
-        answer.close()
+    found, headers = caller.ask_json(container, name, query="multipart-manifest=get")
+    if not is_same(headers):
         raise NotFound("the image was deleted meanwhile")
-    found: list[dict[str, Any]] = json.loads(all_of(answer) or b"[]")
     return [entry for entry in found if "name" in entry or "path" in entry]
 
 

@@ -10,9 +10,9 @@ from imgstore.data.ranges import Arriving, Got, whole_size
 from imgstore.data.units import MIB
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.client import Answer, Caller
-from imgstore.drivers.swift.errors import status_of
+from imgstore.drivers.swift.errors import AnswerError
 from imgstore.drivers.swift.manifests import MANIFEST, SIZE, split
-from imgstore.errors import IntegrityError, NotFound, Unavailable
+from imgstore.errors import IntegrityError, NotFound, Unavailable, Unsupported
 
 _TIME: Final = "time "
 _OF_NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
@@ -34,15 +34,22 @@ class Reading:
         is_cancelled: Callable[[], bool],
     ) -> Got:
         """Return what arrives, its body unread."""
-        headers = {}
-        if offset or length is not None:
-            last = "" if length is None else offset + length - 1
-            headers["Range"] = f"bytes={offset}-{last}"
-        if version is not None and not version.startswith(_TIME):
-            headers["If-Match"] = version
-        answer = self._asked(headers, is_cancelled, is_pinned=version is not None)
         try:
-            got = self._got(answer, offset, length)
+            answer = self._asked(offset, length, version, is_cancelled)
+        except AnswerError as exc:
+            # Some servers say so of a range that only ends beyond the object; a version is of one
+            # whose size is known.
+            is_beyond = exc.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+            if not is_beyond or length is None or version is not None:
+                raise
+            length = None
+            answer = self._asked(offset, length, version, is_cancelled)
+        is_ranged = bool(offset) or length is not None
+        try:
+            if MANIFEST in answer.headers:
+                got = self._dynamic(answer, offset, length, is_ranged=is_ranged)
+            else:
+                got = self._plain(answer, offset, is_ranged=is_ranged)
             if version is not None and got.version != version:
                 raise IntegrityError("the image changed while it was read")
         except BaseException:
@@ -51,36 +58,46 @@ class Reading:
         return got
 
     def _asked(
-        self, headers: Mapping[str, str], is_cancelled: Callable[[], bool], *, is_pinned: bool
+        self,
+        offset: int,
+        length: int | None,
+        version: str | None,
+        is_cancelled: Callable[[], bool],
     ) -> Answer:
+        headers = {}
+        if offset or length is not None:
+            last = "" if length is None else offset + length - 1
+            headers["Range"] = f"bytes={offset}-{last}"
+        if version is not None and not version.startswith(_TIME):
+            headers["If-Match"] = version
         try:
             return self._caller.ask("GET", *self._place, headers=headers, is_cancelled=is_cancelled)
-        except Exception as exc:
-            status = status_of(exc)
+        except AnswerError as exc:
             # The first answer told the size, so all that is asked for afterwards is within it.
-            is_shorter = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and is_pinned
-            if status != HTTPStatus.CONFLICT and not is_shorter:
+            is_range = exc.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+            if exc.status != HTTPStatus.CONFLICT and not (is_range and version is not None):
                 raise
             raise IntegrityError("a segment of the image is missing, or was changed") from exc
-
-    def _got(self, answer: Answer, offset: int, length: int | None) -> Got:
-        is_ranged = bool(offset) or length is not None
-        if MANIFEST in answer.headers:
-            return self._dynamic(answer, offset, length, is_ranged=is_ranged)
-        return self._plain(answer, offset, is_ranged=is_ranged)
 
     def _plain(self, answer: Answer, offset: int, *, is_ranged: bool) -> Got:
         """Return what arrives of an object whose size Swift knows."""
         headers = answer.headers
         size = whole_number(headers.get("Content-Length"))
-        if size is None:
-            raise IntegrityError("Swift does not tell the image's size")
-        if is_ranged and size:
+        if is_ranged and size != 0:
             is_partial = answer.status == HTTPStatus.PARTIAL_CONTENT
             told = headers.get("Content-Range", "") if is_partial else ""
             size = whole_size(told, offset, size)
+        elif size is None:
+            size = self._told_size(version_of(headers))
         check_size(headers, size)
         return Got(answer, size, version_of(headers))
+
+    def _told_size(self, version: str | None) -> int:
+        """Return the size of an object whose answer in chunks does not tell it."""
+        found = self._caller.head(*self._place) or {}
+        if version_of(found) != version:
+            raise IntegrityError("the image changed while it was opened", retryable=True)
+        return length_of(found)
 
     def _dynamic(self, answer: Answer, offset: int, length: int | None, *, is_ranged: bool) -> Got:
         """Return what arrives of a dynamic large object, whose size Swift may not know."""
@@ -90,7 +107,7 @@ class Reading:
         if is_ranged and answer.status != HTTPStatus.PARTIAL_CONTENT:
             body, size = Cut(answer, offset, length), None
         elif is_ranged:
-            if size:
+            if size != 0:
                 size = whole_size(headers.get("Content-Range", ""), offset, size)
             if size != whole_number(headers.get(SIZE)) and size != self._dynamic_size():
                 # Beyond the first page of segments there are no ranges.
@@ -140,9 +157,19 @@ def size_of(caller: Caller, container: str, name: str) -> int:
     if not size and MANIFEST in headers:  # Swift says so of what has more than a page of segments
         found = caller.entries(*split(headers[MANIFEST]))
         size = sum(whole_number(each.get("bytes")) or 0 for each in found)
-    if size is None:
-        raise IntegrityError("Swift does not tell the image's size")
+    size = length_of(headers) if size is None else size
     check_size(headers, size)
+    return size
+
+
+def length_of(headers: Mapping[str, str]) -> int:
+    """Return the size that an answer tells; raises Unsupported."""
+    size = whole_number(headers.get("Content-Length"))
+    if size is None:
+        raise Unsupported(
+            "the server does not tell the image's size",
+            remedy="let what stands before Swift keep the header Content-Length",
+        )
     return size
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
-from collections.abc import Mapping
+import time
 from http import HTTPStatus
 from typing import Final
 
+from imgstore.drivers import _keystone
+from imgstore.drivers._keystone import check_sendable
+from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.client import Caller, Client
-from imgstore.drivers.swift.errors import may_pass, no_tempauth
-from imgstore.drivers.swift.identity import Asker, Keystone, Tempauth, Tokens
+from imgstore.drivers.swift.client import Answer, Caller, Client
+from imgstore.drivers.swift.errors import INSTALL, may_pass, no_tempauth
+from imgstore.drivers.swift.identity import Keystone, Login, Tokens
 from imgstore.drivers.swift.settings import Settings
 from imgstore.drivers.swift.tenants import Tenants
 from imgstore.errors import PermissionDenied
@@ -28,13 +30,17 @@ class Session:
         self._client = Client(settings)
         self._lock = threading.Lock()
         self._callers: list[tuple[Account, Caller]] = []  # secrets are not hashable
-        self._keystones: weakref.WeakSet[Keystone] = weakref.WeakSet()
+        self._keystone = _keystone.session(
+            verify=settings.verify,
+            timeouts=(settings.connect_timeout, settings.read_timeout),
+            redaction=settings.redaction,
+            install=INSTALL,
+        )
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-        for keystone in list(self._keystones):
-            keystone.close()
+        self._keystone.session.close()
 
     def caller(self, account: Account) -> Caller:
         """Return who acts as an account."""
@@ -52,28 +58,36 @@ class Session:
     def _tokens(self, account: Account) -> Tokens:
         settings = self._settings
         if account.version == "1":
-            tempauth = Tempauth(settings, account)
-            return Tokens(lambda: tempauth.log_in(self._send), settings.expires_soon)
-        return Tokens(self._keystone(account).log_in, settings.expires_soon)
+            return Tokens(functools.partial(self._tempauth, account), settings.expires_soon)
+        keystone = Keystone(settings, account, self._keystone)
+        return Tokens(keystone.log_in, settings.expires_soon)
 
-    def _keystone(self, account: Account) -> Keystone:
-        made = Keystone(self._settings, account)
-        self._keystones.add(made)
-        return made
+    def _tempauth(self, account: Account) -> Login:
+        """Log in by version 1: that of Swift's own tempauth, and of Ceph's gateway."""
+        user, key = (each.reveal() if each else "" for each in (account.user, account.key))
+        check_sendable(user, key)
+        answer = self._client.send("GET", account.url, {"X-Auth-User": user, "X-Auth-Key": key})
+        if not answer.is_success:
+            raise self._refused(answer)
+        answer.close()
+        url, token = answer.headers.get("X-Storage-Url"), answer.headers.get("X-Auth-Token")
+        if not (url and token):
+            raise no_tempauth("answers without a token")
+        seconds = float(whole_number(answer.headers.get("X-Auth-Token-Expires")) or 0)
+        made = time.monotonic()
+        expires = made + seconds if seconds else None
+        endpoint = self._settings.endpoint_of(account) or url.rstrip("/")
+        return Login(endpoint, token, expires, seconds, made)
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        answer = self._client.send(method, url, headers)
-        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            answer.close()
-            return answer.headers
+    def _refused(self, answer: Answer) -> Exception:
         failure = self._client.failure(answer)
         if may_pass(failure):
-            raise failure
+            return failure
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise PermissionDenied(
+            return PermissionDenied(
                 f"the auth_address answers {answer.status}", remedy="check the user and its key"
             )
-        raise no_tempauth(f"answers {answer.status}")
+        return no_tempauth(f"answers {answer.status}")
 
     @functools.cached_property
     def tenants(self) -> Tenants:
@@ -81,7 +95,6 @@ class Session:
         account = self._settings.account
         if account is None:
             return Tenants(self._client, None, None)
-        service: Asker | None = None
-        if account.has_credentials:
-            service = self.caller(account).asker
-        return Tenants(self._client, self._keystone(account), service)
+        service = self.caller(account).asker if account.has_credentials else None
+        keystone = Keystone(self._settings, account, self._keystone)
+        return Tenants(self._client, keystone, service)

@@ -23,7 +23,6 @@ from imgstore.drivers.swift.accounts import (
 )
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
-from imgstore.secret import Secret
 
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with
 CLAIM: Final = f"{OWN}claim-"
@@ -100,11 +99,10 @@ def read(given: Mapping[str, Any]) -> Settings:
         *(partial(check_credential, OPTIONS[each].name, given[each]) for each in CREDENTIALS),
     )
     values = {**given, "auth_version": version}
-    accounts, container, endpoint, verify, _ = all_checked(
+    accounts, container, endpoint, _ = all_checked(
         lambda: _accounts(values),
         lambda: _container(values),
         lambda: _endpoint(values["endpoint"]),
-        lambda: _verify(values),
         lambda: _check_tenancy(values),
     )
     has_references = values["config_file"] is not None
@@ -123,7 +121,7 @@ def read(given: Mapping[str, Any]) -> Settings:
         endpoint=endpoint,
         interface=values["endpoint_type"].removesuffix("URL"),
         service_type=values["service_type"],
-        verify=verify,
+        verify=not values["auth_insecure"] and (values["cacert"] or True),
         large=values["large_object_size"] * MB,
         segment=values["large_object_chunk_size"] * MB,
         static=values["large_object_type"] == "slo",
@@ -157,7 +155,7 @@ def _accounts(values: Mapping[str, Any]) -> dict[str, Account]:
             remedy="name the reference file",
         )
     try:
-        account = account_of(_revealed(values), version=values["auth_version"])
+        account = account_of(values, version=values["auth_version"])
     except ConfigError as exc:
         raise ConfigError(f"swift_store_…: {exc.reason}", remedy=exc.remedy) from None
     if not account.has_credentials and not values["multi_tenant"]:
@@ -166,14 +164,6 @@ def _accounts(values: Mapping[str, Any]) -> dict[str, Account]:
             remedy="set swift_store_user and swift_store_key, or an application credential",
         )
     return {"": account}
-
-
-def _revealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {
-        name: value.reveal() if isinstance(value, Secret) else value
-        for name, value in values.items()
-    }
-    return {"auth_address": shown.pop("auth_address"), **shown}
 
 
 def _container(values: Mapping[str, Any]) -> str:
@@ -197,12 +187,6 @@ def _endpoint(text: str | None) -> str | None:
             remedy="write the URL of the account: https://host/v1/AUTH_account",
         )
     return text.rstrip("/")
-
-
-def _verify(values: Mapping[str, Any]) -> bool | str:
-    if values["auth_insecure"]:
-        return False
-    return values["cacert"] or True
 
 
 def _check_tenancy(values: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -12,13 +12,7 @@ from imgstore.context import RequestContext
 from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.client import Caller, Client
 from imgstore.drivers.swift.errors import classify
-from imgstore.drivers.swift.identity import (
-    Asker,
-    Keystone,
-    Login,
-    Tokens,
-    endpoint_in,
-)
+from imgstore.drivers.swift.identity import Asker, Keystone, Login, Tokens, endpoint_in
 from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied
 from imgstore.location import same_service
 
@@ -98,27 +92,25 @@ class Tenants:
         if keystone is None or not keystone.makes_trusts or not self._client.settings.use_trusts:
             return None
         try:
-            return Trust(keystone, login, self._trustee, self._client.settings.expires_soon)
+            return Trust(keystone, login, self._client.settings.expires_soon)
         except Exception as exc:
             LOG.warning("no trust was made, the user's own token is used: %s", describe(exc))
             return None
-
-    @functools.cached_property
-    def _trustee(self) -> str:
-        assert self._keystone is not None  # noqa: S101  # its caller looked
-        return self._keystone.user_id()
 
 
 class Trust:
     """A trust of Keystone that lets the store's own user act for a caller."""
 
-    def __init__(self, keystone: Keystone, login: Login, trustee: str, expires_soon: float) -> None:
+    def __init__(self, keystone: Keystone, login: Login, expires_soon: float) -> None:
         """Make it."""
         self._keystone = keystone
         self._login = login
         self._last: Login | None = None
-        self._id = keystone.trust(login.token, trustee)
-        self._tokens = Tokens(lambda: keystone.log_in(trust_id=self._id), expires_soon)
+        self._id = keystone.trust(login.token)
+        self._tokens = Tokens(self._log_in, expires_soon)
+
+    def _log_in(self) -> Login:
+        return dataclasses.replace(self._keystone.log_in(trust_id=self._id), url=self._login.url)
 
     def login(self, *, instead_of: Login | None) -> Login:
         """Return a token of the trust, for the caller's account."""
@@ -127,9 +119,7 @@ class Trust:
 
     def end(self) -> None:
         """Remove it; best effort, for it expires."""
-        for login in (self._login, self._last):
-            if login is None:
-                continue
+        for login in filter(None, (self._login, self._last)):
             try:
                 self._keystone.end_trust(self._id, login.token)
             except Exception as exc:
@@ -151,6 +141,11 @@ class Loan:
         self._trust: Trust | None = None
         self._is_refused = False
 
+    @property
+    def has_others(self) -> bool:
+        """Return whether there is a trust."""
+        return self._trust is not None
+
     def login(self, *, instead_of: Login | None = None) -> Login:
         """Return a token that is not ``instead_of``; raises PermissionDenied."""
         trust = self._trust
@@ -160,8 +155,7 @@ class Loan:
             self._is_refused, instead_of = True, None
         if not self._is_refused or trust is None:
             return self._login
-        found = trust.login(instead_of=instead_of)
-        return Login(self._login.url, found.token, found.expires, found.life)
+        return trust.login(instead_of=instead_of)
 
     def refused(self) -> PermissionDenied:  # as the protocol has it
         """Return what to say when Swift refuses the token."""

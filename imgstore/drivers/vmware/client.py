@@ -103,7 +103,7 @@ class Api:
             poolSize=_CONNECTIONS,
             connectionPoolTimeout=IDLE,
             httpConnectionTimeout=settings.connect_timeout,
-            # Without one pyVmomi trusts whoever answers on this host.
+            # Without one pyVmomi trusts any server that answers on this host.
             sslContext=self._context,
         )
         stub.scheme = functools.partial(Connection, read_timeout=settings.read_timeout)

@@ -112,7 +112,7 @@ def _datastores(values: Mapping[str, Any]) -> list[tuple[Datastore, int]]:
     if single:
         return [(Datastore(values["datacenter_path"], single), 0)]
     try:
-        found = unique([parse_weighted(text, fields=2, escapes=True) for text in listed])
+        found = unique([parse_weighted(text, fields=2) for text in listed])
     except InvalidArgument as exc:
         raise ConfigError(f"vmware_datastores: {exc.reason}", remedy=_FORM) from None
     datastores = [(Datastore(*each.parts), each.weight) for each in found]

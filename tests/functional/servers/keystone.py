@@ -218,15 +218,19 @@ class Keystone:
         found: list[dict[str, Any]] = self.call("GET", "OS-TRUST/trusts")["trusts"]
         return found
 
-    def endpoint(self, kind: str, region: str, interface: Interface, url: str) -> None:
-        """Add to the catalogue an endpoint of the service of type `kind`, made where it is not."""
+    def endpoint(self, kind: str, region: str, interface: Interface, url: str) -> str:
+        """Add to the catalogue an endpoint of the service of type `kind`, made where it is not.
+
+        Returns its id, which `call("DELETE", "endpoints/<id>")` takes.
+        """
         where = self._id("services", kind, type=kind)
         if ("regions", region) not in self._known:
             # An answer of 409 says that it is there.
             self._ask("POST", "regions", {"region": {"id": region}}, self._token)
             self._known["regions", region] = region
         about = {"service_id": where, "region_id": region, "interface": interface, "url": url}
-        self.call("POST", "endpoints", {"endpoint": about})
+        made: str = self.call("POST", "endpoints", {"endpoint": about})["endpoint"]["id"]
+        return made
 
     def _assignment(self, user: KeystoneUser, role: str) -> str:
         return f"projects/{user.project_id}/users/{user.id}/roles/{self._id('roles', role)}"

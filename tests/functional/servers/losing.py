@@ -11,7 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _BLOCK = 64 * 1024
-_ANSWERS = {"entries": 200, "forbidden": 403, "throttled": 429}
+_ANSWERS = {
+    "entries": (200, b"[]"),
+    "nonsense": (200, b"[{"),
+    "forbidden": (403, b"[]"),
+    "throttled": (429, b"[]"),
+}
 
 
 @dataclass
@@ -30,6 +35,10 @@ class Losing:
         self.target = target
         self.url = f"http://127.0.0.1:{port}"
         self.lost: list[str] = []
+        self.statuses: dict[int, int] = {}  # what is said instead of others
+        self.unsized: set[str] = set()  # methods whose answers have no Content-Length
+        self.interim = b""  # what comes before each answer
+        self.is_strict = False  # 416 to ranges that end beyond an object
         self._losses: list[_Loss] = []
         self._lock = threading.Lock()
 
@@ -44,9 +53,9 @@ class Losing:
     ) -> None:
         """Lose the `answer` to requests, or the `request` itself, whose target contains `part`.
 
-        With `entries` the request is answered by a listing without any, with `forbidden` by 403 and
-        with `throttled` by 429. `done` is called when the server has answered, before the loss
-        shows.
+        With `entries` the request is answered by a listing without any, with `nonsense` by the
+        beginning of one, with `forbidden` by 403 and with `throttled` by 429; with `half` the last
+        half of a body is lost. `done` is called when the server has answered, before that shows.
         """
         self._losses.append(_Loss(method, part, times, what, done))
 
@@ -78,10 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in self._body() or ():
                 pass
             loss.done()
-            self.send_response_only(_ANSWERS[loss.what])
-            self.send_header("Content-Length", "2")
+            status, body = _ANSWERS[loss.what]
+            self.send_response_only(status)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(b"[]")
+            self.wfile.write(body)
             return
         with contextlib.closing(HTTPConnection(*self.losing.target, timeout=120)) as server:
             headers = {name: value for name, value in self.headers.items() if name != "Expect"}
@@ -90,22 +100,40 @@ class _Handler(BaseHTTPRequestHandler):
             answer = server.getresponse()
             if loss is not None:
                 loss.done()
+                if loss.what == "half":
+                    self._begin(answer)
+                    self.wfile.write((data := answer.read())[: len(data) // 2])
                 return
             self.close_connection = False
-            self._pass_on(answer)
+            if self.losing.is_strict and self._is_beyond(answer):
+                self.send_response_only(416)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self._begin(answer)
+            while block := answer.read(_BLOCK):
+                self.wfile.write(block)
 
-    def _pass_on(self, answer: Any) -> None:
-        self.send_response_only(answer.status, answer.reason)
+    def _is_beyond(self, answer: Any) -> bool:
+        last = self.headers.get("Range", "").rpartition("-")[2]
+        size = answer.getheader("Content-Range", "").rpartition("/")[2]
+        return bool(last and size) and int(last) >= int(size)
+
+    def _begin(self, answer: Any) -> None:
+        self.wfile.write(self.losing.interim)
+        self.send_response_only(self.losing.statuses.get(answer.status, answer.status))
+        left_out = {"transfer-encoding", "connection"}
+        if self.command in self.losing.unsized:
+            left_out.add("content-length")
         for name, value in answer.getheaders():
-            if name.lower() not in {"transfer-encoding", "connection"}:
+            if name.lower() not in left_out:
                 self.send_header(name, value)
-        sized = answer.getheader("Content-Length") is not None or self.command == "HEAD"
+        has_length = answer.getheader("Content-Length") and "content-length" not in left_out
+        sized = has_length or self.command == "HEAD"
         if not sized and answer.status != 204:
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        while block := answer.read(_BLOCK):
-            self.wfile.write(block)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815
 

@@ -15,7 +15,7 @@ from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import read_options
 from imgstore.boundary.translation import describe
 from imgstore.drivers.cinder import CinderStore
-from imgstore.drivers.cinder.client import Api, Clients
+from imgstore.drivers.cinder.client import Api, Clients, _endpoint
 from imgstore.drivers.cinder.devices import _configuration
 from imgstore.drivers.cinder.errors import classify
 from imgstore.drivers.cinder.options import OPTIONS
@@ -125,6 +125,14 @@ def test_what_cannot_be_used_is_said(options: dict[str, Any], said: str) -> None
     with pytest.raises(errors.ConfigError, match=said) as caught:
         settings(**options)
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_catalog_of_a_context_may_have_an_alias() -> None:
+    endpoints = [{"interface": "public", "url": "http://cinder/v3/p"}]
+    context = RequestContext(
+        "token", service_catalog=[{"type": "block-storage", "endpoints": endpoints}]
+    )
+    assert _endpoint(settings(), context) == "http://cinder/v3/p"
 
 
 @pytest.mark.parametrize(

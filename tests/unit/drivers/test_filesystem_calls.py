@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from imgstore import errors
-from imgstore.drivers.filesystem.calls import Calls, OpenFile
+from imgstore.drivers.filesystem.calls import Calls, Job, OpenFile
 
 WAIT = 20
 
@@ -61,26 +61,26 @@ def test_without_a_limit_there_are_no_threads() -> None:
 
 
 def test_a_call_is_given_up(hanging: threading.Event) -> None:
-    """A call beyond its time is TimedOut; ``late`` gets its result, once, when there is one."""
-    made, late = calls(), list[object]()
+    """A call beyond its time is TimedOut; ``late`` is called once, when it has returned."""
+    made, late = calls(), list[None]()
     with pytest.raises(errors.TimedOut):
-        made(lambda: hanging.wait(WAIT) and "result", late=late.append)
+        made.outcome(Job(lambda: hanging.wait(WAIT), lambda: late.append(None)))
     assert late == []
     hanging.set()
     soon(lambda: late)
-    assert late == ["result"]
+    assert late == [None]
 
 
 def test_a_late_failure_is_nobodys(hanging: threading.Event) -> None:
-    """``late`` gets None where the call failed after all; what it raises itself harms nobody."""
-    made, late = calls(size=1), list[object]()
+    """``late`` is called where the call failed after all; what it raises itself harms nobody."""
+    made, late = calls(size=1), list[None]()
 
-    def clean(result: object) -> None:
-        late.append(result)
+    def clean() -> None:
+        late.append(None)
         raise RuntimeError
 
     with pytest.raises(errors.TimedOut):
-        made(lambda: hanging.wait(WAIT) and fail(OSError(5, "x")), late=clean)
+        made.outcome(Job(lambda: hanging.wait(WAIT) and fail(OSError(5, "x")), clean))
     hanging.set()
     soon(lambda: late)
     assert late == [None]
@@ -88,16 +88,36 @@ def test_a_late_failure_is_nobodys(hanging: threading.Event) -> None:
 
 
 def test_waiting_calls_are_never_made(hanging: threading.Event) -> None:
-    """What found no thread in time is not made when there is one; ``late`` gets None."""
-    made, late, done = calls(size=1), list[object](), list[int]()
+    """What found no thread in time is not made when there is one; ``late`` is called."""
+    made, late, done = calls(size=1), list[None](), list[int]()
+
+    def job(number: int) -> Job:
+        return Job(lambda: done.append(number), lambda: late.append(None))
+
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(made, hanging.wait, WAIT)]
         soon(threads)
-        futures += [pool.submit(made, done.append, n, late=late.append) for n in range(3)]
+        futures += [pool.submit(made.outcome, job(n)) for n in range(3)]
         assert all(isinstance(f.exception(WAIT), errors.TimedOut) for f in futures)
     hanging.set()
     soon(lambda: len(late) == 3)
     assert (late, done) == ([None] * 3, [])
+
+
+def test_a_thread_that_cleans_up_is_not_waited_for(hanging: threading.Event) -> None:
+    """What hangs again when it is undone keeps its thread, and other calls get another one."""
+    made, undoing = calls(size=2), threading.Event()
+    came_back = threading.Event()
+
+    def clean() -> None:
+        undoing.set()
+        hanging.wait(WAIT)
+
+    with pytest.raises(errors.TimedOut):
+        made.outcome(Job(lambda: came_back.wait(WAIT), clean))
+    came_back.set()
+    assert undoing.wait(WAIT)
+    assert made(lambda: "works") == "works"
 
 
 def test_no_more_threads_than_allowed() -> None:
@@ -121,6 +141,12 @@ def test_no_more_threads_than_allowed() -> None:
     assert made(lambda: "again") == "again"
 
 
+def opened(made: Calls) -> OpenFile:
+    file = OpenFile(made)
+    file.open(lambda held: held.open("/dev/null", os.O_RDONLY))
+    return file
+
+
 def is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -131,7 +157,7 @@ def is_open(fd: int) -> bool:
 
 def test_a_descriptor_in_use_is_not_closed(hanging: threading.Event) -> None:
     """A descriptor stays open while a call hangs on it, and is closed exactly once after that."""
-    file = OpenFile(os.open("/dev/null", os.O_RDONLY), calls())
+    file = opened(calls())
     with pytest.raises(errors.TimedOut):
         file(lambda fd: hanging.wait(WAIT) and fail(OSError(5, "x")))
     assert file.lost
@@ -146,7 +172,7 @@ def test_a_descriptor_in_use_is_not_closed(hanging: threading.Event) -> None:
 @pytest.mark.parametrize("timeout", [0, 5])
 def test_a_descriptor_is_closed_once(timeout: int) -> None:
     """Closing again harms no descriptor that got the same number, and never raises."""
-    file = OpenFile(os.open("/dev/null", os.O_RDONLY), calls(timeout=timeout))
+    file = opened(calls(timeout=timeout))
     fd = file.fd
     assert file(os.read, 1) == b""
     assert file.reader(5)() == b""
@@ -156,13 +182,12 @@ def test_a_descriptor_is_closed_once(timeout: int) -> None:
     file.close()
     assert is_open(again)
     os.close(again)
-    OpenFile(again, calls(timeout=timeout)).close()
 
 
 def test_a_hanging_close_is_awaited_no_longer_than_other_calls(hanging: threading.Event) -> None:
     """close() comes back in time when all threads hang, and closes as soon as one is free."""
     made = calls(size=1)
-    file = OpenFile(os.open("/dev/null", os.O_RDONLY), made)
+    file = opened(made)
     with pytest.raises(errors.TimedOut):
         made(hanging.wait, WAIT)
     fd = file.fd

@@ -21,16 +21,16 @@ MIB = 1024 * 1024
     [
         (["/a"], [DataDir("/a", 0)]),
         (["/a:", "/b:0"], [DataDir("/a", 0), DataDir("/b", 0)]),
-        (["/a:10", "/b:200", "/c"], [DataDir("/a", 10), DataDir("/b", 200), DataDir("/c", 0)]),
+        (["/a:10", "/b:200", "/c"], [DataDir("/b", 200), DataDir("/a", 10), DataDir("/c", 0)]),
         (["/a/:5", "//b//c/", "/d/../e"], [DataDir("/a", 5), DataDir("/b/c", 0), DataDir("/e", 0)]),
-        (["/a:1", "/a/:1"], [DataDir("/a", 1)]),
+        ([" /a : 7 ", "/back\\slash:8"], [DataDir("/back\\slash", 8), DataDir("/a", 7)]),
         (["/a:-1"], [DataDir("/a", -1)]),
         (["/a:b:3"], [DataDir("/a:b", 3)]),
     ],
 )
 def test_datadirs(texts: list[str], expected: list[DataDir]) -> None:
-    """Each entry is path[:priority]; slashes at the end and repetitions do not matter."""
-    assert settings.data_dirs(None, texts) == expected
+    """Each entry is path[:priority]; slashes at the end do not matter. The highest is first."""
+    assert settings.data_dirs(settings.DEFAULT_DATADIR, texts) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,40 @@ def test_datadirs(texts: list[str], expected: list[DataDir]) -> None:
 def test_bad_datadirs(texts: list[str]) -> None:
     """What is no path, no whole number, or the same directory with two priorities is refused."""
     with pytest.raises(errors.ConfigError):
-        settings.data_dirs(None, texts)
+        settings.data_dirs(settings.DEFAULT_DATADIR, texts)
+
+
+MEANT = [
+    ({"datadirs": ["/x:1,/y:2"]}, "filesystem_store_datadirs.*repeat the line"),
+    ({"datadirs": ["/x,/y"]}, "filesystem_store_datadirs.*repeat the line"),
+    ({"datadir": "/x, /y"}, "filesystem_store_datadir:.*repeat the line"),
+    ({"datadir": "/x ; comment"}, "filesystem_store_datadir:.*comment"),
+    ({"datadir": "/x # comment"}, "filesystem_store_datadir:.*comment"),
+    ({"datadirs": ["/x:1 ; comment"]}, "filesystem_store_datadirs.*nothing else in the line"),
+    ({"datadirs": ["/x:/y"]}, "filesystem_store_datadirs.*priority"),
+    ({"datadir": "/x;"}, "filesystem_store_datadir:.*separator"),
+    ({"datadir": "/x:5"}, "filesystem_store_datadir:.*priority"),
+    ({"datadir": "images"}, "filesystem_store_datadir:.*not absolute"),
+    ({"datadir": ""}, "filesystem_store_datadir:.*not absolute"),
+    ({"datadir": "file:///x"}, "filesystem_store_datadir:.*not absolute"),
+    ({"datadirs": ["/x", "images:7"]}, "filesystem_store_datadirs.*not absolute"),
+    ({"datadirs": ["/x", "/x/"]}, "filesystem_store_datadirs.*more than once"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), MEANT)
+def test_paths_that_were_meant_otherwise(given: dict[str, Any], said: str) -> None:
+    """Several paths in one, comments, relative paths and repetitions are told, with a remedy."""
+    with pytest.raises(errors.ConfigError, match=said) as caught:
+        FilesystemStore("file", **given)
+    assert "; " in str(caught.value)
+
+
+def test_odd_paths_that_may_be_meant() -> None:
+    """Spaces, commas and semicolons inside of a name are part of it."""
+    for path in ("/a b/c", "/a,b", "/a;b/c,d"):
+        (entry,) = FilesystemStore("file", datadir=path).datadirs
+        assert entry.path == path
 
 
 def test_datadir_and_datadirs() -> None:
@@ -49,8 +82,7 @@ def test_datadir_and_datadirs() -> None:
     for path in ("/a\0b", "/a?b", "/a#b"):
         with pytest.raises(errors.ConfigError, match=r"cannot stand in a file|control character"):
             FilesystemStore("file", datadir=path)
-    with pytest.raises(errors.ConfigError, match="one path"):
-        FilesystemStore("file", datadirs="/a")
+    assert FilesystemStore("file", datadirs="/a").url_prefix == "file:///a"
     assert FilesystemStore("file", datadir=Path("/a")).url_prefix == "file:///a"
     assert FilesystemStore("file").url_prefix == "file:///var/lib/glance/images"
     assert FilesystemStore("file", datadir="/a/").url_prefix == "file:///a"

@@ -76,3 +76,43 @@ def test_logins() -> None:
     assert plugin.auth_url == f"{ADDRESS}/v3"
     (method,) = plugin.auth_methods
     assert method.application_credential_secret == "other"
+
+
+def service(kind: str, *, interface: str = "public") -> dict[str, Any]:
+    endpoint = {"interface": interface, "url": f"http://{kind}.example.org/"}
+    return {"type": kind, "endpoints": [endpoint]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "listed"),
+    [
+        ("volumev3", "block-storage"),
+        ("block-storage", "volumev3"),
+        ("block-store", "volumev3"),
+        ("volumev3", "block-store"),
+        ("volumev3", "volume"),
+        ("object-store", "object-storage"),
+        ("object-storage", "object-store"),
+        ("images", "images"),
+    ],
+)
+def test_a_service_is_found_by_its_aliases(asked: str, listed: str) -> None:
+    """Whichever of them is asked for, and whichever the catalogue has."""
+    found = _keystone.endpoint_in(
+        [service("volumev2"), service(listed)], asked, "public", install=INSTALL
+    )
+    assert found == f"http://{listed}.example.org"
+
+
+def test_the_name_that_is_asked_for_comes_first() -> None:
+    """If it has such an endpoint; a service whose API is gone comes never."""
+    both = [service("block-storage"), service("volumev3")]
+    kinds = {"volumev3": "volumev3", "block-storage": "block-storage", "volume": "block-storage"}
+    for asked, listed in kinds.items():
+        found = _keystone.endpoint_in(both, asked, "public", install=INSTALL)
+        assert found == f"http://{listed}.example.org"
+    inside = [service("volumev3", interface="internal"), service("block-storage")]
+    found = _keystone.endpoint_in(inside, "volumev3", "public", install=INSTALL)
+    assert found == "http://block-storage.example.org"
+    gone = [service("volumev2"), service("image")]
+    assert _keystone.endpoint_in(gone, "volumev3", "public", install=INSTALL) is None

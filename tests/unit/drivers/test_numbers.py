@@ -16,7 +16,7 @@ from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.s3.adding import part_of
 from imgstore.drivers.s3.client import told
 from imgstore.drivers.swift import adding as swift
-from imgstore.drivers.swift.bulk import delete_many
+from imgstore.drivers.swift.deleting import delete_many
 from imgstore.drivers.swift.leftovers import _Group
 from imgstore.drivers.swift.manifests import most_segments
 from imgstore.drivers.swift.reading import size_of
@@ -75,7 +75,7 @@ def test_a_manifest_whose_size_is_not_told(said: Any) -> None:
 @pytest.mark.parametrize("said", NONE)
 def test_an_image_of_swift_whose_size_is_not_told(said: Any) -> None:
     caller: Any = SimpleNamespace(head=lambda *_: {"Content-Length": said})
-    with pytest.raises(errors.IntegrityError, match="does not tell"):
+    with pytest.raises(errors.Unsupported, match="does not tell"):
         size_of(caller, "images", "image")
 
 
@@ -91,7 +91,7 @@ def test_a_cluster_that_does_not_tell_its_limits(said: Any) -> None:
     def ask(*args: Any, **_: Any) -> Any:
         asked.append(args)
         return SimpleNamespace(
-            read=lambda: b'{"Number Deleted": 5, "Response Status": "200 OK"}', close=lambda: None
+            whole=lambda: b'{"Number Deleted": 5, "Response Status": "200 OK"}', close=lambda: None
         )
 
     caller: Any = SimpleNamespace(about=lambda: about, ask=ask)

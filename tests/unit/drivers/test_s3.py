@@ -129,6 +129,7 @@ def test_where_the_bucket_is_named(host: str, bucket: str, url_format: str, styl
     ("options", "said"),
     [
         ({"bucket": "a/b"}, "s3_store_bucket"),
+        ({"host": "http://minio_1:9000"}, "has no underscore"),
         ({"bucket": "Images_1", "bucket_url_format": "virtual"}, "s3_store_bucket_url_format"),
         ({"bucket_url_format": "sideways"}, "s3_store_bucket_url_format"),
         ({"access_key": "AKIA"}, "s3_store_secret_key"),

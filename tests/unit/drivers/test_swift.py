@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from keystoneauth1 import exceptions as keystone
-from swiftclient.exceptions import ClientException
 
 from imgstore import Capability, Location, StoreManager, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.swift.accounts import Account
-from imgstore.drivers.swift.errors import classify
+from imgstore.drivers.swift.errors import AnswerError, classify
 from imgstore.drivers.swift.identity import endpoint_in
 from imgstore.drivers.swift.manifests import is_like_segment
 from imgstore.drivers.swift.settings import MAX_CONTAINER, Settings
@@ -437,22 +436,22 @@ def test_tokens_are_not_shown() -> None:
 @pytest.mark.parametrize(
     ("exc", "kind"),
     [
-        (ClientException("", http_status=400), errors.StoreError),
-        (ClientException("", http_status=401), errors.PermissionDenied),
-        (ClientException("", http_status=403), errors.PermissionDenied),
-        (ClientException("", http_status=404), errors.NotFound),
-        (ClientException("", http_status=408), errors.TimedOut),
-        (ClientException("", http_status=409), errors.Unavailable),
-        (ClientException("", http_status=412), errors.IntegrityError),
-        (ClientException("", http_status=413), errors.StorageFull),
-        (ClientException("", http_status=416), errors.InvalidRange),
-        (ClientException("", http_status=422), errors.IntegrityError),
-        (ClientException("", http_status=429), errors.Throttled),
-        (ClientException("", http_status=498), errors.Throttled),
-        (ClientException("", http_status=500), errors.Unavailable),
-        (ClientException("", http_status=503), errors.Unavailable),
-        (ClientException("", http_status=507), errors.StorageFull),
-        (ClientException("", http_status=599), errors.Unavailable),
+        (AnswerError(400, ""), errors.StoreError),
+        (AnswerError(401, ""), errors.PermissionDenied),
+        (AnswerError(403, ""), errors.PermissionDenied),
+        (AnswerError(404, ""), errors.NotFound),
+        (AnswerError(408, ""), errors.TimedOut),
+        (AnswerError(409, ""), errors.Unavailable),
+        (AnswerError(412, ""), errors.IntegrityError),
+        (AnswerError(413, ""), errors.StorageFull),
+        (AnswerError(416, ""), errors.InvalidRange),
+        (AnswerError(422, ""), errors.IntegrityError),
+        (AnswerError(429, ""), errors.Throttled),
+        (AnswerError(498, ""), errors.Throttled),
+        (AnswerError(500, ""), errors.Unavailable),
+        (AnswerError(503, ""), errors.Unavailable),
+        (AnswerError(507, ""), errors.StorageFull),
+        (AnswerError(599, ""), errors.Unavailable),
         (keystone.Unauthorized(), errors.PermissionDenied),
         (keystone.NotFound(), errors.ConfigError),
         (keystone.ServiceUnavailable(), errors.Unavailable),

@@ -373,7 +373,7 @@ class TestReferenceFiles:
         found = referring(path, f"[ref1]\n{self.LOGIN}{credential}{more}").accounts["ref1"]
         assert (found.user, found.key) == (None, None)
         assert found.credential == (Secret("a"), Secret("b%"))
-        assert not Keystone(settings(), found).makes_trusts
+        assert not Keystone(settings(), found, None).makes_trusts
 
     @pytest.mark.parametrize(
         ("written", "version", "url"),
@@ -434,7 +434,7 @@ class TestDomains:
         self, given: dict[str, str], expected: tuple[str | None, ...]
     ) -> None:
         found = settings(user="project:us:er", **given)
-        plugin = Keystone(found, found.accounts[""])._plugin()
+        plugin = Keystone(found, found.accounts[""], None)._plugin()
         (method,) = plugin.auth_methods
         assert (method.username, method.password) == ("us:er", "k%:e/y@")
         assert plugin.project_name == "project"
@@ -458,7 +458,7 @@ class TestSecrets:
             text = f"{made!r} {made} {vars(made)} {found} {found.account!r} {found.accounts}"
             text += f"{made.url_prefix} {made._session.get()!r} {vars(made._session.get())}"
             assert found.account is not None
-            text += f"{Keystone(found, found.account)!r}"
+            text += f"{Keystone(found, found.account, None)!r}"
         assert not [each for each in SECRETS if each in text]
 
     def test_a_reference_file_is_not_printed(self, path: Path) -> None:

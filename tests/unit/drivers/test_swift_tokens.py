@@ -6,9 +6,11 @@ import time
 
 import pytest
 
+from imgstore.drivers.swift.errors import AnswerError
 from imgstore.drivers.swift.identity import Login, Shown, Tokens
 from imgstore.errors import PermissionDenied, Unavailable
 
+UNAUTHORIZED, FORBIDDEN = (AnswerError(status, "") for status in (401, 403))
 URL = "https://swift.example.org/v1/AUTH_1"
 
 
@@ -24,7 +26,8 @@ class Server:
         if not self.is_up:
             raise Unavailable("the server is down")
         number = len(self.given)
-        self.given.append(Login(URL, f"token-{number}", time.monotonic() + self.life, self.life))
+        now = time.monotonic()
+        self.given.append(Login(URL, f"token-{number}", now + self.life, self.life, now))
         return self.given[-1]
 
     def tokens(self, expires_soon: float = 60.0) -> Tokens:
@@ -33,6 +36,8 @@ class Server:
 
 class Refusing:
     """An asker whose only token was refused."""
+
+    has_others = False
 
     def __init__(self) -> None:
         self.own = Login(URL, "lent")
@@ -85,19 +90,38 @@ class TestShown:
         """Those that come after are the caller's fault, or Swift's."""
         shown = Shown(Server().tokens(), Server().tokens())
         assert shown.get()[1] == {"X-Auth-Token": "token-0", "X-Service-Token": "token-0"}
-        shown.refuse()
+        shown.refuse(UNAUTHORIZED)
         assert shown.get()[1] == {"X-Auth-Token": "token-1", "X-Service-Token": "token-1"}
         with pytest.raises(PermissionDenied, match="401"):
-            shown.refuse()
+            shown.refuse(UNAUTHORIZED)
 
     def test_an_expired_token_beside_a_valid_one(self) -> None:
         """Swift takes it; without a service's it is refused."""
         shown = Shown(Refusing(), Server().tokens())
         shown.get()
-        shown.refuse()
+        shown.refuse(UNAUTHORIZED)
         assert shown.get()[1] == {"X-Auth-Token": "lent", "X-Service-Token": "token-1"}
         alone = Shown(Refusing(), None)
         assert alone.get()[1] == {"X-Auth-Token": "lent"}
-        alone.refuse()
+        alone.refuse(UNAUTHORIZED)
         with pytest.raises(PermissionDenied, match="any more"):
             alone.get()
+
+    def test_what_is_forbidden(self) -> None:
+        """It may be forbidden because the token is over, unless it is new, or there is no other."""
+        server = Server()
+        shown = Shown(server.tokens(), None)
+        first, _ = shown.get()
+        with pytest.raises(AnswerError, match="403"):
+            shown.refuse(FORBIDDEN)
+        object.__setattr__(first, "made", time.monotonic() - 10)
+        shown.refuse(FORBIDDEN)
+        second, _ = shown.get()
+        assert second is not first
+        object.__setattr__(second, "made", time.monotonic() - 10)
+        with pytest.raises(AnswerError, match="403"):
+            shown.refuse(FORBIDDEN)
+        lent = Shown(Refusing(), None)
+        lent.get()
+        with pytest.raises(AnswerError, match="403"):
+            lent.refuse(FORBIDDEN)
