@@ -21,7 +21,7 @@ from imgstore.drivers._http.reading import Client
 from imgstore.drivers._http.urls import INSTALL, Url
 from imgstore.errors import ConfigError, ImgStoreError, InvalidLocation
 from imgstore.location import Location
-from imgstore.model import Capability, Ownership
+from imgstore.model import Capability, Ownership, Stat
 from imgstore.process import lazy
 from imgstore.process.per_process import PerProcess
 from imgstore.store import Store
@@ -148,8 +148,8 @@ class HttpStore(Store):
         url = Url.of(location)
         return self._client.get().open(url, offset, length, if_version=if_version)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return self._client.get().size(Url.of(location))
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        return self._client.get().stat(Url.of(location))
 
     def _classify(self, exc: Exception) -> ImgStoreError | None:
         return classify(exc)

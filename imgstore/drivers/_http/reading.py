@@ -28,6 +28,7 @@ from imgstore.errors import (
     Unsupported,
 )
 from imgstore.location import Location
+from imgstore.model import Stat
 
 if TYPE_CHECKING:
     import requests
@@ -84,7 +85,7 @@ class Client:
         try:
             return self._open(url, offset, length, if_version)
         except InvalidRange:
-            size = self.size(url)
+            size = self.stat(url).size
             if length is None or not offset < size < offset + length:
                 raise
         # RFC 9110 14.1.2 has a range cut that ends beyond the image; some servers refuse it.
@@ -111,32 +112,36 @@ class Client:
             raise
         return Opened(_pieces(response), size, version, response.raw.close)  # takes no lock
 
-    def size(self, url: Url) -> int:
-        """Return an image's size, as GET tells it.
+    def stat(self, url: Url) -> Stat:
+        """Return what is told of an image, as GET tells it.
 
         Many servers answer HEAD without making the body, with a Content-Length of 0 for example.
         """
         if not self._trusts_head:
-            return self._size_by_get(url)
+            return self._stat_by_get(url)
         response = self._ask("HEAD", url, {})
         settle(response)
         status = response.status_code
         if status == HTTPStatus.OK and _coding(response.headers) is None:
             size = _declared(response.headers)
             if size is not None:
-                return size
+                return self._stat(size, response.headers)
         elif status != HTTPStatus.OK and status not in _HEAD_REFUSED:
             raise status_error(status)
-        return self._size_by_get(url)
+        return self._stat_by_get(url)
 
-    def _size_by_get(self, url: Url) -> int:
+    def _stat(self, size: int, headers: Mapping[str, str]) -> Stat:
+        version = _version(headers, None, self._strong_age)
+        return Stat(size, version, _date(headers.get("Last-Modified")))
+
+    def _stat_by_get(self, url: Url) -> Stat:
         """Ask for one byte and, where the answer does not tell the total, for all of them."""
         for headers in ({"Range": "bytes=0-0"}, {}):
             response = self._ask("GET", url, headers)
             settle(response)
             total = _total(response)
             if total is not None:
-                return total
+                return self._stat(total, response.headers)
             if response.status_code == HTTPStatus.OK:
                 break
         raise Unsupported("the server does not tell the image's size")
@@ -146,7 +151,7 @@ class Client:
             raise status_error(response.status_code)
         _refuse_codings(response.headers)
         size = _declared(response.headers)
-        return self.size(url) if size is None else size
+        return self.stat(url).size if size is None else size
 
     def _size_of_part(
         self,
@@ -175,7 +180,7 @@ class Client:
         match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         if match is None:
             raise Unsupported("the server's partial answer does not say which single range it is")
-        size = self.size(url) if match[3] == "*" else int(match[3])
+        size = self.stat(url).size if match[3] == "*" else int(match[3])
         last = size - 1 if length is None else min(offset + length, size) - 1
         if (int(match[1]), int(match[2])) != (offset, last):
             asked = f"{offset}-{last}"

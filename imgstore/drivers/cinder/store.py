@@ -29,7 +29,7 @@ from imgstore.drivers.cinder.reading import image_at, opened
 from imgstore.drivers.cinder.settings import USER, read
 from imgstore.errors import ConfigError, ImgStoreError, NotFound
 from imgstore.location import Location
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
 from imgstore.process.per_process import PerProcess
 from imgstore.store import Store
@@ -154,8 +154,9 @@ class CinderStore(Store):
         attachments = self._attachments.get()
         return opened(api, attachments, volume, offset, length, if_version=if_version)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return image_at(self._clients.get().of(context), location).image_size
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        volume = image_at(self._clients.get().of(context), location)
+        return Stat(volume.image_size, volume.id, volume.created)
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         api = self._clients.get().of(context)

@@ -48,7 +48,7 @@ from imgstore.errors import (
     Unsupported,
 )
 from imgstore.location import Location
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process.committing import mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 from imgstore.store import Store
@@ -166,8 +166,9 @@ class FilesystemStore(Store):
         check = functools.partial(_check_version, file, version)
         return Opened(chunks, size, version, file.close, file.fd, file.has_time_limit, check=check)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return self._of_image(self._calls, self._tree.image_status, path_of(location)).st_size
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        status = self._of_image(self._calls, self._tree.image_status, path_of(location))
+        return Stat(status.st_size, _version_of(status), _moment(status.st_ctime))
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         self._of_image(self._calls, self._tree.unlink_image, path_of(location))

@@ -129,6 +129,13 @@ def open_at(connection: Connection, pool: Any, name: str, snapshot: str | None) 
     return opened
 
 
+def time_of(image: Any, snapshot: str | None) -> datetime:
+    """Return when an image was committed: when its snapshot was taken, or else it was made."""
+    if snapshot is None:
+        return _in_utc(image.create_timestamp())
+    return _in_utc(image.get_snap_timestamp(image.snap_get_id(snapshot)))
+
+
 def identity_of(image: Any, snapshot: str | None) -> str:
     """Return what tells an image from those of other clusters: ids are partly random."""
     return f"{version_of(image, snapshot)} {image.create_timestamp()} {image.size()}"

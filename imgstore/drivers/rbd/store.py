@@ -17,15 +17,16 @@ from imgstore.data.streams import Body
 from imgstore.drivers._librbd.cluster import Cluster
 from imgstore.drivers._librbd.connection import Connection
 from imgstore.drivers._librbd.errors import INSTALL, classify
+from imgstore.drivers._librbd.images import version_of
 from imgstore.drivers.rbd import copying, deleting, leftovers, reading
 from imgstore.drivers.rbd.adding import Adding
 from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.drivers.rbd.places import SCHEME, Place, is_draft, new_draft, own_pool
 from imgstore.drivers.rbd.settings import read
-from imgstore.drivers.rbd.states import identity_of, open_at
+from imgstore.drivers.rbd.states import identity_of, open_at, time_of
 from imgstore.errors import ImgStoreError, InvalidLocation, NotFound, PermissionDenied
 from imgstore.location import Location
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
 from imgstore.process.per_process import PerProcess
 from imgstore.store import Store
@@ -116,12 +117,13 @@ class RbdStore(Store):
             if_version=if_version,
         )
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
         with self._clusters.get().connection() as connection:
             place = self._place(location, connection)
             pool = connection.pool(place.pool)
             with open_at(connection, pool, place.image, place.snapshot) as image:
-                return int(image.size())
+                version = version_of(image, place.snapshot)
+                return Stat(int(image.size()), version, time_of(image, place.snapshot))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         check_storable(image_id, "RBD")

@@ -17,7 +17,7 @@ from imgstore.data.streams import Body
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.checking import honours_conditions, is_there
-from imgstore.drivers.s3.client import SDK_LOGGERS, Client, head, told
+from imgstore.drivers.s3.client import SDK_LOGGERS, Client, head, told, validator
 from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.copying import Copying, Original
 from imgstore.drivers.s3.deleting import delete, is_seen
@@ -33,7 +33,7 @@ from imgstore.errors import (
     Unavailable,
 )
 from imgstore.location import Location, same_service
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
 from imgstore.process.per_process import PerProcess
 from imgstore.secret import Secret
@@ -133,8 +133,10 @@ class S3Store(Store):
         workers = self._settings.get_workers
         return open_ranges(request, offset, length, if_version, workers=workers)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return int(told(self._found(location), "ContentLength"))
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        found = self._found(location)
+        size, version = int(told(found, "ContentLength")), validator(found.get("ETag"))
+        return Stat(size, version, found.get("LastModified"))
 
     def _found(self, location: Location) -> dict[str, Any]:
         found = head(self._client.get().s3, _at(location))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Final
 
@@ -13,6 +14,7 @@ from imgstore.drivers.swift.client import Answer, Caller
 from imgstore.drivers.swift.errors import AnswerError
 from imgstore.drivers.swift.manifests import MANIFEST, SIZE, split
 from imgstore.errors import IntegrityError, NotFound, Unavailable, Unsupported
+from imgstore.model import Stat
 
 _TIME: Final = "time "
 _OF_NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
@@ -118,7 +120,7 @@ class Reading:
 
     def _dynamic_size(self) -> int:
         if self._size is None:
-            self._size = size_of(self._caller, *self._place)
+            self._size = stat_of(self._caller, *self._place).size
         return self._size
 
 
@@ -148,8 +150,8 @@ class Cut:
         self._answer.close()
 
 
-def size_of(caller: Caller, container: str, name: str) -> int:
-    """Return an image's size; raises NotFound, and Unavailable while segments are missing."""
+def stat_of(caller: Caller, container: str, name: str) -> Stat:
+    """Return what is told of an image; raises NotFound, Unavailable while segments are missing."""
     headers = caller.head(container, name)
     if headers is None:
         raise NotFound("there is no such image")
@@ -159,7 +161,14 @@ def size_of(caller: Caller, container: str, name: str) -> int:
         size = sum(whole_number(each.get("bytes")) or 0 for each in found)
     size = length_of(headers) if size is None else size
     check_size(headers, size)
-    return size
+    return Stat(size, version_of(headers), _modified(headers))
+
+
+def _modified(headers: Mapping[str, str]) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(float(headers["X-Timestamp"]), timezone.utc)
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 def length_of(headers: Mapping[str, str]) -> int:

@@ -27,12 +27,12 @@ from imgstore.drivers.swift.errors import INSTALL, classify
 from imgstore.drivers.swift.manifests import is_like_segment
 from imgstore.drivers.swift.options import OPTIONS
 from imgstore.drivers.swift.places import CONFIG, Place
-from imgstore.drivers.swift.reading import Reading, size_of
+from imgstore.drivers.swift.reading import Reading, stat_of
 from imgstore.drivers.swift.session import Session
 from imgstore.drivers.swift.settings import CHECK, MAX_CONTAINER, SEGMENTS, read
 from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location, same_service
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
 from imgstore.process.committing import undone
 from imgstore.process.per_process import PerProcess
@@ -216,8 +216,8 @@ class SwiftStore(Store):
 
         return dataclasses.replace(opened, close=close)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return size_of(*self._at(location, context))
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        return stat_of(*self._at(location, context))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         settings, session = self._settings, self._session.get()

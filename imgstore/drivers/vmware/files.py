@@ -24,6 +24,7 @@ from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import NotFound, PermissionDenied, StorageFull, StoreError, Unavailable
 from imgstore.location import Location
+from imgstore.model import Stat
 
 if TYPE_CHECKING:
     import requests
@@ -105,9 +106,13 @@ class Files:
         """Open a file; the contract of ``Store._get``."""
         return self._client.open(self._at(place.target), offset, length, if_version=if_version)
 
+    def stat(self, place: Place) -> Stat:
+        """Return what is told of a file; raises NotFound."""
+        return self._client.stat(self._at(place.target))
+
     def size(self, place: Place) -> int:
         """Return the size of a file; raises NotFound."""
-        return self._client.size(self._at(place.target))
+        return self.stat(place).size
 
     def exists(self, place: Place) -> bool:
         """Return whether there is a file."""

@@ -24,7 +24,7 @@ from imgstore.drivers.vmware.places import DRAFT_PREFIX, SCHEME, Place, image_at
 from imgstore.drivers.vmware.settings import Settings, read
 from imgstore.errors import ImgStoreError
 from imgstore.location import Location, same_service
-from imgstore.model import Added, Capability, Leftover, Ownership
+from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
 from imgstore.process.per_process import PerProcess
 from imgstore.secret import Secret
@@ -106,8 +106,8 @@ class VmwareStore(Store):
         place = self._place(location)
         return self._datastores.get().files.open(place, offset, length, if_version)
 
-    def _size(self, location: Location, *, context: RequestContext | None) -> int:
-        return self._datastores.get().files.size(self._place(location))
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        return self._datastores.get().files.stat(self._place(location))
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         check_storable(image_id, "vSphere", own=DRAFT_PREFIX)
