@@ -183,7 +183,7 @@ def _cause(exc: Exception) -> str:
 
 
 @contextmanager
-def in_doubt() -> Iterator[None]:
+def doubting() -> Iterator[None]:
     """Let a failure inside say that the image may exist or not."""
     try:
         yield
