@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import starmap
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -84,6 +85,14 @@ def _nothing() -> None:
     return None
 
 
+def _popped(place: list[None]) -> list[None]:
+    """Take what is in a list, if another thread has not done so."""
+    try:
+        return [place.pop()]
+    except IndexError:
+        return []
+
+
 class _Pool:
     """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting.
 
@@ -118,9 +127,18 @@ class _Pool:
             raise
 
     def _grow(self) -> None:
-        """Start a thread if there are more jobs than threads."""
-        if len(self._unfinished) > self._size - len(self._free) and self._free:
-            threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
+        """Start a thread if there are more jobs than threads, and fewer of these than may be."""
+        place: list[None] = []  # the thread takes it, or else it is given back
+        try:
+            if len(self._unfinished) > self._size - len(self._free):
+                with suppress(IndexError):
+                    place.extend(starmap(self._free.pop, ((),)))  # in one step
+            if place:
+                work = functools.partial(self._work, place)
+                threading.Thread(target=work, name="imgstore-file", daemon=True).start()
+        except BaseException:
+            self._free.extend(_popped(place))
+            raise
 
     def _take_place(self) -> bool:
         try:
@@ -129,8 +147,8 @@ class _Pool:
             return False
         return True
 
-    def _work(self) -> None:
-        if not self._take_place():  # here, where no interrupt comes between
+    def _work(self, place: list[None]) -> None:
+        if not _popped(place):
             return
         while True:
             try:
