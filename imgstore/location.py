@@ -147,14 +147,24 @@ class Location:
         return Location, (self.scheme, self.rest)
 
 
-def _location_of(image: Located) -> Location | str:
+def store_of(location: LocationLike) -> str | None:
+    """Return the name of the store that an image tells beside its location, if it does."""
+    named = None if isinstance(location, str | Location) else _told(location, "store")
+    return named if isinstance(named, str) else None
+
+
+def _told(image: Located, name: str) -> object:
     try:
-        location: object = image.location
+        return getattr(image, name)
     except AttributeError:
-        location = None
-    except Exception as exc:
+        return None
+    except Exception as exc:  # of a row that its database session has let go, say
         kind = type(image).__name__
-        raise InvalidLocation(f"the location of {kind} cannot be read") from exc
+        raise InvalidLocation(f"the {name} of {kind} cannot be read") from exc
+
+
+def _location_of(image: Located) -> Location | str:
+    location = _told(image, "location")
     if not isinstance(location, str | Location):
         raise InvalidLocation(
             f"a location is text, not {type(image).__name__}",

@@ -29,7 +29,7 @@ from imgstore.errors import (
     UnknownScheme,
     UnknownStore,
 )
-from imgstore.location import Location, LocationLike
+from imgstore.location import Location, LocationLike, store_of
 from imgstore.model import Capability, Leftover, Ownership, Stat, StoredImage, StoreInfo
 from imgstore.store import ClosedError, Context, Store
 from imgstore.verbs.upkeep import problems
@@ -59,7 +59,7 @@ class StoreManager(Mapping[str, Store]):
         self._default = default
         self._failures: Mapping[str, ConfigError] = MappingProxyType({})
         self._failed_schemes: Mapping[str, tuple[str, ...] | None] = {}
-        self._doubts: Mapping[str, Sequence[ConfigError]] = {}
+        self._unread: Mapping[str, Sequence[ConfigError]] = {}
         self._closed = False
         faults = [
             ConfigError(f"two stores are named {name!r}", remedy="rename one")
@@ -135,14 +135,14 @@ class StoreManager(Mapping[str, Store]):
         groups of others are left alone.
         """
         done = build(conf, reserved=reserved, load=load_driver)
-        doubts = list(chain(*done.doubts.values()))
+        unread = list(chain(*done.unread.values()))
         with ExitStack() as unfinished:
             unfinished.callback(done.close)
-            for doubt in () if strict_options else doubts:
-                LOG.warning("%s", doubt)
-            if done.whole or (strict and done.failures) or (strict_options and doubts):
+            for line in () if strict_options else unread:
+                LOG.warning("%s", line)
+            if done.whole or (strict and done.failures) or (strict_options and unread):
                 faults = [*done.whole, *chain(*done.failures.values())]
-                raise _merged([*faults, *(doubts if strict_options else ())])
+                raise _merged([*faults, *(unread if strict_options else ())])
             manager = cls(done.stores.values(), default=done.default)
             unfinished.pop_all()
         manager._failures = MappingProxyType(
@@ -153,7 +153,7 @@ class StoreManager(Mapping[str, Store]):
             for name, driver in done.drivers.items()
             if name in done.failures
         }
-        manager._doubts = done.doubts
+        manager._unread = done.unread
         return manager
 
     # What it holds.
@@ -391,8 +391,8 @@ class StoreManager(Mapping[str, Store]):
         found = []
         if store is None:
             found = [f"store {name!r}: {error}" for name, error in self._failures.items()]
-        for group, doubts in self._doubts.items():
-            found += [str(doubt) for doubt in doubts if store in {None, group}]
+        for group, unread in self._unread.items():
+            found += [str(line) for line in unread if store in {None, group}]
         for one, texts in problems(chosen, write=write, timeout=timeout):
             subject = f"store {one.name!r}: "
             found += [subject + text.removeprefix(subject) for text in texts]
@@ -452,9 +452,7 @@ class StoreManager(Mapping[str, Store]):
     def _find(self, operation: str, location: LocationLike, store: str | None) -> Store:
         with self._verb(operation):
             at = Location.parse(location)
-        named = getattr(location, "store", None)
-        if store is None and isinstance(named, str):
-            store = named
+            store = store_of(location) if store is None else store
         with self._verb(operation, at):
             return self._owner(at) if store is None else self[store]
 

@@ -21,13 +21,14 @@ from oslo_config import cfg
 
 from imgstore import errors
 from imgstore.boundary.settings import texts_in
-from imgstore.errors import ImgStoreError
+from imgstore.errors import ImgStoreError, StoreError
 from imgstore.location import Location
 from imgstore.secret import MASK, Secret
 
 _LIBRARY: Final = str(errors.__package__)
 _UNDOING: Final = f"{_LIBRARY}.process.committing"
 _LATEST: Final = 128  # secrets got at run time that are remembered, own ones and callers' each
+_LONGEST: Final = 1000  # characters of what a backend says
 _INSIDE: Final = 8  # characters from which on a secret is found inside words, too
 _CREDENTIAL: Final = 4  # characters from which on a caller's credentials are no plain words
 _SIGNATURE: Final = 16  # characters from which on a part of a caller's query may give access
@@ -142,7 +143,10 @@ class Redaction:
                 BaseException.__setattr__(exc, name, clean)
                 BaseException.__setattr__(exc, "__suppress_context__", suppressed)
         if isinstance(exc, ImgStoreError):
-            exc.reason, exc.remedy = self.text(exc.reason), self.text(exc.remedy)
+            reason, exc.remedy = self.text(exc.reason), self.text(exc.remedy)
+            # Not before: of a secret that is cut nobody would know that it is one.
+            is_long = isinstance(exc, StoreError) and len(reason) > _LONGEST
+            exc.reason = f"{reason[:_LONGEST]}…" if is_long else reason
             exc.args = (exc.reason,)
             return exc
         text = _text_of(exc)

@@ -79,8 +79,18 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
 
 
 def kind_of(opt: cfg.Opt) -> str:
-    """Return what kind of value an option takes, in oslo.config's words."""
-    return str(getattr(opt.type, "type_name", "another value"))
+    """Return what value an option takes, in oslo.config's words, with its choices or limits."""
+    kind = opt.type
+    choices = [str(each) for each in getattr(kind, "choices", None) or () if each]
+    if choices:
+        return f"one of {', '.join(choices)}"
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    said = str(getattr(kind, "type_name", "another value"))
+    if least is None and most is None:
+        return said
+    if most is None:
+        return f"{said}, {least} or more"
+    return f"{said}, {most} or less" if least is None else f"{said} from {least} to {most}"
 
 
 def _read(opt: cfg.Opt, value: object) -> Any:

@@ -19,9 +19,9 @@ from typing import Any, Final
 from oslo_config import cfg
 
 from imgstore.boundary.settings import BESIDE
-from imgstore.config.doubts import Doubts, doubts
 from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
+from imgstore.config.unread import Unread, unread
 from imgstore.config.values import EMPTY, fault_of, is_given, one_of, passed_on, value_of
 from imgstore.config.wanted import Default, Wanted, is_reserved, read_wish
 from imgstore.errors import ConfigError, DriverUnavailable
@@ -38,7 +38,7 @@ class Built:
 
     ``drivers`` has the name of every store, failed ones too, and its class where that is known;
     ``default`` is the name of a store that was built. ``whole`` are faults that concern no single
-    store. ``doubts`` are lines that nothing reads, by group.
+    store. ``unread`` is what nothing reads, by group.
     """
 
     stores: dict[str, Store] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Built:
     default: str | None = None
     whole: list[ConfigError] = field(default_factory=list)
     failures: dict[str, list[ConfigError]] = field(default_factory=dict)
-    doubts: Doubts = field(default_factory=dict)
+    unread: Unread = field(default_factory=dict)
 
     def close(self) -> None:
         """Close the stores."""
@@ -75,7 +75,7 @@ def build(
             done.stores.pop(name).close()
             done.failures[name] = [passed_on(fault, f"[{name}]")]
         done.default = _default(wish.default, done, done.stores)
-        done.doubts = doubts(conf, wish, done.drivers)
+        done.unread = unread(conf, wish, done.drivers)
         unfinished.pop_all()
     return done
 
@@ -92,7 +92,7 @@ def examine(conf: cfg.ConfigOpts, *, load: Callable[[str], type[Store]]) -> Buil
         if faults:
             done.failures.setdefault(wanted.name, []).extend(faults.values())
     _default(wish.default, done, done.drivers)
-    done.doubts = doubts(conf, wish, done.drivers)
+    done.unread = unread(conf, wish, done.drivers)
     return done
 
 

@@ -24,5 +24,5 @@ def problems(*paths: str | PathLike[str]) -> list[str]:
     except ConfigError as exc:
         found = [exc]
     else:
-        found = [*done.whole, *chain(*done.failures.values()), *chain(*done.doubts.values())]
+        found = [*done.whole, *chain(*done.failures.values()), *chain(*done.unread.values())]
     return [" ".join(str(each).split()) for each in found]

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.translation import describe
 from imgstore.drivers._http.errors import classify as classify_transport
+from imgstore.drivers._http.errors import peer_of
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -107,23 +107,15 @@ def check_sendable(*values: str) -> None:
         )
 
 
-def connection_error(exc: Exception, *, ca_option: str) -> ImgStoreError | None:
-    """Return what a failure of requests means, and of which host; None for all else."""
-    found = classify_transport(exc, ca_option=ca_option)
-    url = getattr(getattr(exc, "request", None), "url", None)
-    if found is not None and url:
-        found.reason += f" ({urlsplit(url).netloc.rpartition('@')[2]})"
-    return found
-
-
 def explain(exc: Exception, *, ca_option: str, remedy: str, install: str) -> ImgStoreError:
     """Return what an error of keystoneauth1 means; ``remedy`` is for an address that is wrong."""
     exceptions = lazy.load("keystoneauth1.exceptions", install=install)
     status = int(getattr(exc, "http_status", 0) or 0)
     if isinstance(exc, exceptions.ConnectionError):
-        found = connection_error(exc.__cause__ or exc.__context__ or exc, ca_option=ca_option)
+        cause: Any = exc.__cause__ or exc.__context__ or exc
+        found = classify_transport(cause, ca_option=ca_option)
         if isinstance(found, IntegrityError):  # what ended early is no image
-            found = Unavailable("the server's answer broke off")
+            found = Unavailable(f"the answer of {peer_of(cause)} broke off")
         return found or Unavailable("the server cannot be connected to")
     # It says of an application credential that was deleted that it "could not find" it.
     is_unknown = status == HTTPStatus.NOT_FOUND and "could not find" in str(exc).lower()

@@ -246,6 +246,7 @@ class TestLocations:
             (f"{CLUSTER}/volumes/image/snap", Ownership.MAYBE),
             ("image", Ownership.MAYBE),
             (f"{CLUSTER[::-1]}/images/image/snap", Ownership.MAYBE),
+            (f"{CLUSTER[::-1]}/volumes/image/snap", Ownership.NO),
             (f"{CLUSTER}/images/image", Ownership.NO),
             (f"{CLUSTER}/images/image/snap/", Ownership.NO),
             (f"{CLUSTER}//image/snap", Ownership.NO),

@@ -598,3 +598,24 @@ except Exception as exc:
         assert twin == "MemoryStore"
         assert "registered more than once, as imgstore.drivers.filesystem:" in file
         assert "other:Store" in file
+
+
+class Detached:
+    """A row whose store cannot be read any more, as attributes of an ORM's rows may be."""
+
+    location = "memory://one/image"
+
+    @property
+    def store(self) -> str:
+        raise RuntimeError("detached")
+
+
+def test_a_row_whose_store_cannot_be_read() -> None:
+    """What its attribute raises is the cause of an error of this library."""
+    row: Any = Detached()
+    with (
+        StoreManager([MemoryStore("one")]) as stores,
+        pytest.raises(errors.InvalidLocation, match="the store of Detached") as caught,
+    ):
+        stores.size(row)
+    assert isinstance(caught.value.__cause__, RuntimeError)

@@ -107,6 +107,20 @@ def test_short_secrets_are_masked_where_they_stand_alone():
     )
 
 
+@pytest.mark.parametrize("before", range(960, 1001, 5))
+def test_long_texts_are_cut_once_they_are_masked(before):
+    """Of a secret that lies across the end nothing is shown."""
+    known = Redaction()
+    known.keep("secret-of-several-words-and-signs")
+    error = errors.StoreError("." * before + "secret-of-several-words-and-signs" + "." * 2000)
+    known.chain(error)
+    assert len(error.reason) <= 1001
+    assert "secret" not in str(error)
+    fault = errors.ConfigError("." * 3000)
+    known.chain(fault)
+    assert len(fault.reason) == 3000
+
+
 def test_the_longest_secret_is_masked_first():
     """A secret within another leaves nothing of that."""
     assert Redaction(["password", "user:password"]).text("user:password") == "***"

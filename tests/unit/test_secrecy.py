@@ -147,6 +147,6 @@ def test_lines_of_the_drivers_own_are_masked(
 def test_an_entry_with_a_password_is_not_quoted(option: str) -> None:
     """A URL or a host with credentials, where no credentials belong, is not quoted."""
     for entry in (f"http://me:{VALUE}@{HOST}", f"me:{VALUE}@{HOST}"):
-        with pytest.raises(errors.InvalidArgument, match=f"http_{option}") as caught:
+        with pytest.raises(errors.ConfigError, match=f"http_{option}") as caught:
             HttpStore("web", **{option: [entry]})
         assert VALUE not in "".join(traceback.format_exception(caught.value))

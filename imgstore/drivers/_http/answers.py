@@ -80,7 +80,7 @@ class Answer(http.client.HTTPResponse):
         """Read a status line; return whether it is that of an answer after which none comes."""
         self._limit()
         line = self._status_line()
-        if _is_interim(line[1]):
+        if is_interim(line[1]):
             self._skip_head()
             return False
         self._final = line
@@ -90,7 +90,7 @@ class Answer(http.client.HTTPResponse):
         if self._wire.deadline is None:
             self._limit()  # it is a proxy's answer to CONNECT
         line, self._final = self._final or self._status_line(), None
-        while _is_interim(line[1]):
+        while is_interim(line[1]):
             self._skip_head()
             line = self._status_line()
         return line
@@ -196,6 +196,6 @@ class Answer(http.client.HTTPResponse):
         return http.client.HTTPException(reason)
 
 
-def _is_interim(status: int) -> bool:
+def is_interim(status: int) -> bool:
     """Tell whether another answer follows (RFC 9110 15.2); after 101 follows no HTTP."""
     return 100 <= status < 200 and status != HTTPStatus.SWITCHING_PROTOCOLS

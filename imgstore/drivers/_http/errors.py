@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from imgstore.boundary.translation import status_class
 from imgstore.drivers._http.urls import INSTALL
@@ -53,8 +54,7 @@ def explain(exc: Exception, *, ca_option: str) -> ImgStoreError:
     def cause(*kinds: Any) -> BaseException | None:
         return next((found for found in reversed(causes) if isinstance(found, kinds)), None)
 
-    # A redirect or a proxy may have led elsewhere than the location says.
-    peer = str(getattr(getattr(exc, "request", None), "peer", "the server"))
+    peer = peer_of(exc)
     if untrusted := cause(ssl.SSLCertVerificationError):
         return PermissionDenied(
             f"the certificate of {peer} is not trusted: {_certificate_fault(untrusted)}",
@@ -84,6 +84,17 @@ def explain(exc: Exception, *, ca_option: str) -> ImgStoreError:
         ((requests.exceptions.InvalidURL,), InvalidLocation("requests cannot use the URL")),
     ]
     return next((error for kinds, error in faults if cause(*kinds)), broken)
+
+
+def peer_of(exc: Exception) -> str:
+    """Return the other end of a connection that failed, as far as the exception tells.
+
+    A redirect or a proxy may have led elsewhere than the location says.
+    """
+    request = getattr(exc, "request", None)
+    parts = urlsplit(getattr(request, "url", None) or "")
+    known = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "the server"
+    return str(getattr(request, "peer", known))
 
 
 def _certificate_fault(exc: BaseException) -> str:

@@ -49,8 +49,9 @@ def classify(exc: Exception) -> ImgStoreError | None:
     number = error_number(exc)
     if number == errno.EROFS:
         return PermissionDenied(
-            "the image is read-only here, as one is that is mirrored from another cluster",
-            remedy="change it there, or promote it here first",
+            "the image is read-only here: it is mirrored from another cluster, or another client "
+            "keeps its lock",
+            remedy="change it there, promote it here first, or end that client",
         )
     kind = _CLASSES.get(number) or error_class(OSError(number, ""))
     reason = "the cluster cut this client off" if number == errno.ESHUTDOWN else describe(exc)

@@ -299,10 +299,12 @@ def _address_towards(url: str) -> str:
     Where they do not leave this host, or there is no way, it is the one that this host's name
     stands for, unless nobody else can use that either.
     """
-    towards = (urlsplit(url).hostname or "", socket.gethostname())
-    known = [address for host in towards if (address := _source_towards(host))]
-    usable = [address for address in known if not ipaddress.ip_address(address).is_loopback]
-    return next(iter(usable or known), "127.0.0.1")
+    found = _source_towards(urlsplit(url).hostname or "")
+    if found is not None and not ipaddress.ip_address(found).is_loopback:
+        return found
+    own = _source_towards(socket.gethostname())
+    is_usable = own is not None and not ipaddress.ip_address(own).is_loopback
+    return (own if is_usable else found or own) or "127.0.0.1"
 
 
 def _source_towards(host: str) -> str | None:

@@ -26,8 +26,10 @@ def delete_image(api: Api, volume: Volume, settings: Settings, remains: Remains)
     except Exception as exc:
         if status_of(exc) != 400:
             raise
-        check_free(image(api, volume.id))  # what is in the way may be somebody else's deletion
-        raise InUse(f"Cinder does not delete the volume: {said_of(exc)}", retryable=True) from exc
+        said = f"Cinder does not delete the volume: {said_of(exc)}"
+        found = image(api, volume.id)  # what is in the way may be somebody else's deletion
+        check_free(found, said=said)
+        raise InUse(said, retryable=True) from exc
     if settings.waits_for_delete:
         wait_until_gone(api, volume.id, settings)
     remains.forget(volume)

@@ -98,11 +98,14 @@ def whole_gib(size: int) -> int:
     return max(1, -(-size // GIB))
 
 
-def check_free(volume: Volume) -> None:
-    """Raise what the state of an image's volume means where nobody may attach or delete it."""
+def check_free(volume: Volume, *, said: str = "") -> None:
+    """Raise what the state of an image's volume means where nobody may attach or delete it.
+
+    ``said`` is Cinder's refusal, where there was one.
+    """
     if volume.status in _IN_USE:
         return
-    said = f"the volume is in the state {volume.status!r}"
+    said = f"the volume is in the state {volume.status!r}" + (f"; {said}" if said else "")
     if volume.status.startswith("error"):
         remedy = "look for the reason in Cinder; an administrator can reset the state"
         raise StoreError(said, remedy=remedy)

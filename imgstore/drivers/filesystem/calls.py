@@ -11,11 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import starmap
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from imgstore.errors import TimedOut
-from imgstore.process.interrupts import Descriptors, note
+from imgstore.process.interrupts import Descriptors
 from imgstore.process.per_process import PerProcess
 
 LOG = logging.getLogger(__name__)
@@ -83,6 +85,14 @@ def _nothing() -> None:
     return None
 
 
+def _popped(place: list[None]) -> list[None]:
+    """Take what is in a list, if another thread has not done so."""
+    try:
+        return [place.pop()]
+    except IndexError:
+        return []
+
+
 class _Pool:
     """Up to ``size`` daemon threads: one that hangs must not keep the interpreter from exiting.
 
@@ -100,18 +110,35 @@ class _Pool:
         self._quiet_until = 0.0
 
     def submit(self, job: Job) -> None:
-        self._unfinished.append(None)
-        note(job.queued, self._jobs.put, job)
+        # Counted, put and noted, in this order and in one step.
+        counted = map(self._unfinished.append, (None,))
+        put, noted = map(self._jobs.put, (job,)), map(job.queued.append, (None,))
+        deque(zip(counted, put, noted, strict=True), maxlen=0)
         # After putting it: a thread that ends looks for jobs after it has freed its place.
-        threads = self._size - len(self._free)
-        if len(self._unfinished) > threads and self._take_place():
-            try:
-                threading.Thread(target=self._work, name="imgstore-file", daemon=True).start()
-            except RuntimeError:  # no more threads are to be had
-                self._free.append(None)
-                if not threads:
-                    job.give_up()
-                    raise
+        try:
+            self._grow()
+        except RuntimeError:  # no more threads are to be had
+            if len(self._free) == self._size:
+                job.give_up()
+                raise
+        except BaseException:  # an interrupt: the job may be one that closes something
+            with suppress(RuntimeError):
+                self._grow()
+            raise
+
+    def _grow(self) -> None:
+        """Start a thread if there are more jobs than threads, and fewer of these than may be."""
+        place: list[None] = []  # the thread takes it, or else it is given back
+        try:
+            if len(self._unfinished) > self._size - len(self._free):
+                with suppress(IndexError):
+                    place.extend(starmap(self._free.pop, ((),)))  # in one step
+            if place:
+                work = functools.partial(self._work, place)
+                threading.Thread(target=work, name="imgstore-file", daemon=True).start()
+        except BaseException:
+            self._free.extend(_popped(place))
+            raise
 
     def _take_place(self) -> bool:
         try:
@@ -120,7 +147,9 @@ class _Pool:
             return False
         return True
 
-    def _work(self) -> None:
+    def _work(self, place: list[None]) -> None:
+        if not _popped(place):
+            return
         while True:
             try:
                 job = self._jobs.get(timeout=_IDLE)

@@ -44,7 +44,8 @@ def data_dirs(datadir: str, datadirs: Sequence[str]) -> list[DataDir]:
         if _PRIORITY.search(datadir):
             raise ConfigError(
                 f"filesystem_store_datadir: {datadir!a} ends like a priority",
-                remedy="write it without, or as filesystem_store_datadirs = path:priority",
+                remedy="leave the priority out; if the directory is named so, write "
+                f"filesystem_store_datadirs = {datadir}:0",
             )
         return [DataDir(_normal("filesystem_store_datadir", datadir), 0)]
     found = [_data_dir(text) for text in datadirs]

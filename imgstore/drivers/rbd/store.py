@@ -86,7 +86,7 @@ class RbdStore(Store):
         """Own the pool of this cluster; other pools of it may be readable.
 
         Locations of one part, which name no cluster, may lie here. Until it was connected to, the
-        cluster may have another fsid than is configured.
+        cluster may have another fsid than is configured, and so may its pool.
         """
         place = Place.of(location)
         if place is None:
@@ -95,9 +95,10 @@ class RbdStore(Store):
         fsid = cluster.fsid or cluster.configured_fsid
         if place.fsid is None or fsid is None:
             return Ownership.MAYBE
+        is_own = place.pool == self._settings.pool
         if place.fsid != fsid:
-            return Ownership.NO if cluster.fsid else Ownership.MAYBE
-        return Ownership.YES if place.pool == self._settings.pool else Ownership.MAYBE
+            return Ownership.MAYBE if is_own and not cluster.fsid else Ownership.NO
+        return Ownership.YES if is_own else Ownership.MAYBE
 
     def _get(
         self,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from imgstore.drivers.s3.claims import Claim
 from imgstore.drivers.s3.client import Client, head, told
 from imgstore.drivers.s3.deleting import delete
-from imgstore.drivers.s3.errors import doubtful, in_doubt, is_conflict, status_of
+from imgstore.drivers.s3.errors import doubtful, doubting, is_conflict, status_of
 from imgstore.drivers.s3.places import TOKEN
 from imgstore.errors import AlreadyExists, ImgStoreError, IntegrityError, Unavailable
 from imgstore.process.committing import attempted, settled, undone
@@ -105,7 +105,7 @@ class Commit:
 
     def _confirm(self, claim: Claim) -> None:
         """Raise if another add may have committed meanwhile: ours may have replaced its image."""
-        with in_doubt():
+        with doubting():
             is_held = claim.is_held()
         if not is_held:
             self.take_back()
@@ -117,7 +117,7 @@ class Commit:
 
     def wait_for_others(self) -> None:
         """Wait until no add that looked for the object before it was there can replace it."""
-        with in_doubt():
+        with doubting():
             self._claim().wait()
 
     def send(
@@ -183,7 +183,7 @@ class Commit:
 
     def check_stored(self, size: int) -> Mapping[str, Any]:
         """See the object with our own eyes, and return it: whose it is, and how large."""
-        with in_doubt():
+        with doubting():
             found = self._find()
             stored = 0 if found is None else told(found, "ContentLength")
         # A reader may have had ours meanwhile, so nobody can say that nothing was stored.

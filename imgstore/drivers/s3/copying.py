@@ -12,7 +12,7 @@ from imgstore.data.units import MIB
 from imgstore.drivers.s3.adding import Upload, part_of
 from imgstore.drivers.s3.client import Client, head, told, validator
 from imgstore.drivers.s3.committing import Commit
-from imgstore.drivers.s3.errors import classify, in_doubt
+from imgstore.drivers.s3.errors import classify, doubting
 from imgstore.drivers.s3.settings import MAX_PARTS
 from imgstore.errors import IntegrityError, PermissionDenied
 from imgstore.process.committing import undone
@@ -104,7 +104,7 @@ class Copying(Upload):
 
     def _check_copied(self) -> None:
         """Take back a copy that may be of another image, which a server made all the same."""
-        with in_doubt():  # a reader may have had it
+        with doubting():  # a reader may have had it
             try:
                 self._original.check()
             except Exception:

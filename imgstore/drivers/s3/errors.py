@@ -183,7 +183,7 @@ def _cause(exc: Exception) -> str:
 
 
 @contextmanager
-def in_doubt() -> Iterator[None]:
+def doubting() -> Iterator[None]:
     """Let a failure inside say that the image may exist or not."""
     try:
         yield
@@ -211,7 +211,7 @@ def _answered(exc: Exception) -> ImgStoreError:
     reason = f"the service answers {status}" + (f" {code}" if code != str(status) else "")
     told = getattr(exc, "response", {}).get("Error", {}).get("Message")
     if told and str(told) not in {code, "None"}:
-        reason += f": {' '.join(str(told).split())[:200]}"
+        reason += f": {' '.join(str(told).split())}"
     if code in _REMEDIES:
         kind, remedy = _REMEDIES[code]
         return kind(reason, remedy=remedy)

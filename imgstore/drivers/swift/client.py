@@ -134,8 +134,9 @@ class Client:
         data = b""
         with contextlib.suppress(Exception), contextlib.closing(answer):  # its status says enough
             data = answer.read(_TEXT)
-        text = _TAG.sub(" ", data.decode("utf-8", "replace"))
-        return AnswerError(answer.status, " ".join(text.split())[:200])
+        text = " ".join(_TAG.sub(" ", data.decode("utf-8", "replace")).split())
+        # In this order: of a token that is cut nobody would know that it is one.
+        return AnswerError(answer.status, self.settings.redaction.text(text)[:200])
 
 
 class Caller:

@@ -9,6 +9,7 @@ from typing import Final
 
 from imgstore.boundary.translation import status_class
 from imgstore.drivers import _keystone
+from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -77,7 +78,7 @@ def classify(exc: Exception) -> ImgStoreError | None:
         return Unavailable(str(exc))
     if _is_of(exc, "keystoneauth1"):
         return _keystone.explain(exc, ca_option=_CA, remedy=_NO_KEYSTONE, install=INSTALL)
-    return _keystone.connection_error(exc, ca_option=_CA)
+    return classify_transport(exc, ca_option=_CA)
 
 
 def may_pass(exc: Exception) -> bool:

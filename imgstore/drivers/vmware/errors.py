@@ -137,7 +137,7 @@ def _meaning(fault: Any) -> ImgStoreError:
             "the server refuses the login",
             remedy="check vmware_server_username and vmware_server_password",
         )
-    text = " ".join(str(fault.msg or "").split())[:200]
+    text = " ".join(str(fault.msg or "").split())
     reason = f"the server answers {name}: {text}" if text else f"the server answers {name}"
     for kind in type(fault).__mro__:
         meaning = _MEANINGS.get(kind.__name__.rpartition(".")[2])

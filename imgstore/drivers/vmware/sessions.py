@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from imgstore.drivers._http.answers import is_interim
 from imgstore.errors import Unavailable
 
 IDLE: Final = 60  # seconds that idle connections are kept
@@ -150,10 +151,13 @@ class _Response(http.client.HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_INTERIM):
             line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if not 100 <= line[1] < 200:
+            if not is_interim(line[1]):
                 return line
-            while self.fp.readline(_LINE).strip():
-                pass
+            for _ in range(_INTERIM):  # lines of its head
+                if not self.fp.readline(_LINE).strip():
+                    break
+            else:
+                break
         raise http.client.HTTPException("interim answers without end")
 
 

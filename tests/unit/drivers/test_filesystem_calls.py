@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 
 import pytest
 
@@ -52,6 +54,26 @@ def test_results_and_errors_come_through(timeout: int) -> None:
         with pytest.raises(type(error)) as caught:
             made(fail, error)
         assert caught.value is error
+
+
+def test_an_interrupt_loses_no_thread() -> None:
+    """One that comes while a thread is started leaves its place to another."""
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code is threading.Thread.__init__.__code__:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    made = calls(size=1)
+    ended: list[str] = []
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made(ended.append, "interrupted")
+    finally:
+        sys.settrace(None)
+    made(ended.append, "after it")
+    assert ended[-1] == "after it"
 
 
 def test_without_a_limit_there_are_no_threads() -> None:

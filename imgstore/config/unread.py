@@ -34,7 +34,7 @@ from imgstore.errors import ConfigError
 from imgstore.model import Capability
 from imgstore.store import Store
 
-Doubts = dict[str, list[ConfigError]]
+Unread = dict[str, list[ConfigError]]
 
 _HOMES: Final = {BACKENDS.dest: "DEFAULT"} | {opt.dest: LIBRARY_GROUP for opt in GLANCE_STORE}
 _SHARED: Final = (LIBRARY_GROUP, DEFAULTS_GROUP)
@@ -42,15 +42,15 @@ _SHARED: Final = (LIBRARY_GROUP, DEFAULTS_GROUP)
 _WITHOUT_EFFECT: Final = frozenset({"store_capabilities_update_min_interval"})
 # In [DEFAULT] a name like `http_read_timeout` may be anybody's.
 _UNMISTAKABLE: Final = re.compile(r"[a-z0-9]+_store_\w+")
-# Another text may be a line of a secret that has several.
-_SHOWN: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+# Names of options have several words. Another text may be a line of a secret that has several.
+_SHOWN: Final = re.compile(r"(?=.{1,64}$)[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
 _NO_DRIVER: Final = "no driver has such an option"
 
 
-def doubts(conf: cfg.ConfigOpts, wish: Wish, drivers: Mapping[str, type[Store] | None]) -> Doubts:
+def unread(conf: cfg.ConfigOpts, wish: Wish, drivers: Mapping[str, type[Store] | None]) -> Unread:
     """Return what nothing reads, by group; ``drivers`` are those of the stores, None if missing.
 
-    The options of the stores are registered with ``conf``. Without a file there are no doubts.
+    The options of the stores are registered with ``conf``. Without a file it is empty.
     """
     names = names_in_files(conf)
     if names is None:
@@ -71,7 +71,7 @@ class _Survey:
     wish: Wish
     drivers: Mapping[str, type[Store] | None]
     names: Mapping[str, Mapping[str, str]]
-    found: Doubts = field(default_factory=dict)
+    found: Unread = field(default_factory=dict)
 
     @cached_property
     def _own(self) -> dict[str, str]:
@@ -96,7 +96,7 @@ class _Survey:
         return tuple(f"{name}_" for name in driver_names() if name not in in_use)
 
     def default_group(self) -> None:
-        """Doubt what stands in [DEFAULT] and belongs elsewhere."""
+        """Note what stands in [DEFAULT] and belongs elsewhere."""
         home = f"[{LIBRARY_GROUP}]" if self.wish.single else "the store's group"
         defaults = {opt.dest: opt for opt in (DEFAULT_BACKEND, DEFAULT_STORE)}
         known = {name for name in _names(self._in_use, "DEFAULT") if _UNMISTAKABLE.fullmatch(name)}
@@ -110,12 +110,12 @@ class _Survey:
                 self._misplaced("DEFAULT", name, home)
             elif self.wish.single and _is_meant_for_stores(name):
                 reason = f"[DEFAULT] {name}: there is no such option"
-                self._doubt("DEFAULT", reason, f"did you mean {BACKENDS.dest}?")
+                self._note("DEFAULT", reason, f"did you mean {BACKENDS.dest}?")
         if BACKENDS.dest in self.names.get("default", ()):
-            self._doubt("default", "[default]: nothing reads it", "did you mean [DEFAULT]?")
+            self._note("default", "[default]: nothing reads it", "did you mean [DEFAULT]?")
 
     def own_groups(self) -> None:
-        """Doubt what a store's driver has not, in the store's own group."""
+        """Note each option in a store's group that its driver does not have."""
         for group, name in self._own.items():
             driver = self.drivers.get(name)
             if driver is not None:
@@ -125,7 +125,7 @@ class _Survey:
                     self._judge(name, each, known, what)
 
     def shared_groups(self) -> None:
-        """Doubt what no driver has, and what this form of configuration does not read."""
+        """Note each shared option that no driver has, or that nothing reads in this form."""
         for group in _SHARED:
             its_own = set(_HOMES) - {BACKENDS.dest} if group == LIBRARY_GROUP else set()
             if not self._unknown(group, its_own | _names(self._in_use, group)):
@@ -133,31 +133,31 @@ class _Survey:
             known = its_own | _names(self._all, group)
             for each in self._unknown(group, known | _WITHOUT_EFFECT):
                 self._judge(group, each, known, _NO_DRIVER)
-        self._doubt_default()
+        self._note_default()
         if self.wish.single:
-            self._doubt_single()
+            self._note_single()
 
-    def _doubt_default(self) -> None:
-        """Doubt the option that names the default store in the other form of configuration."""
+    def _note_default(self) -> None:
+        """Note the option that names the default store in the other form of configuration."""
         meant, written = DEFAULT_BACKEND, DEFAULT_STORE
         if self.wish.single:
             meant, written = written, meant
         if self._is_set(LIBRARY_GROUP, written) and not self._is_set(LIBRARY_GROUP, meant):
             form = "not set" if self.wish.single else "set"
             reason = f"[{LIBRARY_GROUP}] {written.dest}: nothing reads it where {BACKENDS.dest} is"
-            self._doubt(LIBRARY_GROUP, f"{reason} {form}", f"did you mean {meant.dest}?")
+            self._note(LIBRARY_GROUP, f"{reason} {form}", f"did you mean {meant.dest}?")
 
-    def _doubt_single(self) -> None:
-        """Doubt files that configure no store, or in a group that is for several stores."""
+    def _note_single(self) -> None:
+        """Note files that configure no store, or in a group that is for several stores."""
         if self.names.get(DEFAULTS_GROUP) and not self._own:
-            self._doubt(
+            self._note(
                 DEFAULTS_GROUP,
                 f"[{DEFAULTS_GROUP}]: nothing reads it where {BACKENDS.dest} is not set",
                 f"set [DEFAULT] {BACKENDS.dest}, or write its options in [{LIBRARY_GROUP}]",
             )
         counted = (*GLANCE_STORE, *self._in_use)
         if not self.found and not any(self._is_set(LIBRARY_GROUP, opt) for opt in counted):
-            self._doubt(
+            self._note(
                 LIBRARY_GROUP,
                 f"no store is configured: neither [DEFAULT] {BACKENDS.dest} nor an option in "
                 f"[{LIBRARY_GROUP}] is set, and the stores file and http have their defaults",
@@ -165,7 +165,7 @@ class _Survey:
             )
 
     def other_groups(self) -> None:
-        """Doubt groups of stores that there are not, and stores without a group."""
+        """Note groups of stores that there are not, and stores without a group."""
         places = ("DEFAULT", "default", *_SHARED)
         written = (name for group in places for name in self.names.get(group, ()))
         if not self.wish.is_readable or (
@@ -183,22 +183,22 @@ class _Survey:
                 if near and self._is_ours(group, names):
                     meant = missing.pop(near, near)
                     reason = f"[{group}]: no store is named so, and nothing reads it"
-                    self._doubt(group, reason, f"did you mean [{meant}]?")
+                    self._note(group, reason, f"did you mean [{meant}]?")
                 elif self._is_a_stores(group, names):
                     reason = (
                         f"[{group}]: its options are those of a store, and no store is named so"
                     )
                     remedy = f"name it in [DEFAULT] {BACKENDS.dest}, or remove the group"
-                    self._doubt(group, reason, remedy)
+                    self._note(group, reason, remedy)
         for name in missing.values():
-            self._doubt_missing(name)
+            self._note_missing(name)
 
-    def _doubt_missing(self, name: str) -> None:
+    def _note_missing(self, name: str) -> None:
         driver = self.drivers.get(name)
         if driver is not None and driver.OPTIONS and Capability.WRITE in driver.capabilities:
             reason = f"[{name}]: there is no such group, although a store is named so, and only "
             reason += f"[{DEFAULTS_GROUP}] and defaults count"
-            self._doubt(name, reason, "write the group; it may be empty")
+            self._note(name, reason, "write the group; it may be empty")
 
     def _may_be_ours(self, group: str, names: Collection[str]) -> bool:
         """Return whether a group may be meant for a store; says so without the other drivers."""
@@ -231,7 +231,7 @@ class _Survey:
         return [each for each in self.names.get(group, ()) if each not in known | set(registered)]
 
     def _judge(self, group: str, name: str, known: Iterable[str], what: str) -> None:
-        """Doubt a name that is not ``known`` in a group."""
+        """Note a name that is not ``known`` in a group."""
         home, near = _HOMES.get(name), _alike(name, known)
         if home is not None:
             self._misplaced(group, name, f"[{home}]")
@@ -241,14 +241,14 @@ class _Survey:
         shown += f" ({variable})" if variable else ""
         reason = f"[{group}] {shown}: {what}"
         if near:
-            self._doubt(group, reason, f"did you mean {near}?")
+            self._note(group, reason, f"did you mean {near}?")
         elif what != _NO_DRIVER or None not in self.drivers.values():  # a missing one may have it
-            self._doubt(group, reason, "remove it")
+            self._note(group, reason, "remove it")
 
     def _misplaced(self, group: str, name: str, home: str) -> None:
-        self._doubt(group, f"[{group}] {name}: nothing reads it there", f"write it in {home}")
+        self._note(group, f"[{group}] {name}: nothing reads it there", f"write it in {home}")
 
-    def _doubt(self, group: str, reason: str, remedy: str) -> None:
+    def _note(self, group: str, reason: str, remedy: str) -> None:
         self.found.setdefault(group, []).append(ConfigError(reason, remedy=remedy))
 
     def _is_configured(self, name: str) -> bool:

@@ -65,8 +65,8 @@ CASES = {
         ),
     ),
     "like nothing": (
-        f"{OWN}colour = red\n",
-        "[fast] colour: the driver 'file' has no such option; remove it",
+        f"{OWN}favourite_colour = red\n",
+        "[fast] favourite_colour: the driver 'file' has no such option; remove it",
     ),
     "a line of a secret": (
         f"{OWN}MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB = red\n",
@@ -192,7 +192,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @EACH_CASE
 def test_problems_tells(tmp_path: Path, text: str, told: str) -> None:
-    """Each doubt is one line, with what may be meant; and there is no second one of it."""
+    """Each line is one line, with what may be meant; and there is no second one of it."""
     assert problems(written(tmp_path, text)) == [told]
 
 
@@ -200,7 +200,7 @@ def test_problems_tells(tmp_path: Path, text: str, told: str) -> None:
 def test_the_log_and_check_tell(
     tmp_path: Path, text: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A manager is built in spite of it; it warns, and its check begins with the doubt."""
+    """A manager is built in spite of it; it warns, and its check begins with the line."""
     with StoreManager.from_file(written(tmp_path, text)) as stores:
         assert warnings(caplog) == [told]
         assert stores.check(write=False)[0] == told
@@ -213,7 +213,7 @@ def test_the_log_and_check_tell(
 def test_strict_options_refuse(
     tmp_path: Path, text: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With ``strict_options`` a doubt is a fault, lenient or not."""
+    """With ``strict_options`` what is unread is a fault, lenient or not."""
     path = written(tmp_path, text)
     for strict in (True, False):
         with pytest.raises(ConfigError) as caught:
@@ -223,7 +223,7 @@ def test_strict_options_refuse(
 
 
 @pytest.mark.parametrize("path", CORRECT, ids=lambda path: path.stem)
-def test_correct_files_are_not_doubted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_correct_files_are_complete(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whole files of services and operators' documents say nothing that nothing reads."""
     found = problems(path)
     assert found == []
@@ -233,7 +233,7 @@ def test_correct_files_are_not_doubted(path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_where_a_guide_says_default(tmp_path: Path) -> None:
-    """A file of Swift's accounts that a guide puts into [DEFAULT] is doubted there."""
+    """A file of Swift's accounts that a guide puts into [DEFAULT] is noted there."""
     text = "[DEFAULT]\nswift_store_config_file = a.ini\n[glance_store]\nstores = swift\n"
     told = problems(written(tmp_path, f"{text}default_store = swift\n"))
     assert told == [
@@ -285,7 +285,7 @@ def test_former_names_are_known(tmp_path: Path) -> None:
 
 
 def test_all_at_once_beside_faults(tmp_path: Path) -> None:
-    """Doubts are told behind faults, and one error has all of them; secrets stay unsaid."""
+    """Unread are told behind faults, and one error has all of them; secrets stay unsaid."""
     text = "[DEFAULT]\nenabled_backends = a:file, b:s3\n[a]\nweight = many\nwieght = 5\n"
     text += "[b]\ns3_store_acess_key = hunter2\ns3_store_secret_key = hunter2$x\n"
     path = written(tmp_path, text)
@@ -304,20 +304,20 @@ def test_all_at_once_beside_faults(tmp_path: Path) -> None:
 
 
 def test_a_missing_driver_may_have_the_option(tmp_path: Path) -> None:
-    """What only a driver that is missing could read is not doubted, unless it is misspelt."""
+    """What only a driver that is missing could read is not noted, unless it is misspelt."""
     text = "[DEFAULT]\nenabled_backends = a:vault\n[a]\nvault_host = x\n"
     text += "[backend_defaults]\nvault_port = 5\nwieght = 5\n"
-    missing, doubt = problems(written(tmp_path, text))
+    missing, line = problems(written(tmp_path, text))
     assert "there is no driver 'vault'" in missing
-    assert doubt.startswith("[backend_defaults] wieght: ")
+    assert line.startswith("[backend_defaults] wieght: ")
 
 
 def test_an_applications_own_options(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What an application registered is its own, wherever it stands."""
-    text = f"{OWN}colour = red\n[archive]\nfilesystem_store_datadir = /x\n"
+    text = f"{OWN}favourite_colour = red\n[archive]\nfilesystem_store_datadir = /x\n"
     text = text.replace("fast:file\n", "fast:file\ndefault_backend = 5\n", 1)
     conf = cfg.ConfigOpts()
-    conf.register_opt(cfg.StrOpt("colour"), group="fast")
+    conf.register_opt(cfg.StrOpt("favourite_colour"), group="fast")
     conf.register_opt(cfg.StrOpt("filesystem_store_datadir"), group="archive")
     conf.register_opt(cfg.StrOpt("default_backend"))
     path = written(tmp_path, text)
@@ -401,7 +401,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, text: str) -> None:
 
 
 def test_an_unreadable_list_of_stores(tmp_path: Path) -> None:
-    """Groups of stores that the list may mean are not doubted."""
+    """Groups of stores that the list may mean are not noted."""
     text = f"{OWN}[bulk]\nfilesystem_store_datadir = /bulk\n".replace("fast:file", "fast:file,bulk")
     [told] = problems(written(tmp_path, text))
     assert "'bulk' is not name:driver" in told
