@@ -28,6 +28,8 @@ from imgstore.testing.harness import (
 )
 
 WRONG = {"sha256": hashlib.sha256(b"another image").hexdigest()}
+# None is as large as the images of a class are.
+SIZES: dict[str, int | None] = {"empty": 0, "small": 1000, "large": None}
 BAD_DIGESTS: dict[str, Any] = {
     "no digests": {},
     "no mapping": "ab12",
@@ -68,20 +70,22 @@ class Expecting(Harness, is_part=True):
 
     failures: ClassVar[tuple[str, ...]] = tuple(FAILURES)
 
-    def test_an_expected_image_is_stored(self, store: Store, image_size: int) -> None:
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+    def test_an_expected_image_is_stored(self, store: Store, size: int | None) -> None:
         """Digits may be of either case; their digests join those that were asked for."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         expected = {name: text.upper() for name, text in digests_of(data, "md5", "sha512").items()}
         image = store.add(new_id(), data, algorithms=("sha256", "md5"), expected=expected)
         assert image.digests == digests_of(data, "sha256", "md5", "sha512")
         assert not difference(content(store, image.location), data)
 
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     @pytest.mark.parametrize("knows", ["its size", "nothing"])
     def test_another_image_than_expected_is_not_stored(
-        self, store: Store, undone: Undone, image_size: int, knows: str
+        self, store: Store, undone: Undone, size: int | None, knows: str
     ) -> None:
         """A difference names both digests; nothing is stored, and the id is free."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         source = data if knows == "its size" else iter([data])
         with undone() as image_id, pytest.raises(errors.DigestMismatch) as caught:
             store.add(image_id, source, algorithms=(), expected=WRONG)
@@ -104,9 +108,10 @@ class Expecting(Harness, is_part=True):
                 add = partial(store.add, image_id, Untouched(), expected=expected)
                 refusal(errors.InvalidArgument, case, add)
 
-    def test_a_sink_is_asked_at_the_end(self, store: Store, image_size: int) -> None:
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+    def test_a_sink_is_asked_at_the_end(self, store: Store, size: int | None) -> None:
         """It is asked once, on the thread of the add, when it has seen all of the image."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         seen: list[bytes] = []
         sink = Judging(seen.append)
         image = store.add(new_id(), data, sinks=[sink])

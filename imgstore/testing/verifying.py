@@ -12,7 +12,7 @@ import pytest
 
 from imgstore import Capability, Location, Store, errors
 from imgstore.drivers.memory import MemoryStore
-from imgstore.testing.expecting import BAD_DIGESTS, WRONG, digests_of
+from imgstore.testing.expecting import BAD_DIGESTS, SIZES, WRONG, digests_of
 from imgstore.testing.harness import (
     MIB,
     Harness,
@@ -35,19 +35,21 @@ class Verifying(Harness, is_part=True):
         directory.mkdir()
         return directory
 
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     def test_digests_of_an_image_are_told(
-        self, store: Store, place: Place, image_size: int
+        self, store: Store, place: Place, size: int | None
     ) -> None:
         """They are those that were asked for and those that were expected, else SHA-256."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         location = place(data)
         assert store.verify(location) == digests_of(data, "sha256")
         told = store.verify(location.url, digests_of(data, "sha1"), algorithms=("md5",))
         assert told == digests_of(data, "sha1", "md5")
 
-    def test_a_difference_is_found(self, store: Store, place: Place, image_size: int) -> None:
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+    def test_a_difference_is_found(self, store: Store, place: Place, size: int | None) -> None:
         """Another digest than the expected one is a mismatch that names both."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         location = place(data)
         with pytest.raises(errors.DigestMismatch) as caught:
             store.verify(location, WRONG)
@@ -102,12 +104,13 @@ class Verifying(Harness, is_part=True):
             with pytest.raises(errors.InvalidArgument):
                 store.get(location, offset=offset, length=length, expected=expected)
 
-    def test_an_expected_image_is_read(self, store: Store, place: Place, image_size: int) -> None:
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+    def test_an_expected_image_is_read(self, store: Store, place: Place, size: int | None) -> None:
         """Digests that fit change nothing, however the image is read."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         location, expected = place(data), digests_of(data, "sha256", "md5")
         with store.get(location, expected=expected) as reader:
-            assert reader.size == image_size
+            assert reader.size == len(data)
             assert not difference(b"".join(reader), data)
             assert next(reader, None) is None
         with store.get(location, expected=expected) as reader:
@@ -116,11 +119,12 @@ class Verifying(Harness, is_part=True):
             copy = other.add("copy", reader)
             assert copy.digests == digests_of(data, "sha256")
 
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     def test_the_end_of_another_image_is_held_back(
-        self, store: Store, place: Place, image_size: int
+        self, store: Store, place: Place, size: int | None
     ) -> None:
         """Before the last bytes a mismatch is raised, and again whenever more is asked for."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         got: list[bytes] = []
         with pytest.raises(errors.DigestMismatch) as caught:  # noqa: PT012  # where is open
             reader = store.get(place(data), expected=WRONG)
@@ -143,21 +147,24 @@ class Verifying(Harness, is_part=True):
         ):
             reader.fileno()
 
-    def test_an_image_is_described(self, store: Store, place: Place, image_size: int) -> None:
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+    def test_an_image_is_described(self, store: Store, place: Place, size: int | None) -> None:
         """Its size is that of ``size``, its version that of a reader; a time has a zone."""
-        location = place(pattern(image_size))
+        data = pattern(self.large if size is None else size)
+        location = place(data)
         told = store.stat(location)
         assert told == store.stat(location.url)
-        assert told.size == store.size(location) == image_size
+        assert told.size == store.size(location) == len(data)
         with store.get(location) as reader:
             assert told.version == reader.version
         assert told.modified is None or told.modified.utcoffset() is not None
 
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     def test_an_image_is_saved(
-        self, store: Store, place: Place, image_size: int, saved: Path
+        self, store: Store, place: Place, size: int | None, saved: Path
     ) -> None:
         """The file is there as a whole, with the mode of the one that it replaces."""
-        data = pattern(image_size)
+        data = pattern(self.large if size is None else size)
         location, path = place(data), saved / "file"
         store.save(location, path)
         assert not difference(path.read_bytes(), data)
