@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+
+from imgstore.boundary.translation import describe
 
 T = TypeVar("T")
 
@@ -75,3 +78,8 @@ class Patience:
                     raise
                 again(exc)
             self.sleep(pause)
+
+
+def noted(logger: logging.Logger, what: str) -> Callable[[Exception], None]:
+    """Return a function that notes, at INFO, with which failure something is tried again."""
+    return lambda exc: logger.info("%s is tried again: %s", what, describe(exc))

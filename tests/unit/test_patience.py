@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
 
 from imgstore.errors import NotFound, Unavailable
-from imgstore.process.patience import Patience
+from imgstore.process.patience import Patience, noted
 
 
 @pytest.fixture
@@ -103,3 +104,20 @@ def test_time_that_calls_take_counts(clock):
     with pytest.raises(Unavailable):
         Patience(1, seconds=10).repeat(call, lambda exc: True)
     assert clock[0] == 110
+
+
+def test_what_is_tried_again_is_noted(caplog):
+    """Each failure before another attempt is a line at INFO; the last one is raised."""
+    caplog.set_level(logging.INFO)
+    failures = [OSError(5, "first"), OSError(5, "second"), OSError(5, "third")]
+
+    def fail():
+        raise failures[len(caplog.messages)]
+
+    patience = Patience(0, times=2)
+    with pytest.raises(OSError, match="third"):
+        patience.repeat(fail, lambda exc: True, noted(logging.getLogger("imgstore.x"), "a request"))
+    assert caplog.messages == [
+        "a request is tried again: first (EIO)",
+        "a request is tried again: second (EIO)",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -31,7 +32,9 @@ from imgstore.errors import (
     Unavailable,
 )
 from imgstore.process.committing import in_doubt, is_in_doubt, settled
-from imgstore.process.patience import Patience
+from imgstore.process.patience import Patience, noted
+
+LOG = logging.getLogger(__name__)
 
 _FEW: Final = 4  # segments
 _CHANCES: Final = Patience(0, times=2)  # for a segment that arrives damaged
@@ -269,7 +272,7 @@ class _Large:
 
         try:
             put = partial(adding.put_data, self._segments, name, sending, {})
-            return _CHANCES.repeat(put, is_damaged)
+            return _CHANCES.repeat(put, is_damaged, noted(LOG, "a segment that arrived damaged"))
         except Exception as exc:
             if status_of(exc) != HTTPStatus.NOT_FOUND:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,9 @@ from imgstore.drivers.swift.errors import INSTALL, AnswerError, CutError, may_pa
 from imgstore.drivers.swift.identity import Asker, Login, Shown
 from imgstore.drivers.swift.settings import LONGEST_PAUSE, Settings
 from imgstore.process import lazy
-from imgstore.process.patience import Patience
+from imgstore.process.patience import Patience, noted
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -127,7 +130,7 @@ class Client:
             on_failure(exc)
             return not is_cancelled() and may_pass(exc)
 
-        return self._patience.repeat(call, is_repeated)
+        return self._patience.repeat(call, is_repeated, noted(LOG, "a request to Swift"))
 
     def failure(self, answer: Answer) -> AnswerError:
         """Return an answer that is no success as an exception."""

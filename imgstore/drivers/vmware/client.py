@@ -6,6 +6,7 @@ What is said here of the API follows the reference of the vSphere Web Services A
 from __future__ import annotations
 
 import functools
+import logging
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
@@ -24,7 +25,10 @@ from imgstore.drivers.vmware.sessions import (
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import StoreError
 from imgstore.process import lazy
+from imgstore.process.patience import noted
 from imgstore.process.shared import Shared
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -164,7 +168,9 @@ class Api:
                     raise
             return ask(session)
 
-        return self._settings.patience.repeat(once, may_pass) if again else once()
+        if not again:
+            return once()
+        return self._settings.patience.repeat(once, may_pass, noted(LOG, "a call of vSphere"))
 
     def retrieve(
         self, session: Session, wanted: Any, *, is_all_needed: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from http import HTTPStatus
@@ -25,9 +26,12 @@ from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import NotFound, PermissionDenied, StorageFull, StoreError, Unavailable
 from imgstore.location import Location
 from imgstore.model import Stat
+from imgstore.process.patience import noted
 
 if TYPE_CHECKING:
     import requests
+
+LOG = logging.getLogger(__name__)
 
 _REDIRECTS: Final = 5
 _REDIRECT_CODES: Final = frozenset({301, 302, 307, 308})
@@ -139,6 +143,7 @@ class Files:
             response = self._patience.repeat(
                 functools.partial(self._authorised, "PUT", url, headers, upload),
                 lambda exc: not upload.is_begun and may_pass(exc),
+                noted(LOG, "an upload that has not begun"),
             )
             status = response.status_code
             settle(response)
@@ -161,7 +166,7 @@ class Files:
     def send(self, method: str, url: Url, headers: Mapping[str, str]) -> requests.Response:
         """Send a request for a file and return the answer to it, redirects included."""
         once = functools.partial(self._authorised, method, url, headers)
-        response = self._patience.repeat(once, may_pass)
+        response = self._patience.repeat(once, may_pass, noted(LOG, f"{method} of a file"))
         is_page = response.headers.get("Content-Type", "").startswith("text/html")
         is_named_so = url.target.partition("?")[0].endswith((".html", ".htm"))
         if response.status_code == HTTPStatus.OK and is_page and not is_named_so:
