@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from servers.buckets import Bucket, raw_client, share_models
@@ -24,6 +25,7 @@ from servers.hostile import Hostile
 from servers.kept import Kept
 from servers.keystone import Keystone, KeystoneUser
 from servers.keystone import keystone as run_keystone
+from servers.losing import Losing, losing
 from servers.missing import Missing, required
 from servers.moto import Moto, any_user
 from servers.moto import moto as run_moto
@@ -240,6 +242,14 @@ def container(swift: Swift, swift_user: KeystoneUser) -> Iterator[Container]:
     with make_container(swift_user) as made:
         yield made
         swift.heal()
+
+
+@pytest.fixture
+def link(swift: Swift) -> Iterator[Losing]:
+    """A forwarder that loses what it is told to."""
+    parts = urlsplit(swift.url)
+    with losing(str(parts.hostname), int(parts.port or 0)) as made:
+        yield made
 
 
 @pytest.fixture(scope="class")

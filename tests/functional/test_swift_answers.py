@@ -32,14 +32,6 @@ Make = Callable[..., SwiftStore]
 
 
 @pytest.fixture
-def link(swift: Swift) -> Iterator[Losing]:
-    """A forwarder that loses what it is told to."""
-    parts = urlsplit(swift.url)
-    with losing(str(parts.hostname), int(parts.port or 0)) as made:
-        yield made
-
-
-@pytest.fixture
 def make(container: Container, swift: Swift, link: Losing) -> Iterator[Make]:
     """Make stores in the test's container, behind the forwarder."""
     user = container.user

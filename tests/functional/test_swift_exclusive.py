@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from servers.containers import Container
-from servers.losing import Losing, losing
+from servers.losing import Losing
 from servers.swift import Swift
 
 from imgstore import errors
@@ -32,14 +32,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 Make = Callable[..., SwiftStore]
-
-
-@pytest.fixture
-def link(swift: Swift) -> Iterator[Losing]:
-    """A forwarder that loses what it is told to."""
-    parts = urlsplit(swift.url)
-    with losing(str(parts.hostname), int(parts.port or 0)) as made:
-        yield made
 
 
 @pytest.fixture

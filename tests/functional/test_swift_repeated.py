@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from servers.containers import Container
-from servers.losing import Losing, losing
+from servers.losing import Losing
 from servers.swift import Swift
 
 from imgstore import errors
@@ -28,14 +27,6 @@ WAYS: dict[str, dict[str, Any]] = {
 DATA = pattern(2 * MIB)
 
 Make = Callable[..., SwiftStore]
-
-
-@pytest.fixture
-def link(swift: Swift) -> Iterator[Losing]:
-    """A forwarder that loses what it is told to."""
-    parts = urlsplit(swift.url)
-    with losing(str(parts.hostname), int(parts.port or 0)) as made:
-        yield made
 
 
 @pytest.fixture
