@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,11 @@ def make(container: Container, swift: Swift, link: Losing) -> Iterator[Make]:
 
 def located(store: SwiftStore, name: str = "image") -> str:
     return f"{store.url_prefix}/{name}"
+
+
+def after(store: SwiftStore, call: Callable[..., None]) -> None:
+    """Call with each answer that the SDK gets, before the store sees it."""
+    store._session.get()._client._session.hooks["response"].append(call)
 
 
 class TestLostAnswers:
@@ -151,6 +157,39 @@ class TestRepeated:
         store.delete(image.location)
         assert link.lost == [f"DELETE {urlsplit(link.lost[0].split()[1]).path}"]
         assert not difference(content(store, image.location), data)
+
+    def test_an_image_that_comes_after_the_second_look_stays(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """The first request is carried out late, and an add waits for the second one."""
+        store, other = make(), make()
+        location, adding, is_waiting = (
+            store.add("image", b"first").location,
+            list[Any](),
+            threading.Event(),
+        )
+        link.lose("DELETE", f"{container.name}/image", what="request")
+
+        def waiting(answer: Any, **_: Any) -> None:
+            if "imgstore-claim" in answer.url:
+                is_waiting.set()
+
+        def looked(answer: Any, **_: Any) -> None:
+            is_look = answer.request.method == "HEAD" and answer.url.endswith("/image")
+            if not (is_look and link.lost) or adding:
+                return
+            container.raw.delete_object(container.name, "image")
+            adding.append(pool.submit(other.add, "image", b"second"))
+            while not (is_waiting.is_set() or adding[0].done()):
+                time.sleep(0.02)
+
+        after(other, waiting)
+        after(store, looked)
+        with ThreadPoolExecutor(1) as pool:
+            store.delete(location)
+            assert adding[0].result(60).size == 6
+        assert content(store, location) == b"second"
+        assert container.names() == ["image"]
 
     def test_a_manifest_of_another_image_is_not_followed(
         self, make: Make, container: Container, link: Losing
