@@ -64,6 +64,10 @@ def allow(bucket: Bucket, user: User, actions: list[str]) -> None:
     bucket.raw.put_bucket_policy(Bucket=bucket.name, Policy=policy)
 
 
+def nothing() -> None:
+    """Refuse no add."""
+
+
 def claim(make: Make, key: str, *, lease: float = 300) -> Claim:
     return Claim(make()._client.get(), key, lease=lease)
 
@@ -252,7 +256,7 @@ class TestAdding:
         """While another add commits the same id, an upload waits; then it finds out who won."""
         other = claim(make, "image")
         with ThreadPoolExecutor(1) as pool:
-            other.take()
+            other.take(nothing)
             adding = pool.submit(make(**IN_PARTS).add, "image", pattern(11 * MIB))
             while not bucket.uploads():
                 time.sleep(0.05)
@@ -265,12 +269,12 @@ class TestAdding:
 
     def test_a_dead_commit_is_taken_over_once(self, make: Make, bucket: Bucket) -> None:
         """A claim that nobody gives up expires; of those who wait one has it at a time."""
-        claim(make, "image", lease=1).take()
+        claim(make, "image", lease=1).take(nothing)
         inside = list[int]()
 
         def commit(number: int) -> None:
             mine = claim(make, "image")
-            mine.take()
+            mine.take(nothing)
             mine.check()
             inside.append(number)
             assert len(inside) == 1
@@ -284,72 +288,51 @@ class TestAdding:
     def test_a_claim_that_was_taken_over_is_not_given_up(self, make: Make, bucket: Bucket) -> None:
         """Who was stopped for longer than the lease neither commits nor removes another's claim."""
         slow = claim(make, "image", lease=1)
-        slow.take()
+        slow.take(nothing)
         time.sleep(2.5)
-        claim(make, "image").take()
+        claim(make, "image").take(nothing)
         with pytest.raises(errors.Unavailable):
             slow.check()
         slow.give_up()
         assert bucket.keys() == [f"{CLAIM}image"]
 
-    def test_a_small_image_whose_answer_is_slow(self, make: Make, bucket: Bucket) -> None:
-        """A commit that replaced it in the meantime is noticed, also when it is over."""
+    def test_a_small_image_and_one_in_parts_at_once(self, make: Make, bucket: Bucket) -> None:
+        """An image in one request never comes between the look and the commit of another add."""
         small, parts = make(), make(**IN_PARTS)
         for number, store in enumerate((small, parts)):
             store.add(f"first{number}", b"")  # what they ask the server first is over
-        is_put, is_replaced = threading.Event(), threading.Event()
+        is_waiting, seen, adding = threading.Event(), list[bool](), list[Any]()
 
-        def slow_answer(**_: Any) -> None:
-            is_put.set()
-            is_replaced.wait(60)
+        def looking(request: Any, **_: Any) -> None:
+            if CLAIM in request.url:
+                is_waiting.set()
 
         def before_completion(**_: Any) -> None:
-            putting.append(pool.submit(small.add, "image", b"small"))
-            is_put.wait(60)
+            adding.append(pool.submit(small.add, "image", b"small"))
+            is_waiting.wait(60)
+            seen.append(bucket.holds("image"))
 
-        putting = list[Any]()
-        events = small._client.get().s3.meta.events
-        events.register("before-parse.s3.PutObject", slow_answer)
+        small._client.get().s3.meta.events.register("before-send.s3.HeadObject", looking)
         event = "before-send.s3.CompleteMultipartUpload"
         parts._client.get().s3.meta.events.register(event, before_completion)
         with ThreadPoolExecutor(1) as pool:
-            try:
-                assert parts.add("image", pattern(11 * MIB)).size == 11 * MIB
-            finally:
-                is_replaced.set()
+            assert parts.add("image", pattern(11 * MIB)).size == 11 * MIB
+            with pytest.raises(errors.AlreadyExists) as caught:
+                adding[0].result(60)
+        assert seen == [False]
+        assert not caught.value.indeterminate
+        assert bucket.keys() == ["first0", "first1", "image"]
+
+    def test_an_image_whose_add_died_before_it_gave_up_its_claim(
+        self, make: Make, bucket: Bucket
+    ) -> None:
+        """An add of its id is refused at once, and need not wait for the claim."""
+        store = make()
+        store.add("image", b"first")
+        claim(make, "image").take(nothing)
+        for data in (b"second", pattern(11 * MIB)):
             with pytest.raises(errors.AlreadyExists):
-                putting[0].result(60)
-        assert small.size(f"{small.url_prefix}/image") == 11 * MIB
-
-    def test_a_small_image_and_one_in_parts_at_once(self, make: Make, bucket: Bucket) -> None:
-        """An image in one request never comes between the look and the commit of another add."""
-        store = make(**IN_PARTS)
-        puts = list[threading.Thread]()
-        outcomes = dict[str, object]()
-
-        def put() -> None:
-            try:
-                outcomes["small"] = make().add("image", b"small").size
-            except errors.AlreadyExists:
-                outcomes["small"] = None
-
-        def before_completion(**_: Any) -> None:
-            puts.append(threading.Thread(target=put))
-            puts[0].start()
-            while not bucket.holds("image"):
-                time.sleep(0.02)
-
-        event = "before-send.s3.CompleteMultipartUpload"
-        store._client.get().s3.meta.events.register(event, before_completion)
-        try:
-            outcomes["parts"] = store.add("image", pattern(11 * MIB)).size
-        except errors.AlreadyExists:
-            outcomes["parts"] = None
-        puts[0].join(60)
-        assert sorted(map(bool, outcomes.values())) == [False, True]
-        (size,) = filter(None, outcomes.values())
-        assert make().size(f"{store.url_prefix}/image") == size
-        assert bucket.keys() == ["image"]
+                make(**IN_PARTS).add("image", data)
 
     def test_a_server_that_ignores_conditions_is_found_out(
         self, make: Make, bucket: Bucket, caplog: pytest.LogCaptureFixture

@@ -56,6 +56,11 @@ def located(store: SwiftStore, name: str = "image") -> str:
     return f"{store.url_prefix}/{name}"
 
 
+def after(store: SwiftStore, call: Callable[..., None]) -> None:
+    """Call with each answer that the SDK gets, before the store sees it."""
+    store._session.get()._client._session.hooks["response"].append(call)
+
+
 class TestLostAnswers:
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("lost", ["imgstore-claim-image", "/image"])
@@ -151,6 +156,36 @@ class TestRepeated:
         store.delete(image.location)
         assert link.lost == [f"DELETE {urlsplit(link.lost[0].split()[1]).path}"]
         assert not difference(content(store, image.location), data)
+
+    def test_an_image_that_comes_after_the_second_look_stays(
+        self, make: Make, container: Container, link: Losing
+    ) -> None:
+        """The first request is carried out late, and an add waits for the second one."""
+        store, other = make(), make()
+        location = store.add("image", b"first").location
+        adding, listings = list[Any](), list[str]()
+        link.lose("DELETE", f"{container.name}/image", what="request")
+
+        def listed(answer: Any, **_: Any) -> None:
+            if answer.request.method == "GET" and "imgstore-claim" in answer.url:
+                listings.append(answer.url)
+
+        def looked(answer: Any, **_: Any) -> None:
+            is_look = answer.request.method == "HEAD" and answer.url.endswith("/image")
+            if not (is_look and link.lost) or adding:
+                return
+            container.raw.delete_object(container.name, "image")
+            adding.append(pool.submit(other.add, "image", b"second"))
+            while not (len(listings) > 1 or adding[0].done()):
+                time.sleep(0.02)
+
+        after(other, listed)
+        after(store, looked)
+        with ThreadPoolExecutor(1) as pool:
+            store.delete(location)
+            assert adding[0].result(60).size == 6
+        assert content(store, location) == b"second"
+        assert container.names() == ["image"]
 
     def test_a_manifest_of_another_image_is_not_followed(
         self, make: Make, container: Container, link: Losing

@@ -8,6 +8,7 @@ quotes a server's text, which may echo a signature or a password, in what it rai
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import re
@@ -34,6 +35,7 @@ class _Wire(io.RawIOBase):
         self._raw = raw
         self.deadline: float | None = None
         self.allowance = 16 * MIB
+        self.has_ended = False
 
     def readable(self) -> bool:
         return True
@@ -45,6 +47,7 @@ class _Wire(io.RawIOBase):
                 raise TimeoutError("the head of the answer is not complete in time")
             self._socket.settimeout(left)
         count: int | None = self._raw.readinto(buffer)
+        self.has_ended = count == 0
         self.allowance -= count or 0
         if self.allowance < 0:
             raise http.client.HTTPException("the answer is framing without end")
@@ -100,7 +103,10 @@ class Answer(http.client.HTTPResponse):
             version, status, _ = super()._read_status()  # type: ignore[misc]
         except ConnectionError:  # which RemoteDisconnected is
             raise
-        except http.client.HTTPException:
+        except http.client.HTTPException as exc:
+            line = str(getattr(exc, "line", ""))
+            if self._wire.has_ended and "HTTP/".startswith(line[:5]):
+                raise _broken_off() from None
             status = 0
         if status == 0:
             raise http.client.HTTPException("the answer has no status line")
@@ -136,6 +142,13 @@ class Answer(http.client.HTTPResponse):
         except ConnectionError:
             raise
         except (http.client.HTTPException, errors.HeaderParsingError):
+            is_sound = False
+        else:
+            is_sound = True
+        # http.client takes the end of a connection for that of a head.
+        if self._wire.has_ended and isinstance(self.status, int):
+            raise _broken_off()
+        if not is_sound:
             return False
         framings = [
             text.strip(" \t").lower() for text in self.headers.get_all("Transfer-Encoding", [])
@@ -194,6 +207,10 @@ class Answer(http.client.HTTPResponse):
     def _unsound(self, reason: str) -> Exception:
         self._close_conn()  # type: ignore[attr-defined]
         return http.client.HTTPException(reason)
+
+
+def _broken_off() -> Exception:
+    return ConnectionResetError(errno.ECONNRESET, "it ended in the head of an answer")
 
 
 def is_interim(status: int) -> bool:

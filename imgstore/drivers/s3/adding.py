@@ -128,9 +128,7 @@ class Adding(Upload):
 
         with commit.alone(is_exclusive=is_exclusive):
             _, is_proven = checked(self.client, data, send)
-            if commit.needs_claim:
-                commit.wait_for_others()
-            if commit.needs_claim or not is_exclusive or not is_proven:
+            if not is_exclusive or not is_proven:
                 commit.check_stored(len(data))
 
     def put(self, number: int, data: Part) -> dict[str, Any]:

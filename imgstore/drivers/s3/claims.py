@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -54,25 +54,29 @@ class Claim(Lease):
             "Metadata": {TOKEN: self._token, _LEASE: str(lease)},
         }
         self._etag = ""
+        self._may_exist = False
         self._is_held = False
 
-    def take(self) -> None:
-        """Wait until nobody has the claim, and have it; raises Unavailable after two leases."""
+    def take(
+        self, refuse: Callable[[], object] = lambda: None, *, within: float | None = None
+    ) -> None:
+        """Wait until nobody has the claim, and have it; ``refuse`` raises if that is in vain.
+
+        Raises Unavailable after ``within`` seconds, two leases by default.
+        """
+        if self._is_held:
+            self.check()
+            return
+        seconds = 2 * self.lease if within is None else within
+        patience = Patience(0.25, 2.0, seconds=seconds, spread=True)
         with undone(self._remove, _REMOVAL):
-            for attempt in self._patience.attempts():
+            for attempt in patience.attempts():
+                if attempt > 1:
+                    refuse()
                 if (attempt == 1 or self._is_free()) and self._put():
                     self._is_held = True
                     return
             raise Unavailable(_IN_THE_WAY)
-
-    def wait(self) -> None:
-        """Wait until nobody has the claim; raises Unavailable after two leases."""
-        if not any(self._is_free() for _ in self._patience.attempts()):
-            raise Unavailable(_IN_THE_WAY)
-
-    @property
-    def _patience(self) -> Patience:
-        return Patience(0.25, 2.0, seconds=2 * self.lease, spread=True)
 
     def _is_free(self) -> bool:
         found = head(self._s3, self._at)
@@ -86,7 +90,9 @@ class Claim(Lease):
 
     def give_up(self) -> None:
         """Remove the claim if it is still ours; best effort, for it expires."""
-        attempted(self._remove, _REMOVAL)
+        if self._may_exist:
+            attempted(self._remove, _REMOVAL)
+            self._may_exist = self._is_held = False
 
     def _remove(self) -> None:
         """Ask for its removal once.
@@ -100,6 +106,7 @@ class Claim(Lease):
 
     def _put(self) -> bool:
         self.begin()
+        self._may_exist = True
         try:
             self._etag = self._s3.put_object(**self._new, IfNoneMatch="*").get("ETag", "")
             return True
@@ -132,6 +139,23 @@ class Claim(Lease):
 
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
         return bool(found["Metadata"].get(TOKEN) == self._token)
+
+
+@contextmanager
+def claiming(
+    client: Client, key: str, is_needed: Callable[[], bool]
+) -> Iterator[Callable[[], object]]:
+    """Yield a function that takes the claim of an object, if need be; give it up in the end."""
+    claim = Claim(client, key, lease=client.settings.lease)
+
+    def take() -> None:
+        if is_needed():
+            claim.take(within=client.settings.read_timeout)
+
+    try:
+        yield take
+    finally:
+        claim.give_up()
 
 
 def is_expired(found: Mapping[str, Any]) -> bool:

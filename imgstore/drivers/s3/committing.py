@@ -71,37 +71,36 @@ class Commit:
     def alone(self, *, is_exclusive: bool) -> Iterator[None]:
         """Let no other add of the id commit meanwhile, as far as the server can.
 
-        ``is_exclusive`` says that what is sent inside replaces nothing. Otherwise the object is
-        looked for first, by the one add that has the claim. What fails inside, or is interrupted,
-        leaves no object unless its outcome is in doubt.
+        ``is_exclusive`` says that the request sent inside replaces nothing. Otherwise the object is
+        looked for first. What fails inside, or is interrupted, leaves no object unless its outcome
+        is in doubt.
         """
         self._is_exclusive = is_exclusive
-        with undone(self._remove, _REMOVAL):
-            if is_exclusive:
-                yield
-            elif self.needs_claim:
-                with self._claimed():
-                    yield
-            else:
+        with undone(self._remove, _REMOVAL), self._claimed() as check:
+            if not is_exclusive:
                 self.refuse_existing()
-                yield
+            check()
+            yield
 
     @contextmanager
-    def _claimed(self) -> Iterator[None]:
-        claim = self._claim()
-        self._client.inside(claim.take)
+    def _claimed(self) -> Iterator[Callable[[], object]]:
+        """Hold the claim, if there has to be one; yield a check that time is left to commit.
+
+        A request that replaces nothing needs the claim, too: another add that has looked before
+        would replace its object.
+        """
+        if not self.needs_claim:
+            yield lambda: None
+            return
+        claim = Claim(self._client, self.at["Key"], lease=self._client.settings.lease)
+        self._client.inside(lambda: claim.take(self.refuse_existing))
         try:
-            self.refuse_existing()
-            claim.check()
-            yield
+            yield claim.check
             self._confirm(claim)
         finally:
             # What is in doubt stays guarded: the claim expires.
             if self.outcome is not Outcome.UNKNOWN:
                 claim.give_up()
-
-    def _claim(self) -> Claim:
-        return Claim(self._client, self.at["Key"], lease=self._client.settings.lease)
 
     def _confirm(self, claim: Claim) -> None:
         """Raise if another add may have committed meanwhile: ours may have replaced its image."""
@@ -114,11 +113,6 @@ class Commit:
                 remedy="add the image again",
                 indeterminate=True,  # a reader may have had it
             )
-
-    def wait_for_others(self) -> None:
-        """Wait until no add that looked for the object before it was there can replace it."""
-        with doubting():
-            self._claim().wait()
 
     def send(
         self, request: Callable[[], Any], *, refused: Callable[[], object] = lambda: None

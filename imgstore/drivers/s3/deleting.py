@@ -22,13 +22,15 @@ def delete(
     is_same: Callable[[Mapping[str, Any]], bool],
     *,
     attempts: int | None = None,
+    alone: Callable[[], object] = lambda: None,
 ) -> bool:
     """Delete an object; return whether it was there still.
 
     DELETE names a key: sent again after its answer was lost, it may meet the object of the next
-    add. So it is sent again only if ``is_same`` says that what ``head`` finds is that object
-    still, ``attempts`` times at the most. Its ``etag`` goes with it as a condition: AWS heeds
-    that, Ceph 16 takes no notice.
+    add. So it is sent again only if ``is_same`` says that ``head`` finds that object still, and
+    only ``attempts`` times. ``alone`` keeps others from putting between the look and the request;
+    it is called before a request is sent again. The ``etag`` goes with the request as a
+    condition: AWS heeds that, Ceph 16 takes no notice.
     """
     is_strong = etag.startswith('"')
     takes_condition = is_strong and client.takes("DeleteObject", "IfMatch")
@@ -41,8 +43,14 @@ def delete(
         failure, is_lost = _sent(client, at, condition)
         if failure is None:
             return True
-        was_lost |= is_lost
-        if not is_lost:
+        pause = None
+        if is_lost:
+            pause = next(pauses, None)
+            if pause is not None:
+                time.sleep(pause)
+                alone()  # the first request may be carried out right after the look
+            was_lost = True
+        else:
             if status_of(failure) == HTTPStatus.NOT_FOUND:
                 return was_lost
             if not condition or not (is_conflict(failure) or status_of(failure) in _NOT_TAKEN):
@@ -51,11 +59,8 @@ def delete(
         found = head(client.s3, at)
         if found is None or not is_same(found):
             return was_lost
-        if is_lost:
-            pause = next(pauses, None)
-            if pause is None:
-                raise failure
-            time.sleep(pause)
+        if is_lost and pause is None:
+            raise failure
 
 
 def _sent(

@@ -17,6 +17,7 @@ from imgstore.data.streams import Body
 from imgstore.drivers.s3 import leftovers
 from imgstore.drivers.s3.adding import Adding
 from imgstore.drivers.s3.checking import honours_conditions, is_there
+from imgstore.drivers.s3.claims import claiming
 from imgstore.drivers.s3.client import SDK_LOGGERS, Client, head, told, validator
 from imgstore.drivers.s3.committing import Commit
 from imgstore.drivers.s3.copying import Copying, Original
@@ -158,10 +159,14 @@ class S3Store(Store):
         return Added(self._location(image_id))
 
     def _commit(self, image_id: str) -> Commit:
-        client = self._client.get()
         key = key_of(image_id, self._settings.key_prefix)
-        is_conditional = client.is_conditional(self._ask_for_conditions)
-        return Commit(client, key, is_conditional=is_conditional)
+        return Commit(self._client.get(), key, is_conditional=self._is_conditional())
+
+    def _is_conditional(self) -> bool:
+        return self._client.get().is_conditional(self._ask_for_conditions)
+
+    def _needs_claims(self) -> bool:
+        return self._is_conditional() and not self._settings.endpoint.is_amazon
 
     def _ask_for_conditions(self) -> bool | None:
         """Return whether If-None-Match is honoured; None: ask again, there is no bucket yet."""
@@ -186,9 +191,10 @@ class S3Store(Store):
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         seen = self._found(location)  # S3 deletes what is not there without a word
-        etag = seen.get("ETag", "")
-        if not delete(self._client.get(), _at(location), etag, is_seen(seen)):
-            raise NotFound("the image was deleted meanwhile")
+        client, at = self._client.get(), _at(location)
+        with claiming(client, at["Key"], self._needs_claims) as alone:
+            if not delete(client, at, seen.get("ETag", ""), is_seen(seen), alone=alone):
+                raise NotFound("the image was deleted meanwhile")
 
     def _copy(
         self, location: Location, origin: Store, image_id: str, *, context: RequestContext | None

@@ -30,8 +30,9 @@ class Claim(Lease):
     """An object beside an image, by which adds of the same id see one another.
 
     It is ``imgstore-claim-<image id>/<token>-<lease>``. An add that put one and then finds no other
-    in the listing may commit: of two adds at least the one that looked later sees the other. The
-    lease is the number of seconds, by the server's clock, after which its process is dead.
+    in the listing may commit, and a deletion may send its request again: of two at least the one
+    that looked later sees the other. The lease is the number of seconds, by the server's clock,
+    after which its process is dead.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Claim(Lease):
         self._is_held = False
         self._is_listed = False
 
-    def take(self, refuse: Callable[[], object], *, within: float) -> None:
+    def take(self, refuse: Callable[[], object] = lambda: None, *, within: float) -> None:
         """Wait until nobody else has a claim, and have it; ``refuse`` raises if that is in vain.
 
         Raises Unavailable after ``within`` seconds, and where it was held for too long.

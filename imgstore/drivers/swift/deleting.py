@@ -25,8 +25,13 @@ _BULK: Final = "bulk_delete"
 _DEFAULT: Final = 1000
 
 
-def delete(caller: Caller, container: str, name: str) -> None:
-    """Delete an image; raises NotFound. What cannot be deleted keeps its manifest."""
+def delete(
+    caller: Caller, container: str, name: str, *, alone: Callable[[], object] = lambda: None
+) -> None:
+    """Delete an image; raises NotFound. What cannot be deleted keeps its manifest.
+
+    ``alone`` is for `delete_seen`.
+    """
     found = caller.head(container, name)
     if found is None:
         raise NotFound("there is no such image")
@@ -37,7 +42,7 @@ def delete(caller: Caller, container: str, name: str) -> None:
         _delete_found(caller, found[MANIFEST])
     else:
         is_whole = True
-    if delete_seen(caller, container, name, is_same, was_just_seen=is_whole):
+    if delete_seen(caller, container, name, is_same, was_just_seen=is_whole, alone=alone):
         return
     found = caller.head(container, name)
     if found is not None and is_same(found):
@@ -83,16 +88,20 @@ def delete_seen(
     is_same: Callable[[Mapping[str, str]], bool],
     *,
     was_just_seen: bool = False,
+    alone: Callable[[], object] = lambda: None,
 ) -> bool:
     """Delete an object, or an empty container, that is the same still; return whether it was there.
 
     It is looked at before each request, for one that is sent again because its answer was lost
-    may meet what was put since.
+    may meet what was put since. ``alone`` keeps others from putting between the look and the
+    request; it is called before a request is sent again.
     """
     is_asked_for, is_sure = False, was_just_seen
 
     def look_and_delete() -> bool:
         nonlocal is_asked_for, is_sure
+        if is_asked_for:
+            alone()  # the first request may be carried out right after the look
         found = None if is_sure else caller.head(container, name, is_cancelled=lambda: True)
         if not is_sure and (found is None or not is_same(found)):
             return is_asked_for

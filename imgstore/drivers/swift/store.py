@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import secrets
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from imgstore.boundary.arguments import check_storable, is_below
@@ -20,6 +21,7 @@ from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers
 from imgstore.drivers.swift.accounts import Account, account_in, account_named
 from imgstore.drivers.swift.adding import Adding
+from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.deleting import delete
@@ -110,7 +112,7 @@ class SwiftStore(Store):
         if self._settings.multi_tenant:  # otherwise images are in one container, which has one ACL
             self.capabilities |= Capability.ACLS
         self.read_retries = values["retry_get_count"]
-        self._session = PerProcess(functools.partial(Session, self._settings), Session.close)
+        self._session = PerProcess(partial(Session, self._settings), Session.close)
         # Adds of this process that are under way, whose segments leftovers() must not list.
         self._live: set[str] = set()
 
@@ -245,9 +247,16 @@ class SwiftStore(Store):
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         caller, container, name = self._at(location, context)
-        delete(caller, container, name)
-        if self._settings.multi_tenant and container == self._settings.container_of(name):
-            Containers(caller, self._settings, container).remove()
+        settings = self._settings
+        containers = Containers(caller, settings, container)
+        claim = Claim(caller, settings, containers, name, uuid.uuid4().hex)
+        alone = partial(claim.take, within=settings.read_timeout)
+        try:
+            delete(caller, container, name, alone=alone)
+        finally:
+            claim.give_up()
+        if settings.multi_tenant and container == settings.container_of(name):
+            containers.remove()
 
     def _set_acls(
         self,

@@ -22,14 +22,16 @@ class Patient(Answer):
 
 
 @contextlib.contextmanager
-def answer(*pieces: bytes, seconds: float = 5) -> Iterator[Answer]:
-    """Make an answer of what is sent; its head is not read yet."""
+def answer(*pieces: bytes, seconds: float = 5, ends: bool = False) -> Iterator[Answer]:
+    """Make an answer of what is sent, and perhaps ended; its head is not read yet."""
     near, far = socket.socketpair()
 
     def send() -> None:
         with contextlib.suppress(OSError):
             for piece in pieces:
                 far.sendall(piece)
+            if ends:
+                far.shutdown(socket.SHUT_WR)
 
     with near, far:
         near.settimeout(seconds)
@@ -59,6 +61,24 @@ def test_switching_protocols_is_no_interim_answer() -> None:
     with answer(INTERIM % 101, OK) as made:
         made.begin()
         assert made.status == 101
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+
+
+@pytest.mark.parametrize("length", range(1, len(HEAD) - 1))
+def test_a_head_that_breaks_off(length: int) -> None:
+    """Some of it is no head, though http.client takes it for one wherever a line ends."""
+    broken = pytest.raises(ConnectionResetError, match="in the head")
+    with answer(HEAD[:length], ends=True) as made, broken:
+        made.begin()
+
+
+def test_text_that_breaks_off() -> None:
+    """It is not HTTP, and asking again will not make it so."""
+    other = pytest.raises(http.client.HTTPException)
+    with answer(b"SSH-2.0-OpenSSH", ends=True) as made, other:
+        made.begin()
 
 
 def test_interim_answers_without_end() -> None:

@@ -263,5 +263,5 @@ class TestWeakTags:
 
         client = make(host=serve(PUT=put, HEAD=look))._client.get()
         claim = Claim(client, "image", lease=1)
-        claim.take()
+        claim.take(lambda: None)
         assert held[TOKEN] != "dead"
