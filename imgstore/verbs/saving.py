@@ -17,7 +17,6 @@ from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
 from imgstore.process.interrupts import Descriptors
 
-_BLOCK: Final = 4 * MIB
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 # The directory cannot be flushed: FUSE, CIFS and drvfs have such.
@@ -98,7 +97,7 @@ class FileOfCallers:
                     os.unlink(name, dir_fd=directory)
 
     def _write(self, body: Body, fd: int) -> None:
-        for position, _, data in body.stretches(lambda: _BLOCK, grain=GRAIN, thin=True):
+        for position, _, data in body.stretches(lambda: MIB, grain=GRAIN, thin=True):
             written = 0
             while data is not None and written < len(data):
                 written += os.pwrite(fd, data[written:], position + written)
