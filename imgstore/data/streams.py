@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn, final
 
 from imgstore.data.extents import ZEROS, Holes, stretches_of_data
@@ -296,6 +296,8 @@ class Body:
 
     def _finish(self, sink: Sink) -> None:
         answer = self._guard(getattr(sink, "finish", _nothing))
+        if isinstance(answer, Coroutine):
+            answer.close()  # or Python would warn that nobody awaited it
         if answer is not None:
             self._fail(
                 InvalidArgument(

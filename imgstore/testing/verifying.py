@@ -95,7 +95,7 @@ class Verifying(Harness, is_part=True):
             save = partial(store.save, location, saved / "file", expected=expected)
             refusal(errors.InvalidArgument, case, save)
 
-    @needs(Capability.RANGES)
+    @library_half
     def test_a_range_has_no_expected_digest(self, store: Store, place: Place) -> None:
         """Expected digests are those of whole images."""
         location = place(b"data")

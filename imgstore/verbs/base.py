@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from imgstore import errors
 from imgstore.boundary.arguments import (
@@ -16,7 +16,7 @@ from imgstore.boundary.arguments import (
 )
 from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
-from imgstore.data.hashing import Digests, Expected
+from imgstore.data.hashing import Expected
 from imgstore.data.opened import Opened
 from imgstore.data.reader import ImageReader
 from imgstore.data.streams import Body
@@ -133,12 +133,24 @@ class Verbs(Driver):
             size = self._size(at, context=context)
         return Opened(iter(()), size)
 
+    def _checked_for_copy(self, image_id: str, **given: Any) -> dict[str, Any]:
+        """Return what an add will be given; raises, before an image is opened, what it would."""
+        try:
+            self._require(Capability.WRITE)
+            check_image_id(image_id)
+            for name in ("algorithms", "sinks"):
+                if isinstance(given[name], Iterable) and not isinstance(given[name], str | bytes):
+                    given[name] = tuple(given[name])
+            Body(None, **given)
+        except Exception as exc:
+            self._raise(exc, "copy", image_id=image_id)
+        return given
+
     def _copy_from(
         self,
         origin: Store,
         location: LocationLike,
         image_id: str,
-        algorithms: Iterable[str],
         context: Context,
     ) -> StoredImage | None:
         try:
@@ -147,9 +159,6 @@ class Verbs(Driver):
         except Exception as exc:
             origin._raise(exc, "copy", image_id=image_id)
         try:
-            self._require(Capability.WRITE)
-            check_image_id(image_id)
-            Digests(algorithms)  # refuses what add would refuse
             asker = self._asker(context)
             added = self._copy(at, origin.unwrapped, image_id, context=asker)
             if added is None:

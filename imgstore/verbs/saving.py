@@ -31,9 +31,17 @@ class FileOfCallers:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the file."""
+        """Name the file; raises InvalidArgument for what can be no file's name."""
         self._path = path
-        self._directory, self._name = os.path.split(os.path.realpath(os.fsdecode(path)))
+        try:
+            text = os.fsdecode(path)
+            self._directory, self._name = os.path.split(os.path.realpath(text))
+        except (TypeError, ValueError) as exc:
+            raise InvalidArgument(
+                f"a file's name cannot be {path!r}", remedy="pass a path object, or text"
+            ) from exc
+        if text.endswith("/"):
+            raise self._no_file()
         # Of one length whatever the name's, and the same in each process.
         self._drafts = f".imgstore-save-{hashlib.sha256(os.fsencode(self._name)).hexdigest()[:32]}-"
 
@@ -73,11 +81,14 @@ class FileOfCallers:
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidArgument(
-                f"{os.fsdecode(self._path)!r} is not a regular file",
-                remedy="get the image, and write it there yourself",
-            )
+            raise self._no_file()
         return stat.S_IMODE(status.st_mode)
+
+    def _no_file(self) -> InvalidArgument:
+        return InvalidArgument(
+            f"{os.fsdecode(self._path)!r} is not a regular file",
+            remedy="get the image, and write it there yourself",
+        )
 
     def _new_draft(self, directory: int, held: Descriptors) -> tuple[str, int]:
         while True:
