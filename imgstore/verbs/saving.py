@@ -70,8 +70,7 @@ class FileOfCallers:
                 os.fsync(fd)
                 os.rename(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(draft, dir_fd=directory)
+                _remove(draft, directory)
                 raise
             _flush_directory(directory)
 
@@ -93,10 +92,14 @@ class FileOfCallers:
     def _new_draft(self, directory: int, held: Descriptors) -> tuple[str, int]:
         while True:
             draft = self._drafts + secrets.token_hex(8)
-            fd = held.open(draft, _NEW, 0o666, dir_fd=directory)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # another process may have removed it before it was locked
-                return draft, fd
+            try:
+                fd = held.open(draft, _NEW, 0o666, dir_fd=directory)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:  # another may have removed it before it was locked
+                    return draft, fd
+            except BaseException:
+                _remove(draft, directory)
+                raise
             held.close_last()
 
     def _remove_dead(self, directory: int) -> None:
@@ -113,6 +116,11 @@ class FileOfCallers:
             while data is not None and written < len(data):
                 written += os.pwrite(fd, data[written:], position + written)
         os.ftruncate(fd, body.total)
+
+
+def _remove(draft: str, directory: int) -> None:
+    with suppress(OSError):  # what it is removed for says more
+        os.unlink(draft, dir_fd=directory)
 
 
 def _flush_directory(directory: int) -> None:
