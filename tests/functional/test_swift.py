@@ -43,6 +43,20 @@ def make(container: Container) -> Iterator[Make]:
         yield lambda **options: stack.enter_context(SwiftStore("swift", **known | options))
 
 
+@pytest.mark.parametrize("size", [0, 1], ids=["whole", "in segments"])
+def test_an_image_is_described_by_one_request(make: Make, swift: Swift, size: int) -> None:
+    """Size, version and time are in one answer; no token is asked for again."""
+    store = make(large_object_size=size, large_object_chunk_size=1) if size else make()
+    image = store.add(new_id(), bytes(2 * MIB))
+    for verb in (store.size, store.stat):
+        for log in (swift.requests, swift.keystone.requests):
+            log.forget()
+        verb(image)
+        assert [each.method for each in swift.requests.read()] == ["HEAD"]
+        assert swift.keystone.requests.read() == []
+    store.delete(image)
+
+
 class TestLocations:
     def test_the_credential_free_form_is_written(self, make: Make, container: Container) -> None:
         store = make()

@@ -47,6 +47,16 @@ def placed(store: VmwareStore, size: int | None = None) -> str:
     return store.add(new_id(), source).location.url.partition("?")[2]
 
 
+def test_an_image_is_described_by_one_request(vsphere: VSphere, make: Make) -> None:
+    """Size, version and time are in one answer; nobody logs in again."""
+    store = make()
+    image = store.add(new_id(), DATA)
+    for verb in (store.size, store.stat):
+        vsphere.requests.forget()
+        verb(image)
+        assert [each.method for each in vsphere.requests.read()] == ["HEAD"]
+
+
 class TestLocations:
     @pytest.mark.parametrize(
         ("datastore", "query"),
