@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import traceback
@@ -9,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from imgstore import errors
+from imgstore.data.units import MIB
+from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.process.per_process import PerProcess
 
 WAIT = 30
@@ -136,3 +140,24 @@ def test_a_build_under_way_does_not_block_a_child():
         finally:
             go_on.set()
         assert future.result(WAIT).pid == parent
+
+
+@pytest.mark.parametrize("end", ["the reader is closed", "the store is closed", "it is read"])
+def test_a_reader_with_digests_stays_in_its_process(tmp_path, end):
+    """The threads that compute them are not in a child, where nobody waits for them for ever."""
+    data = bytes(20 * MIB)
+    digests = {"sha256": hashlib.sha256(data).hexdigest()}
+    with FilesystemStore("files", datadir=str(tmp_path)) as store:
+        image = store.add("image", data)
+        with store.get(image, expected=digests) as reader:
+            reader.read(2 * MIB)
+
+            def close():
+                if end == "it is read":
+                    with pytest.raises(errors.StoreError, match="fork"):
+                        reader.read()
+                (store if end == "the store is closed" else reader).close()
+
+            in_child(close)
+            if end != "it is read":  # which moves the position, as the two share the file
+                assert len(reader.read()) == 18 * MIB
