@@ -80,7 +80,7 @@ class Verbs(Driver):
         operation: str = "get",
         expected: Expected | None = None,
     ) -> ImageReader:
-        opened = self._open_range(at, offset, length, context)
+        opened = self._open_range(at, offset, length, context, operation)
         size = max(0, opened.image_size - offset)
         size = size if length is None else min(size, length)
 
@@ -113,14 +113,19 @@ class Verbs(Driver):
         return reader
 
     def _open_range(
-        self, at: Location, offset: int, length: int | None, context: RequestContext | None
+        self,
+        at: Location,
+        offset: int,
+        length: int | None,
+        context: RequestContext | None,
+        operation: str,
     ) -> Opened:
         """Open through the driver; an empty range only needs the image to exist."""
         if length != 0:
             try:
                 return self._get(at, offset, length, if_version=None, context=context)
             except Exception as exc:
-                if not isinstance(self._translate(exc, "get"), errors.InvalidRange):
+                if not isinstance(self._translate(exc, operation), errors.InvalidRange):
                     raise
                 size = self._size(at, context=context)
                 if offset < size:
