@@ -19,6 +19,7 @@ from imgstore.process.interrupts import Descriptors
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_DEAD: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # The directory cannot be flushed: FUSE, CIFS and drvfs have such.
 _CANNOT_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
@@ -103,10 +104,11 @@ class FileOfCallers:
             held.close_last()
 
     def _remove_dead(self, directory: int) -> None:
+        """Remove what can be: neither a draft of another user nor a pipe keeps anybody out."""
         for name in os.listdir(directory):
             if name.startswith(self._drafts):
-                with Descriptors() as held, held, suppress(FileNotFoundError, BlockingIOError):
-                    fd = held.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+                with Descriptors() as held, held, suppress(OSError):
+                    fd = held.open(name, _DEAD, dir_fd=directory)
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(name, dir_fd=directory)
 
