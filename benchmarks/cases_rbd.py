@@ -78,12 +78,15 @@ class Rbd:
 
     @contextmanager
     def counting(self, image: SourceFile) -> Iterator[None]:
-        """Hold an image, and tell at the end how much was read of it by all runs."""
+        """Hold an image, and tell at the end how much was read of it."""
         with self.holding(image):
             before = self._sent()
             yield
             sent = (self._sent() - before) / image.data
-            print(f"the cluster sent {sent:.2f} times the data of the image", file=sys.stderr)
+            print(
+                f"the cluster sent {sent:.2f} times the data of the image, in all runs",
+                file=sys.stderr,
+            )
 
     def _sent(self) -> int:
         """Return how many bytes the cluster has sent to clients."""
