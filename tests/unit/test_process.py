@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from imgstore import errors
 from imgstore.data.units import MIB
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.process.per_process import PerProcess
+from imgstore.testing.expecting import Judging
 
 WAIT = 30
 
@@ -161,3 +163,19 @@ def test_a_reader_with_digests_stays_in_its_process(tmp_path, end):
             in_child(close)
             if end != "it is read":  # which moves the position, as the two share the file
                 assert len(reader.read()) == 18 * MIB
+
+
+def test_a_process_that_dies_while_a_sink_judges(tmp_path):
+    """The image was not committed, its id is free, and what is left of it is removed."""
+    with FilesystemStore("files", datadir=str(tmp_path)) as store:
+        sink = Judging(lambda data: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if child == 0:
+            store.add("image", bytes(3 * MIB), sinks=[sink])
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        with pytest.raises(errors.NotFound):
+            store.size(f"file://{tmp_path}/image")
+        store.remove_leftovers(older_than=0)
+        assert list(tmp_path.iterdir()) == []
+        store.add("image", b"another")
