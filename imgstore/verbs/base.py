@@ -141,7 +141,6 @@ class Verbs(Driver):
     def _checked_for_copy(self, image_id: str, **given: Any) -> dict[str, Any]:
         """Return what an add will be given; raises, before an image is opened, what it would."""
         try:
-            self._require(Capability.WRITE)
             check_image_id(image_id)
             for name in ("algorithms", "sinks"):
                 if isinstance(given[name], Iterable) and not isinstance(given[name], str | bytes):
@@ -164,6 +163,7 @@ class Verbs(Driver):
         except Exception as exc:
             origin._raise(exc, "copy", image_id=image_id)
         try:
+            self._require(Capability.WRITE)
             asker = self._asker(context)
             added = self._copy(at, origin.unwrapped, image_id, context=asker)
             if added is None:
