@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from cases_file import BOTH, SHA256, adding, hashes
-from model import GIB, MIB, Bench, Case, SourceFile, Target, Task, memory, speed
+from model import GIB, MIB, Bench, Case, SourceFile, Target, Task, duration, memory, speed
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "functional"))
 
@@ -76,6 +77,24 @@ class Rbd:
         self._rbd("rm", f"{POOL}/{NAME}")
 
     @contextmanager
+    def counting(self, image: SourceFile) -> Iterator[None]:
+        """Hold an image, and tell at the end how much was read of it."""
+        with self.holding(image):
+            before = self._sent()
+            yield
+            sent = (self._sent() - before) / image.data
+            print(
+                f"the cluster sent {sent:.2f} times the data of the image, in all runs",
+                file=sys.stderr,
+            )
+
+    def _sent(self) -> int:
+        """Return how many bytes the cluster has sent to clients."""
+        counted = json.loads(self._cluster.command("tell", "osd.0", "perf", "dump"))
+        sent: int = counted["osd"]["op_r_out_bytes"]
+        return sent
+
+    @contextmanager
     def warm(self, image: SourceFile, *, count: int = 1) -> Iterator[None]:
         """Have memory or disk space at hand for `count` such images.
 
@@ -123,6 +142,7 @@ def cases(bench: Bench) -> Iterator[list[Case]]:
             add_thin_sha256(fast, sparse, image),
             get(fast, image),
             get_from_disk(real, image),
+            verify_sparse(bench, real),
             cycles(bench, fast),
         ]
 
@@ -259,6 +279,22 @@ def getting(store: Rbd, image: SourceFile, name: str, *targets: Target) -> Case:
         amount=image.size / MIB,
         least_runs=9,  # each takes a second or less: what else the machine does shows
         around=partial(store.holding, image),
+    )
+
+
+def verify_sparse(bench: Bench, store: Rbd) -> Case:
+    """On disk, where the cluster knows holes within objects, too."""
+    size, data = bench.sized(20 * GIB, 64 * MIB), bench.sized(GIB, 4 * MIB)
+    image = SourceFile(path=bench.tmpfs / "images" / "mostly-holes", size=size, data=data)
+    work = replace(store.getting(size), operation="verify", source=str(image.path))
+    return Case(
+        name="verify-sparse",
+        title=f"verify {size // MIB} MiB, {data // MIB} MiB of it data, sha256, {store.store}",
+        runs={"imgstore": store.ours(work), "hash alone": hashes(size, *SHA256)},
+        targets=(duration("imgstore", "hash alone", 1.1), memory("imgstore", at_most=MEMORY)),
+        sources=(image,),
+        amount=size / MIB,
+        around=partial(store.counting, image),
     )
 
 

@@ -13,24 +13,16 @@ from typing import NoReturn, TypeVar
 
 from oslo_config import cfg
 
-from imgstore.config.building import build
+from imgstore.config.building import build, merged
 from imgstore.config.files import read_files
 from imgstore.config.loading import load_driver
 from imgstore.config.options import RESERVED_PREFIX
 from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
-from imgstore.errors import (
-    ConfigError,
-    DriverUnavailable,
-    ImgStoreError,
-    InvalidArgument,
-    InvalidLocation,
-    NotFound,
-    UnknownScheme,
-    UnknownStore,
-)
+from imgstore.errors import ConfigError, ImgStoreError
 from imgstore.location import Location, LocationLike, store_of
-from imgstore.model import Capability, Leftover, Ownership, Stat, StoredImage, StoreInfo
+from imgstore.model import Capability, Leftover, Stat, StoredImage, StoreInfo
+from imgstore.selection import Selection
 from imgstore.store import ClosedError, Context, Store
 from imgstore.verbs.upkeep import problems
 
@@ -57,8 +49,7 @@ class StoreManager(Mapping[str, Store]):
         given = list(stores)
         self._stores = {store.name: store for store in given}
         self._default = default
-        self._failures: Mapping[str, ConfigError] = MappingProxyType({})
-        self._failed_schemes: Mapping[str, tuple[str, ...] | None] = {}
+        self._selection = Selection(self._stores, default=default)
         self._unread: Mapping[str, Sequence[ConfigError]] = {}
         self._closed = False
         faults = [
@@ -69,7 +60,7 @@ class StoreManager(Mapping[str, Store]):
         if default is not None:
             faults += self._faults_of_default(default)
         if faults:
-            raise _merged(faults)
+            raise merged(faults)
         self._warn_of_shared_places()
 
     def _warn_of_shared_places(self) -> None:
@@ -87,7 +78,7 @@ class StoreManager(Mapping[str, Store]):
     def _faults_of_default(self, default: str) -> Iterator[ConfigError]:
         if default not in self._stores:
             yield ConfigError(
-                f"the default store {default!r} is not one of them", remedy=self._choose()
+                f"the default store {default!r} is not one of them", remedy=self._selection.choose()
             )
         elif Capability.WRITE not in self._stores[default].capabilities:
             yield ConfigError(
@@ -142,17 +133,17 @@ class StoreManager(Mapping[str, Store]):
                 LOG.warning("%s", line)
             if done.whole or (strict and done.failures) or (strict_options and unread):
                 faults = [*done.whole, *chain(*done.failures.values())]
-                raise _merged([*faults, *(unread if strict_options else ())])
+                raise merged([*faults, *(unread if strict_options else ())])
             manager = cls(done.stores.values(), default=done.default)
             unfinished.pop_all()
-        manager._failures = MappingProxyType(
-            {name: _merged(faults) for name, faults in done.failures.items()}
+        failures = {name: merged(faults) for name, faults in done.failures.items()}
+        drivers = {name: done.drivers[name] for name in failures}
+        manager._selection = Selection(
+            manager._stores,
+            default=done.default,
+            failures=MappingProxyType(failures),
+            failed_schemes={name: one.schemes if one else None for name, one in drivers.items()},
         )
-        manager._failed_schemes = {
-            name: driver.schemes if driver else None
-            for name, driver in done.drivers.items()
-            if name in done.failures
-        }
         manager._unread = done.unread
         return manager
 
@@ -166,7 +157,7 @@ class StoreManager(Mapping[str, Store]):
     @property
     def failures(self) -> Mapping[str, ConfigError]:
         """Return the stores that could not be built (``strict=False``) and why."""
-        return self._failures
+        return self._selection.failures
 
     def info(self, name: str) -> StoreInfo:
         """Return what a store is; raises UnknownStore."""
@@ -185,16 +176,7 @@ class StoreManager(Mapping[str, Store]):
 
     def __getitem__(self, name: str) -> Store:
         """Return a store; raises UnknownStore, which is a KeyError too."""
-        try:
-            return self._stores[name]
-        except (KeyError, TypeError):
-            pass
-        failure = self._failures.get(name) if isinstance(name, str) else None
-        if failure is not None:
-            raise UnknownStore(
-                f"the store {name!r} could not be configured: {failure}"
-            ) from failure
-        raise UnknownStore(f"there is no store {name!r}", remedy=self._choose())
+        return self._selection.named(name)
 
     # Two managers are two, whatever they hold, and may be keys.
     __eq__ = object.__eq__
@@ -208,9 +190,6 @@ class StoreManager(Mapping[str, Store]):
 
     def __len__(self) -> int:
         return len(self._stores)
-
-    def _choose(self) -> str:
-        return f"choose one of: {', '.join(map(str, self._stores)) or '(there are none)'}"
 
     # The verbs.
 
@@ -230,14 +209,7 @@ class StoreManager(Mapping[str, Store]):
     ) -> StoredImage:
         """Store an image, all or nothing; see ``Store.add``."""
         with self._verb("add"):
-            target = self._stores.get(self._default or "") if store is None else self[store]
-            if target is None:
-                names = ", ".join(map(repr, self._failures))
-                failed = f" ({names} failed)" if names else ""
-                raise InvalidArgument(
-                    f"no store is named and there is no default{failed}",
-                    remedy=f"configure a default, or pass store=…; {self._choose()}",
-                )
+            target = self._selection.default() if store is None else self[store]
         return target.add(
             image_id,
             source,
@@ -390,13 +362,26 @@ class StoreManager(Mapping[str, Store]):
         chosen = self._chosen("check", store)
         found = []
         if store is None:
-            found = [f"store {name!r}: {error}" for name, error in self._failures.items()]
+            found = [f"store {name!r}: {error}" for name, error in self._selection.failures.items()]
         for group, unread in self._unread.items():
             found += [str(line) for line in unread if store in {None, group}]
         for one, texts in problems(chosen, write=write, timeout=timeout):
             subject = f"store {one.name!r}: "
             found += [subject + text.removeprefix(subject) for text in texts]
         return found
+
+    def owner_of(self, location: LocationLike, *, context: Context = None) -> str:
+        """Return the name of the store that an image lies in; its backend is asked where needed.
+
+        For locations that may lie in several stores, such as ``cinder://<uuid>`` of a time when
+        there was one: a service can then write ``cinder://<store>/<uuid>`` into its records.
+        Raises NotFound where it lies in none, InvalidLocation in more than one, and what a backend
+        that cannot be asked raises.
+        """
+        with self._verb("owner_of"):
+            at = Location.parse(location)
+        with self._verb("owner_of", at):
+            return self._selection.holder(at, context).name
 
     def close(self) -> None:
         """Close all stores, each whatever becomes of the others; then raise the last error."""
@@ -454,82 +439,4 @@ class StoreManager(Mapping[str, Store]):
             at = Location.parse(location)
             store = store_of(location) if store is None else store
         with self._verb(operation, at):
-            return self._owner(at) if store is None else self[store]
-
-    def _owner(self, at: Location) -> Store:
-        """Return the only store that owns a location, else the only one that may."""
-        answers = self._ownerships(at)
-        candidates = answers[Ownership.YES] or answers[Ownership.MAYBE]
-        if len(candidates) == 1:
-            return candidates[0]
-        if candidates:
-            names = ", ".join(repr(store.name) for store in candidates)
-            raise InvalidLocation(
-                f"it may lie in each of the stores {names}", remedy="name one of them with store=…"
-            )
-        names = ", ".join(repr(store.name) for store in answers[Ownership.NO])
-        raise InvalidLocation(
-            f"it lies in none of the stores that read {at.scheme}://, which are {names}",
-            remedy=self._perhaps(at.scheme)
-            or "if it is a former place of one, name it in store_also_owns",
-        )
-
-    def _ownerships(self, at: Location) -> dict[Ownership, list[Store]]:
-        """Return the stores by what they say of a location; raises UnknownScheme."""
-        answers: dict[Ownership, list[Store]] = {ownership: [] for ownership in Ownership}
-        for store in self._stores.values():
-            if at.scheme in store.schemes:
-                answers[store.ownership(at)].append(store)
-        if not any(answers.values()):
-            raise self._unknown_scheme(at.scheme)
-        return answers
-
-    def owner_of(self, location: LocationLike, *, context: Context = None) -> str:
-        """Return the name of the store that an image lies in; its backend is asked where needed.
-
-        For locations that may lie in several stores, such as ``cinder://<uuid>`` of a time when
-        there was one: a service can then write ``cinder://<store>/<uuid>`` into its records.
-        Raises NotFound where it lies in none, InvalidLocation in more than one, and what a backend
-        that cannot be asked raises.
-        """
-        with self._verb("owner_of"):
-            at = Location.parse(location)
-        with self._verb("owner_of", at):
-            answers = self._ownerships(at)
-            found = answers[Ownership.YES]
-            if len(found) != 1:
-                candidates = found or answers[Ownership.MAYBE]
-                found = [store for store in candidates if store.holds(at, context=context)]
-            if len(found) == 1:
-                return found[0].name
-            if found:
-                names = ", ".join(repr(store.name) for store in found)
-                raise InvalidLocation(f"it lies in each of the stores {names}")
-            raise NotFound("it lies in none of the stores")
-
-    def _unknown_scheme(self, scheme: str) -> UnknownScheme:
-        known = dict.fromkeys(name for store in self._stores.values() for name in store.schemes)
-        return UnknownScheme(
-            f"no store reads {scheme}:// locations; they read: {', '.join(known) or 'none'}",
-            remedy=self._perhaps(scheme) or "configure a store that does",
-        )
-
-    def _perhaps(self, scheme: str) -> str:
-        """Return the remedy for a location that a failed store might have read."""
-        names = [
-            repr(name)
-            for name, schemes in self._failed_schemes.items()
-            if schemes is None or scheme in schemes
-        ]
-        return f"repair {', '.join(names)}, whose configuration failed" if names else ""
-
-
-def _merged(faults: Sequence[ConfigError]) -> ConfigError:
-    """Return one error for all ``faults``, of which there is at least one."""
-    if len(faults) == 1:
-        return faults[0]
-    unavailable = all(isinstance(fault, DriverUnavailable) for fault in faults)
-    lines = "".join(f"\n  {' '.join(str(fault).split())}" for fault in faults)
-    return (DriverUnavailable if unavailable else ConfigError)(
-        f"{len(faults)} faults in the configuration:{lines}"
-    )
+            return self._selection.owner(at) if store is None else self[store]

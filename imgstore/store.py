@@ -135,12 +135,13 @@ class Store(Verbs):
             at = self._contained(location)
             asker = self._asker(context)
             check_range(offset, length)
-            if (offset or length is not None) and Capability.RANGES not in self.capabilities:
-                raise errors.Unsupported("this store reads whole images only")
-            if expected is not None and (offset or length is not None):
+            is_range = offset or length is not None
+            if expected is not None and is_range:
                 raise errors.InvalidArgument(
                     "expected digests are those of a whole image", remedy="ask for no range"
                 )
+            if is_range and Capability.RANGES not in self.capabilities:
+                raise errors.Unsupported("this store reads whole images only")
             judge = None if expected is None else Expected(expected)
             return self._open(at, offset, length, asker, expected=judge)
         except Exception as exc:
@@ -191,8 +192,9 @@ class Store(Verbs):
             self._require(Capability.READ)
             at = self._contained(location)
             asker = self._asker(context)
-            names = algorithms or (("sha256",) if expected is None else ())
-            body = Body(None, algorithms=names, progress=progress, expected=expected)
+            body = Body(None, algorithms=algorithms, progress=progress, expected=expected)
+            if not body.observed:
+                body = Body(None, algorithms=("sha256",), progress=progress)
             verify(self, at, body, asker)
             return body.digests()
         except Exception as exc:
@@ -220,9 +222,10 @@ class Store(Verbs):
             at = self._contained(location)
             asker = self._asker(context)
             body = Body(None, progress=progress, expected=expected)
+            file = FileOfCallers(path)
             with self._open(at, 0, None, asker, operation="save") as reader:
                 body.source = reader
-                FileOfCallers(path).fill(body)
+                file.fill(body)
         except Exception as exc:
             self._raise(exc, "save", location=at, body=body)
 
@@ -270,24 +273,25 @@ class Store(Verbs):
         ``digests`` is then empty. Otherwise the image is streamed, as ``add`` does it.
         """
         target = self if to is None else to
-        sinks = tuple(sinks)
-        wanted = sinks or any(given is not None for given in (progress, size, max_size, expected))
+        given = target._checked_for_copy(
+            image_id,
+            size=size,
+            max_size=max_size,
+            algorithms=algorithms,
+            sinks=sinks,
+            progress=progress,
+            expected=expected,
+        )
+        wanted = given["sinks"] or any(
+            each is not None for each in (progress, size, max_size, expected)
+        )
         if Capability.COPY in target.capabilities and not wanted:
-            copied = target._copy_from(self, location, image_id, algorithms, context)
+            copied = target._copy_from(self, location, image_id, context)
             if copied is not None:
                 return copied
         with self.get(location, context=context) as reader:
-            return target.add(
-                image_id,
-                reader,
-                size=reader.image_size if size is None else size,
-                max_size=max_size,
-                algorithms=algorithms,
-                sinks=sinks,
-                progress=progress,
-                expected=expected,
-                context=context,
-            )
+            given["size"] = reader.image_size if size is None else size
+            return target.add(image_id, reader, **given, context=context)
 
     def set_acls(
         self,

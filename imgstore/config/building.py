@@ -245,3 +245,14 @@ def _required(driver: type[Store]) -> set[str]:
                     required.add(keyword)
                 break
     return required
+
+
+def merged(faults: Sequence[ConfigError]) -> ConfigError:
+    """Return one error for all ``faults``, of which there is at least one."""
+    if len(faults) == 1:
+        return faults[0]
+    unavailable = all(isinstance(fault, DriverUnavailable) for fault in faults)
+    lines = "".join(f"\n  {' '.join(str(fault).split())}" for fault in faults)
+    return (DriverUnavailable if unavailable else ConfigError)(
+        f"{len(faults)} faults in the configuration:{lines}"
+    )

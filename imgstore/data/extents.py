@@ -14,7 +14,9 @@ from imgstore.data.units import MIB
 GRAIN: Final = 64 * 1024
 # How far holes are looked for at once.
 _SCAN: Final = 64 * MIB
-_ZEROS: Final = bytes(GRAIN)
+# A MiB of a hole, as readers hand it on: always this object, which nobody has to look into.
+ZEROS: Final = bytes(MIB)
+_GRAIN_OF_ZEROS: Final = ZEROS[:GRAIN]
 
 
 def next_extent(source: SourceFile, position: int) -> tuple[int, int]:
@@ -76,7 +78,7 @@ def stretches_of_data(block: bytes, position: int) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(block):
         end = min(len(block), at + GRAIN - (position + at) % GRAIN)
-        if block.startswith(_ZEROS if end - at == GRAIN else _ZEROS[: end - at], at):
+        if block.startswith(_GRAIN_OF_ZEROS if end - at == GRAIN else ZEROS[: end - at], at):
             if data_from is not None:
                 yield data_from, at
                 data_from = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from imgstore.data.units import MIB
-from imgstore.errors import DigestMismatch, InvalidArgument
+from imgstore.errors import DigestMismatch, InvalidArgument, StoreError
 from imgstore.process.interrupts import uninterrupted
 
 # Below this many bytes a thread per digest costs more than it saves.
@@ -179,6 +180,7 @@ class Digests:
             raise InvalidArgument("algorithms is not a sequence of names") from exc
         self._hashers = {name: new_hasher(name) for name in names}
         self._workers: list[_Worker] = []
+        self._pid = os.getpid()
         self._seen = 0
 
     def __bool__(self) -> bool:
@@ -193,6 +195,7 @@ class Digests:
         if self._seen > _INLINE_LIMIT and not self._workers:
             self._start()
         if self._workers:
+            self._check_process()
             for worker in self._workers:
                 worker.feed(block)
         else:
@@ -201,6 +204,7 @@ class Digests:
 
     def _start(self) -> None:
         self._workers = [_Worker(name, hasher) for name, hasher in self._hashers.items()]
+        self._pid = os.getpid()
         uninterrupted(self._start_workers)  # or one that started half would never end
 
     def _start_workers(self) -> None:
@@ -209,6 +213,8 @@ class Digests:
 
     def results(self) -> dict[str, str]:
         """Wait for the threads and return lower-case name to hexadecimal digest."""
+        if self._workers:
+            self._check_process()
         self._join(discard=False)
         for worker in self._workers:
             if worker.error is not None:
@@ -219,7 +225,20 @@ class Digests:
         """End the threads without waiting for what is queued; harmless after ``results``."""
         self._join(discard=True)
 
+    def _check_process(self) -> None:
+        if self._is_forked():
+            raise StoreError(
+                "digests that were begun before a fork cannot be computed in the child",
+                remedy="open the image in the child",
+            )
+
+    def _is_forked(self) -> bool:
+        """Return whether the threads are another process's: here nobody would end them."""
+        return os.getpid() != self._pid
+
     def _join(self, *, discard: bool) -> None:
+        if self._is_forked():
+            return
         for worker in self._workers:
             worker.end(discard=discard)
         for worker in self._workers:

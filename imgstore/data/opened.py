@@ -23,7 +23,8 @@ def _nothing() -> None:
 class Opened:
     """What a driver's ``_get`` returns: an open image, positioned at the offset asked for.
 
-    ``chunks`` yields the bytes from there on, as many as asked for or up to the end.
+    ``chunks`` yields the bytes from there on, as many as asked for or up to the end; each MiB of a
+    hole that the backend knows as ``imgstore.data.ZEROS``, which is not looked into.
     ``image_size`` is the size of the whole image. ``version`` pins the content (an ETag, a
     modification time, a snapshot); without one a broken read is not resumed. ``close`` releases
     what is held, also when ``chunks`` was never iterated; it may be called twice. ``fd`` is the

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn, final
 
-from imgstore.data.extents import Holes, stretches_of_data
+from imgstore.data.extents import ZEROS, Holes, stretches_of_data
 from imgstore.data.hashing import Digests, checked_digests, compare
 from imgstore.data.opened import SourceFile
 from imgstore.data.pace import STEP, Pace
@@ -29,7 +29,6 @@ from imgstore.errors import (
 from imgstore.process.committing import is_in_doubt
 from imgstore.process.interrupts import Descriptors
 
-_ZEROS: Final = bytes(MIB)
 _NO_STEP: Final = 1024 * MIB
 
 
@@ -145,7 +144,7 @@ class Body:
             self._guard(self._arrived, self._total)
             return
         while n > 0:
-            self._account(_ZEROS if n >= MIB else _ZEROS[:n])
+            self._account(ZEROS[:n])
             self._guard(self._arrived, self._total)
             n -= MIB
 
@@ -170,9 +169,13 @@ class Body:
             if not block:
                 return
             view = memoryview(block)
-            whole = ((0, len(block)),)
-            for start, end in stretches_of_data(block, position) if thin else whole:
-                yield position + start, end - start, view[start:end]
+            if block is ZEROS:
+                yield position, len(block), None
+            elif thin:
+                for start, end in stretches_of_data(block, position):
+                    yield position + start, end - start, view[start:end]
+            else:
+                yield position, len(block), view
             position += len(block)
 
     @property
@@ -293,6 +296,8 @@ class Body:
 
     def _finish(self, sink: Sink) -> None:
         answer = self._guard(getattr(sink, "finish", _nothing))
+        if isinstance(answer, Coroutine):
+            answer.close()  # or Python would warn that nobody awaited it
         if answer is not None:
             self._fail(
                 InvalidArgument(

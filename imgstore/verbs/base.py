@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from imgstore import errors
 from imgstore.boundary.arguments import (
@@ -16,7 +16,7 @@ from imgstore.boundary.arguments import (
 )
 from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
-from imgstore.data.hashing import Digests, Expected
+from imgstore.data.hashing import Expected
 from imgstore.data.opened import Opened
 from imgstore.data.reader import ImageReader
 from imgstore.data.streams import Body
@@ -80,7 +80,7 @@ class Verbs(Driver):
         operation: str = "get",
         expected: Expected | None = None,
     ) -> ImageReader:
-        opened = self._open_range(at, offset, length, context)
+        opened = self._open_range(at, offset, length, context, operation)
         size = max(0, opened.image_size - offset)
         size = size if length is None else min(size, length)
 
@@ -113,14 +113,19 @@ class Verbs(Driver):
         return reader
 
     def _open_range(
-        self, at: Location, offset: int, length: int | None, context: RequestContext | None
+        self,
+        at: Location,
+        offset: int,
+        length: int | None,
+        context: RequestContext | None,
+        operation: str,
     ) -> Opened:
         """Open through the driver; an empty range only needs the image to exist."""
         if length != 0:
             try:
                 return self._get(at, offset, length, if_version=None, context=context)
             except Exception as exc:
-                if not isinstance(self._translate(exc, "get"), errors.InvalidRange):
+                if not isinstance(self._translate(exc, operation), errors.InvalidRange):
                     raise
                 size = self._size(at, context=context)
                 if offset < size:
@@ -133,12 +138,23 @@ class Verbs(Driver):
             size = self._size(at, context=context)
         return Opened(iter(()), size)
 
+    def _checked_for_copy(self, image_id: str, **given: Any) -> dict[str, Any]:
+        """Return what an add will be given; raises, before an image is opened, what it would."""
+        try:
+            check_image_id(image_id)
+            for name in ("algorithms", "sinks"):
+                if isinstance(given[name], Iterable) and not isinstance(given[name], str | bytes):
+                    given[name] = tuple(given[name])
+            Body(None, **given)
+        except Exception as exc:
+            self._raise(exc, "copy", image_id=image_id)
+        return given
+
     def _copy_from(
         self,
         origin: Store,
         location: LocationLike,
         image_id: str,
-        algorithms: Iterable[str],
         context: Context,
     ) -> StoredImage | None:
         try:
@@ -148,8 +164,6 @@ class Verbs(Driver):
             origin._raise(exc, "copy", image_id=image_id)
         try:
             self._require(Capability.WRITE)
-            check_image_id(image_id)
-            Digests(algorithms)  # refuses what add would refuse
             asker = self._asker(context)
             added = self._copy(at, origin.unwrapped, image_id, context=asker)
             if added is None:

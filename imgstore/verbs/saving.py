@@ -17,9 +17,9 @@ from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
 from imgstore.process.interrupts import Descriptors
 
-_BLOCK: Final = 4 * MIB
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_DEAD: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # The directory cannot be flushed: FUSE, CIFS and drvfs have such.
 _CANNOT_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
@@ -32,9 +32,17 @@ class FileOfCallers:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the file."""
+        """Name the file; raises InvalidArgument for what can be no file's name."""
         self._path = path
-        self._directory, self._name = os.path.split(os.path.realpath(os.fsdecode(path)))
+        try:
+            text = os.fsdecode(path)
+            self._directory, self._name = os.path.split(os.path.realpath(text))
+        except (TypeError, ValueError) as exc:
+            raise InvalidArgument(
+                f"a file's name cannot be {path!r}", remedy="pass a path object, or text"
+            ) from exc
+        if text.endswith("/"):
+            raise self._no_file()
         # Of one length whatever the name's, and the same in each process.
         self._drafts = f".imgstore-save-{hashlib.sha256(os.fsencode(self._name)).hexdigest()[:32]}-"
 
@@ -63,8 +71,7 @@ class FileOfCallers:
                 os.fsync(fd)
                 os.rename(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(draft, dir_fd=directory)
+                _remove(draft, directory)
                 raise
             _flush_directory(directory)
 
@@ -74,35 +81,48 @@ class FileOfCallers:
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidArgument(
-                f"{os.fsdecode(self._path)!r} is not a regular file",
-                remedy="get the image, and write it there yourself",
-            )
+            raise self._no_file()
         return stat.S_IMODE(status.st_mode)
+
+    def _no_file(self) -> InvalidArgument:
+        return InvalidArgument(
+            f"{os.fsdecode(self._path)!r} is not a regular file",
+            remedy="get the image, and write it there yourself",
+        )
 
     def _new_draft(self, directory: int, held: Descriptors) -> tuple[str, int]:
         while True:
             draft = self._drafts + secrets.token_hex(8)
-            fd = held.open(draft, _NEW, 0o666, dir_fd=directory)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # another process may have removed it before it was locked
-                return draft, fd
+            try:
+                fd = held.open(draft, _NEW, 0o666, dir_fd=directory)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:  # another may have removed it before it was locked
+                    return draft, fd
+            except BaseException:
+                _remove(draft, directory)
+                raise
             held.close_last()
 
     def _remove_dead(self, directory: int) -> None:
+        """Remove what can be: neither a draft of another user nor a pipe keeps anybody out."""
         for name in os.listdir(directory):
             if name.startswith(self._drafts):
-                with Descriptors() as held, held, suppress(FileNotFoundError, BlockingIOError):
-                    fd = held.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+                with Descriptors() as held, held, suppress(OSError):
+                    fd = held.open(name, _DEAD, dir_fd=directory)
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(name, dir_fd=directory)
 
     def _write(self, body: Body, fd: int) -> None:
-        for position, _, data in body.stretches(lambda: _BLOCK, grain=GRAIN, thin=True):
+        for position, _, data in body.stretches(lambda: MIB, grain=GRAIN, thin=True):
             written = 0
             while data is not None and written < len(data):
                 written += os.pwrite(fd, data[written:], position + written)
         os.ftruncate(fd, body.total)
+
+
+def _remove(draft: str, directory: int) -> None:
+    with suppress(OSError):  # what it is removed for says more
+        os.unlink(draft, dir_fd=directory)
 
 
 def _flush_directory(directory: int) -> None:

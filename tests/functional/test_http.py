@@ -128,6 +128,14 @@ class TestRequests:
         assert {one.accept_encoding for one in asked} == {"identity"}
         assert {one.if_range for one in asked} == {""}
 
+    def test_an_image_is_described_by_one_request(self, store, nginx, file):
+        """Size, version and time are in one answer."""
+        store.size(nginx.url("files/image"))
+        store.stat(nginx.url("files/image?stat"))
+        store.size(nginx.url("files/image?size"))
+        asked = [one.target.rpartition("/")[2] for one in nginx.requests(at_least=3)]
+        assert asked == ["image", "image?stat", "image?size"]
+
     def test_the_target_is_sent_as_it_was_written(self, store, hostile):
         """Escapes stay as they are, for signatures cover them; only illegal text is escaped."""
         store.size(hostile.url("good?a=%7e%2f&b=c d&e=ü#fragment"))

@@ -88,6 +88,18 @@ def read_all(reader: ImageReader, got: list[bytes]) -> None:
         got.append(chunk)
 
 
+def test_an_image_is_described_by_one_request(make: Make) -> None:
+    """Size, version and time are in one answer."""
+    store = make()
+    image = store.add(new_id(), b"data")
+    asked: list[str] = []
+    events = store._client.get().s3.meta.events
+    events.register("before-send.s3", lambda request, **_: asked.append(request.method))
+    for number, verb in enumerate((store.size, store.stat)):
+        verb(image)
+        assert asked[number:] == ["HEAD"]
+
+
 class TestUrls:
     def test_locations_are_those_of_glance_store(self, make: Make, bucket: Bucket) -> None:
         """glance_store 5.7.0 writes s3:// for http and s3+https:// for https."""

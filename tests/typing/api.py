@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from imgstore import (
     Secret,
     Sink,
     Source,
+    Stat,
     Store,
     StoredImage,
     StoreInfo,
@@ -35,6 +36,7 @@ from imgstore import (
     errors,
 )
 from imgstore.config import problems
+from imgstore.data import ZEROS
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
@@ -98,6 +100,53 @@ def adding(manager: StoreManager, store: Store) -> None:
     store.add("8c9f", io.StringIO("text"))  # type: ignore[arg-type]
     manager.add("8c9f", 7)  # type: ignore[arg-type]
     store.add("8c9f", b"data", context="token")  # type: ignore[arg-type]
+
+
+class Judge:
+    """A sink that has the last word."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+
+    def finish(self) -> None:
+        """Raise to refuse the image."""
+
+
+def judging(manager: StoreManager, store: Store, at: Location) -> None:
+    """What an image is to be is said when it is added, copied, read, saved or looked at."""
+    promised: Mapping[str, str] = {"sha256": "ab12"}
+    image: StoredImage = manager.add("8c9f", b"data", expected=promised, sinks=[Judge()])
+    image = store.add("8c9f", b"data", expected={"sha256": "ab12"}, sinks=(Judge(), hashlib.md5()))
+    image = manager.copy(at, "8c9f", to="bulk", expected=promised)
+    image = store.copy(at, "8c9f", expected=image.digests, sinks=[Judge()])
+    sink: Sink = Judge()
+    digests: dict[str, str] = manager.verify(image)
+    digests = manager.verify(at, promised, algorithms=("md5",), store="fast", context=None)
+    digests = store.verify("file:///image", expected=promised, progress=lambda done, total: None)
+    with manager.get(at, expected=promised) as reader, store.get(at, expected=None) as other:
+        version: str | None = reader.version or other.version
+    nothing: None = manager.save(at, "image", expected=promised, store="fast")  # type: ignore[func-returns-value]
+    store.save(image, Path("image"), progress=lambda done, total: None)
+    stat: Stat = manager.stat(at, store="fast")
+    stat = store.stat(image)
+    size: int = stat.size
+    version = stat.version
+    modified: datetime | None = stat.modified
+    stat.size = 5  # type: ignore[misc]
+    try:
+        store.verify(at, promised)
+    except errors.DigestMismatch as exc:
+        broken: errors.IntegrityError = exc
+    store.add("8c9f", b"data", expected="sha256:ab12")  # type: ignore[arg-type]
+    store.add("8c9f", b"data", expected={"sha256": b"ab12"})  # type: ignore[dict-item]
+    store.copy(at, "8c9f", expected=["ab12"])  # type: ignore[arg-type]
+    store.get(at, expected="ab12")  # type: ignore[arg-type]
+    store.verify(at, ("sha256",))  # type: ignore[arg-type]
+    store.verify(at, promised, ("md5",))  # type: ignore[call-arg]
+    store.verify(at, store="fast")  # type: ignore[call-arg]
+    store.save(at)  # type: ignore[call-arg]
+    store.save(at, 5)  # type: ignore[arg-type]
+    store.stat(at, None)  # type: ignore[call-arg]
 
 
 def reading(manager: StoreManager, store: Store, at: Location) -> None:
@@ -204,7 +253,7 @@ class Driver(Store):
         return 4
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
-        block: bytes = body.read(1024)
+        block: bytes = body.read(1024) or ZEROS
         size: int | None = body.size
         return Added(Location.parse("my://image"), {"key": "value"})
 
@@ -216,6 +265,13 @@ class Driver(Store):
 
     def _check(self, *, write: bool = True) -> Iterable[str]:
         return ["writes"] if write else ()
+
+
+class Telling(Driver):
+    """A driver that knows versions tells them."""
+
+    def _stat(self, location: Location, *, context: RequestContext | None) -> Stat:
+        return Stat(4, "v1", datetime.now().astimezone())
 
 
 class WrongDriver(Driver):

@@ -24,7 +24,7 @@ LAYERS = (
     {"driver", "verbs", "store"},
     {"layers", "drivers"},
     {"config"},
-    {"manager"},
+    {"selection", "manager"},
     {"__init__"},
     {"testing"},  # for authors of drivers: it uses the public names, as they do
 )

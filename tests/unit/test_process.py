@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from imgstore import errors
+from imgstore.data.units import MIB
+from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.process.per_process import PerProcess
+from imgstore.testing.expecting import Judging
 
 WAIT = 30
 
@@ -136,3 +142,40 @@ def test_a_build_under_way_does_not_block_a_child():
         finally:
             go_on.set()
         assert future.result(WAIT).pid == parent
+
+
+@pytest.mark.parametrize("end", ["the reader is closed", "the store is closed", "it is read"])
+def test_a_reader_with_digests_stays_in_its_process(tmp_path, end):
+    """The threads that compute them are not in a child, where nobody waits for them for ever."""
+    data = bytes(20 * MIB)
+    digests = {"sha256": hashlib.sha256(data).hexdigest()}
+    with FilesystemStore("files", datadir=str(tmp_path)) as store:
+        image = store.add("image", data)
+        with store.get(image, expected=digests) as reader:
+            reader.read(2 * MIB)
+
+            def close():
+                if end == "it is read":
+                    with pytest.raises(errors.StoreError, match="fork"):
+                        reader.read()
+                (store if end == "the store is closed" else reader).close()
+
+            in_child(close)
+            if end != "it is read":  # which moves the position, as the two share the file
+                assert len(reader.read()) == 18 * MIB
+
+
+def test_a_process_that_dies_while_a_sink_judges(tmp_path):
+    """The image was not committed, its id is free, and what is left of it is removed."""
+    with FilesystemStore("files", datadir=str(tmp_path)) as store:
+        sink = Judging(lambda data: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if child == 0:
+            store.add("image", bytes(3 * MIB), sinks=[sink])
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        with pytest.raises(errors.NotFound):
+            store.size(f"file://{tmp_path}/image")
+        store.remove_leftovers(older_than=0)
+        assert list(tmp_path.iterdir()) == []
+        store.add("image", b"another")

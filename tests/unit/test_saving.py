@@ -111,6 +111,19 @@ def test_a_draft_is_that_of_its_file(store: Store, path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == ["file", "x" * 255]
 
 
+def test_what_others_put_there_disturbs_nobody(store: Store, path: Path) -> None:
+    """A pipe, a directory or a link by the name of a draft: what a shared directory may have."""
+    killed_at(40, lambda: store.save(URL, path))
+    (draft,) = [name for name in os.listdir(path.parent) if name != "file"]
+    os.mkfifo(path.with_name(f"{draft}-pipe"))
+    path.with_name(f"{draft}-link").symlink_to("file")
+    path.with_name(f"{draft}-directory").mkdir()
+    store.save(URL, path)
+    assert path.read_bytes() == DATA
+    left = sorted(name.removeprefix(draft) for name in os.listdir(path.parent))
+    assert left == ["-directory", "-link", "file"]
+
+
 def test_a_link_stays_a_link(store: Store, path: Path) -> None:
     """The file that it leads to is replaced."""
     link = path.with_name("link")

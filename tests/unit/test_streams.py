@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgstore.data.extents import GRAIN, ZEROS
 from imgstore.data.streams import Body
 from imgstore.drivers.memory import MemoryStore
 from imgstore.errors import IntegrityError, InvalidArgument, SizeMismatch, TooLarge
@@ -294,6 +295,20 @@ def test_holes_are_told_and_skipped(sparse):
     assert holes == [(MIB, 2 * MIB), (3 * MIB + 64 * 1024, MIB)]
     assert calls == sorted(calls)
     assert calls[-1] == len(data)
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_holes_of_an_image_that_is_the_source_are_holes(thin):
+    """A driver's block of zeros is known by what it is; other zeros are, where zeros are sought."""
+    blocks = [b"x" * MIB, ZEROS, bytes(MIB), ZEROS[:5]]
+    with Body(iter(blocks), algorithms=("md5",)) as body:
+        found = [
+            (position, length, data if data is None else bytes(data))
+            for position, length, data in body.stretches(lambda: MIB, grain=GRAIN, thin=thin)
+        ]
+        zeros = [] if thin else [(2 * MIB, MIB, bytes(MIB)), (3 * MIB, 5, bytes(5))]
+        assert found == [(0, MIB, blocks[0]), (MIB, MIB, None), *zeros]
+        assert body.digests() == {"md5": hashlib.md5(b"".join(blocks)).hexdigest()}
 
 
 @pytest.mark.parametrize("thin", [False, True])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
+from imgstore.data.extents import ZEROS
 from imgstore.data.units import MIB
 from imgstore.drivers._librbd.access import FEATURES
 from imgstore.drivers._librbd.errors import RequestFailed
@@ -15,8 +16,6 @@ from imgstore.drivers._librbd.writing import PIECE
 from imgstore.errors import IntegrityError
 
 _ZEROS: Final = bytes(PIECE)
-# A hole is delivered in blocks of this size, all of them the same one.
-_HOLE: Final = bytes(MIB)
 # For how many objects at once the object map is asked.
 _OBJECTS: Final = 4096
 
@@ -89,7 +88,7 @@ class Ahead:
                 return
             at, size, is_hole = piece
             if is_hole:
-                self._waiting.append((at, _HOLE[:size]))
+                self._waiting.append((at, ZEROS[:size]))
             else:
                 self._flying += size
                 self._waiting.append((at, _read(self._opened, at, size)))
