@@ -24,6 +24,7 @@ from imgstore.drivers.swift.accounts import (
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
 
+SERVICE: Final = "Swift"
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with
 CLAIM: Final = f"{OWN}claim-"
 CHECK: Final = f"{OWN}check-"

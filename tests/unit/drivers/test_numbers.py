@@ -19,7 +19,7 @@ from imgstore.drivers.swift import adding as swift
 from imgstore.drivers.swift.deleting import delete_many
 from imgstore.drivers.swift.leftovers import _Group
 from imgstore.drivers.swift.manifests import most_segments
-from imgstore.drivers.swift.reading import size_of
+from imgstore.drivers.swift.reading import stat_of
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.drivers.vmware.adding import Adding as VmwareAdding
 from imgstore.drivers.vmware.files import Stamp
@@ -76,7 +76,7 @@ def test_a_manifest_whose_size_is_not_told(said: Any) -> None:
 def test_an_image_of_swift_whose_size_is_not_told(said: Any) -> None:
     caller: Any = SimpleNamespace(head=lambda *_: {"Content-Length": said})
     with pytest.raises(errors.Unsupported, match="does not tell"):
-        size_of(caller, "images", "image")
+        stat_of(caller, "images", "image")
 
 
 @pytest.mark.parametrize("said", NONE)
