@@ -23,7 +23,7 @@ from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
 from imgstore.config.unread import Unread, unread
 from imgstore.config.values import EMPTY, fault_of, is_given, one_of, passed_on, value_of
-from imgstore.config.wanted import Default, Wanted, is_reserved, read_wish
+from imgstore.config.wanted import Default, Wanted, Wish, is_reserved, read_wish
 from imgstore.errors import ConfigError, DriverUnavailable
 from imgstore.model import Capability
 from imgstore.secret import Secret
@@ -75,7 +75,7 @@ def build(
             done.stores.pop(name).close()
             done.failures[name] = [passed_on(fault, f"[{name}]")]
         done.default = _default(wish.default, done, done.stores)
-        done.unread = unread(conf, wish, done.drivers)
+        _note_unread(conf, wish, done)
         unfinished.pop_all()
     return done
 
@@ -88,12 +88,30 @@ def examine(conf: cfg.ConfigOpts, *, load: Callable[[str], type[Store]]) -> Buil
         driver = _driver(wanted, load, done)
         faults: dict[str, ConfigError] = {}
         if driver is not None:
-            _values(conf, wanted, driver, faults)
+            _note_files(wanted, driver, _values(conf, wanted, driver, faults), done)
         if faults:
             done.failures.setdefault(wanted.name, []).extend(faults.values())
     _default(wish.default, done, done.drivers)
-    done.unread = unread(conf, wish, done.drivers)
+    _note_unread(conf, wish, done)
     return done
+
+
+def _note_files(
+    wanted: Wanted, driver: type[Store], values: Mapping[str, Any], done: Built
+) -> None:
+    """Note what nothing reads of the files that a store's options name."""
+    group = wanted.groups[0]
+    for each in driver.unread_in_files(values):
+        fault = fault_of(f"[{group}] {each.reason}", each.remedy)
+        done.unread.setdefault(group, []).append(fault)
+
+
+def _note_unread(conf: cfg.ConfigOpts, wish: Wish, done: Built) -> None:
+    """Note what nothing reads of the configuration, before what files that it names have so."""
+    found = unread(conf, wish, done.drivers)
+    for group, lines in done.unread.items():
+        found.setdefault(group, []).extend(lines)
+    done.unread = found
 
 
 def _default(
@@ -136,6 +154,7 @@ def _build(
     refusal: list[ConfigError] = []
     try:
         values = _values(conf, wanted, driver, faults)
+        _note_files(wanted, driver, values, done)
         if _required(driver) <= values.keys():  # it may find more faults
             values |= driver.settings_elsewhere(conf)
             store = built(driver, name, single=wanted.single, values=values)
