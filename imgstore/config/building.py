@@ -8,8 +8,8 @@ registers the options that it reads, and reads each value once.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from oslo_config import cfg
 
-from imgstore.boundary.settings import BESIDE
+from imgstore.boundary.settings import BESIDE, faults_without
 from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
 from imgstore.config.unread import Unread, unread
@@ -29,7 +29,7 @@ from imgstore.model import Capability
 from imgstore.secret import Secret
 from imgstore.store import Store
 
-_WORD: Final = re.compile(r"\w+")
+_EARLY: Final = "also_owns"
 
 
 @dataclass
@@ -152,12 +152,14 @@ def _build(
     name = _name(wanted, driver)
     faults: dict[str, ConfigError] = {}
     refusal: list[ConfigError] = []
+    values: dict[str, Any] = {}
+    make = functools.partial(built, driver, name, single=wanted.single)
     try:
         values = _values(conf, wanted, driver, faults)
         _note_files(wanted, driver, values, done)
         if _required(driver) <= values.keys():  # it may find more faults
             values |= driver.settings_elsewhere(conf)
-            store = built(driver, name, single=wanted.single, values=values)
+            store = make(values=values)
             if faults:
                 store.close()
             else:
@@ -165,7 +167,7 @@ def _build(
     except Exception as exc:
         names = {opt.name for keyword, opt in _options(driver).items() if keyword in faults}
         subject = f"[{wanted.groups[0]}] driver {wanted.driver!r}"
-        refusal = _refusal(exc, subject, without=names | faults.keys())
+        refusal = _refusals(exc, make, values, subject, names | faults.keys())
     if faults or refusal:
         done.failures[name] = [*faults.values(), *refusal]
 
@@ -177,11 +179,32 @@ def _refusal(exc: Exception, subject: str, *, without: AbstractSet[str]) -> list
     unset.
     """
     fault = passed_on(exc, subject)
-    faults = str(fault).removeprefix(f"{subject}: ").split(BESIDE)
-    others = [each for each in faults if without.isdisjoint(_WORD.findall(each))]
-    if others == faults:
+    text = str(fault).removeprefix(f"{subject}: ")
+    others = faults_without(text, without)
+    if others == text.split(BESIDE):
         return [fault]
     return [ConfigError(f"{subject}: {BESIDE.join(others)}")] if others else []
+
+
+def _refusals(
+    exc: Exception,
+    make: Callable[..., Store],
+    values: Mapping[str, Any],
+    subject: str,
+    without: AbstractSet[str],
+) -> list[ConfigError]:
+    """Return the faults that a constructor found, also those behind the option of all stores.
+
+    Store refuses that one before a driver looks at its own.
+    """
+    found = _refusal(exc, subject, without=without)
+    early = COMMON[_EARLY].name
+    if _EARLY in values and f"{early}:" in str(exc):
+        try:
+            make(values={**values, _EARLY: ()}).close()
+        except Exception as refused:
+            found += _refusal(refused, subject, without=without | {early})
+    return found
 
 
 def _driver(wanted: Wanted, load: Callable[[str], type[Store]], done: Built) -> type[Store] | None:

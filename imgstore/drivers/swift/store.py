@@ -101,7 +101,7 @@ class SwiftStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        values = read_options(OPTIONS, locals())
+        values = read_options(OPTIONS, locals(), check=read)
         super().__init__(name, **common)
         lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
         self._settings = dataclasses.replace(read(values), redaction=self._redaction)
