@@ -28,9 +28,8 @@ directory that a careful caller would do. On tmpfs a flush costs nothing.
 Loopback connections are read by another process on the same machine: one that copies what arrives
 takes memory bandwidth that a remote reader would not, one that discards it does not.
 In the rows of s3, rbd, swift, cinder and vmware every process has added and deleted one byte
-before, so that its SDK is loaded. Of what Cinder takes beside the data, in an add of 4 KiB 0.7 s
-and in a get 0.3 to 0.5 s, connecting is 0.2 to 0.3 s, making the volume 0.15, looking for others
-and describing it 0.15, reserving, completing and detaching 0.12: docs/design/performance.md.
+before, so that its SDK is loaded. What is known about rows that miss their targets stands below the
+tables of a backend; `make bench` keeps it.
 """
 
 

@@ -35,7 +35,7 @@ class Driver(ABC):
       ``_add(image_id, body, *, context)``, ``_delete(location, *, context)``, ``_classify(exc)``;
     - where it can do more: ``_copy``, ``_set_acls``, ``_leftovers``, ``_remove_leftover``,
       ``_check``, ``_holds``, ``_close``, ``url_prefix``, ``reserved_defaults``,
-      ``settings_elsewhere``, ``faults_together``.
+      ``settings_elsewhere``, ``unread_in_files``, ``faults_together``.
 
     ``help(Driver._add)`` tells the contract of one.
 
@@ -211,6 +211,14 @@ class Driver(ABC):
     def settings_elsewhere(cls, conf: cfg.ConfigOpts) -> Mapping[str, Any]:
         """Return keywords that an application's configuration has in groups of other libraries."""
         return {}
+
+    @classmethod
+    def unread_in_files(cls, values: Mapping[str, Any]) -> Iterable[errors.ConfigError]:
+        """Yield what files say that keywords' ``values`` name, and nothing reads.
+
+        A file that cannot be used is for the constructor to refuse.
+        """
+        return ()
 
     @classmethod
     def faults_together(cls, stores: Sequence[Store]) -> Iterable[tuple[Store, errors.ConfigError]]:

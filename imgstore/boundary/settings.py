@@ -7,7 +7,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Container, Iterator, Mapping
-from functools import partial
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from imgstore import errors
 from imgstore.secret import Secret
 
 BESIDE: Final = " / "  # between the faults of one store
+_WORD: Final = re.compile(r"\w+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BINARY: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\U0010ffff]")
 
@@ -73,8 +74,10 @@ def typed(opt: cfg.Opt, value: object, *, needed: bool = False) -> Any:
     except (AttributeError, TypeError, ValueError, OverflowError) as exc:
         reason = "it is a secret, and not text" if opt.secret else str(exc)
         raise errors.ConfigError(f"{opt.name}: {reason}", remedy=f"write: {kind_of(opt)}") from None
-    if value is None or (isinstance(read, float) and not math.isfinite(read)):
-        raise errors.ConfigError(f"{opt.name} is {value}", remedy="set it, or leave it out")
+    is_missing = read is None and (needed or opt.default is not None)  # numbers of empty text are
+    if value is None or is_missing or (isinstance(read, float) and not math.isfinite(read)):
+        said = "empty" if is_missing and value is not None else value
+        raise errors.ConfigError(f"{opt.name} is {said}", remedy="set it, or leave it out")
     return Secret(read) if opt.secret else read
 
 
@@ -106,19 +109,44 @@ def _read_all(opt: cfg.Opt, values: Any) -> list[Any]:
 
 
 def read_options(
-    options: Mapping[str, cfg.Opt], given: Mapping[str, Any], *, needed: Container[str] = ()
+    options: Mapping[str, cfg.Opt],
+    given: Mapping[str, Any],
+    *,
+    needed: Container[str] = (),
+    check: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Return the keywords of a constructor that are options, with values as their types have them.
 
     ``given`` is what the constructor was called with: its ``locals()``, in its first statement.
-    Those ``needed`` may not be None. Raises one ConfigError for all that are wrong.
+    Those ``needed`` may not be None. Raises one ConfigError for all that are wrong. ``check``
+    raises ConfigError for what values mean; where types are wrong it is called here, with the
+    defaults of these options, so that the error tells all faults.
     """
-    keywords = [keyword for keyword in given if keyword in options]
-    checks = (
-        partial(typed, options[keyword], given[keyword], needed=keyword in needed)
-        for keyword in keywords
-    )
-    return dict(zip(keywords, all_checked(*checks), strict=True))
+    values: dict[str, Any] = {}
+    faults: dict[str, errors.ConfigError] = {}
+    for keyword in filter(options.__contains__, given):
+        opt = options[keyword]
+        try:
+            values[keyword] = typed(opt, given[keyword], needed=keyword in needed)
+        except errors.ConfigError as exc:
+            faults[keyword], values[keyword] = exc, opt.default
+    if not faults:
+        return values
+    found = list(map(str, faults.values()))
+    if check is not None and not any(keyword in needed for keyword in faults):
+        try:
+            check(values)
+        except errors.ConfigError as exc:
+            names = {options[keyword].name for keyword in faults}
+            found += faults_without(str(exc), names | faults.keys())
+    if len(found) == 1:
+        raise next(iter(faults.values()))
+    raise errors.ConfigError(BESIDE.join(found))
+
+
+def faults_without(text: str, names: AbstractSet[str]) -> list[str]:
+    """Return the faults of one store that ``text`` tells, but those that have a word of these."""
+    return [each for each in text.split(BESIDE) if names.isdisjoint(_WORD.findall(each))]
 
 
 def texts_in(value: object) -> Iterator[str]:

@@ -8,8 +8,8 @@ registers the options that it reads, and reads each value once.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -18,18 +18,18 @@ from typing import Any, Final
 
 from oslo_config import cfg
 
-from imgstore.boundary.settings import BESIDE
+from imgstore.boundary.settings import BESIDE, faults_without
 from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
 from imgstore.config.unread import Unread, unread
 from imgstore.config.values import EMPTY, fault_of, is_given, one_of, passed_on, value_of
-from imgstore.config.wanted import Default, Wanted, is_reserved, read_wish
+from imgstore.config.wanted import Default, Wanted, Wish, is_reserved, read_wish
 from imgstore.errors import ConfigError, DriverUnavailable
 from imgstore.model import Capability
 from imgstore.secret import Secret
 from imgstore.store import Store
 
-_WORD: Final = re.compile(r"\w+")
+_EARLY: Final = "also_owns"
 
 
 @dataclass
@@ -75,7 +75,7 @@ def build(
             done.stores.pop(name).close()
             done.failures[name] = [passed_on(fault, f"[{name}]")]
         done.default = _default(wish.default, done, done.stores)
-        done.unread = unread(conf, wish, done.drivers)
+        _note_unread(conf, wish, done)
         unfinished.pop_all()
     return done
 
@@ -88,12 +88,30 @@ def examine(conf: cfg.ConfigOpts, *, load: Callable[[str], type[Store]]) -> Buil
         driver = _driver(wanted, load, done)
         faults: dict[str, ConfigError] = {}
         if driver is not None:
-            _values(conf, wanted, driver, faults)
+            _note_files(wanted, driver, _values(conf, wanted, driver, faults), done)
         if faults:
             done.failures.setdefault(wanted.name, []).extend(faults.values())
     _default(wish.default, done, done.drivers)
-    done.unread = unread(conf, wish, done.drivers)
+    _note_unread(conf, wish, done)
     return done
+
+
+def _note_files(
+    wanted: Wanted, driver: type[Store], values: Mapping[str, Any], done: Built
+) -> None:
+    """Note what nothing reads of the files that a store's options name."""
+    group = wanted.groups[0]
+    for each in driver.unread_in_files(values):
+        fault = fault_of(f"[{group}] {each.reason}", each.remedy)
+        done.unread.setdefault(group, []).append(fault)
+
+
+def _note_unread(conf: cfg.ConfigOpts, wish: Wish, done: Built) -> None:
+    """Note what nothing reads of the configuration, before what files that it names have so."""
+    found = unread(conf, wish, done.drivers)
+    for group, lines in done.unread.items():
+        found.setdefault(group, []).extend(lines)
+    done.unread = found
 
 
 def _default(
@@ -134,11 +152,14 @@ def _build(
     name = _name(wanted, driver)
     faults: dict[str, ConfigError] = {}
     refusal: list[ConfigError] = []
+    values: dict[str, Any] = {}
+    make = functools.partial(built, driver, name, single=wanted.single)
     try:
         values = _values(conf, wanted, driver, faults)
+        _note_files(wanted, driver, values, done)
         if _required(driver) <= values.keys():  # it may find more faults
             values |= driver.settings_elsewhere(conf)
-            store = built(driver, name, single=wanted.single, values=values)
+            store = make(values=values)
             if faults:
                 store.close()
             else:
@@ -146,7 +167,7 @@ def _build(
     except Exception as exc:
         names = {opt.name for keyword, opt in _options(driver).items() if keyword in faults}
         subject = f"[{wanted.groups[0]}] driver {wanted.driver!r}"
-        refusal = _refusal(exc, subject, without=names | faults.keys())
+        refusal = _refusals(exc, make, values, subject, names | faults.keys())
     if faults or refusal:
         done.failures[name] = [*faults.values(), *refusal]
 
@@ -158,11 +179,32 @@ def _refusal(exc: Exception, subject: str, *, without: AbstractSet[str]) -> list
     unset.
     """
     fault = passed_on(exc, subject)
-    faults = str(fault).removeprefix(f"{subject}: ").split(BESIDE)
-    others = [each for each in faults if without.isdisjoint(_WORD.findall(each))]
-    if others == faults:
+    text = str(fault).removeprefix(f"{subject}: ")
+    others = faults_without(text, without)
+    if others == text.split(BESIDE):
         return [fault]
     return [ConfigError(f"{subject}: {BESIDE.join(others)}")] if others else []
+
+
+def _refusals(
+    exc: Exception,
+    make: Callable[..., Store],
+    values: Mapping[str, Any],
+    subject: str,
+    without: AbstractSet[str],
+) -> list[ConfigError]:
+    """Return the faults that a constructor found, also those behind the option of all stores.
+
+    Store refuses that one before a driver looks at its own.
+    """
+    found = _refusal(exc, subject, without=without)
+    early = COMMON[_EARLY].name
+    if _EARLY in values and f"{early}:" in str(exc):
+        try:
+            make(values={**values, _EARLY: ()}).close()
+        except Exception as refused:
+            found += _refusal(refused, subject, without=without | {early})
+    return found
 
 
 def _driver(wanted: Wanted, load: Callable[[str], type[Store]], done: Built) -> type[Store] | None:

@@ -12,6 +12,7 @@ from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.translation import describe
 from imgstore.drivers._http.errors import classify as classify_transport
 from imgstore.drivers._http.errors import peer_of
+from imgstore.drivers._told import told
 from imgstore.errors import (
     ConfigError,
     ImgStoreError,
@@ -162,7 +163,7 @@ def _endpoint_of(service: Mapping[str, Any], interface: str, region: str | None)
         if region not in {None, endpoint.get("region"), endpoint.get("region_id")}:
             continue
         if endpoint.get("interface") in {interface, f"{interface}URL"}:
-            return str(endpoint["url"]).rstrip("/")
+            return str(told(endpoint, "url", service="Keystone")).rstrip("/")
         if endpoint.get(f"{interface}URL"):
             return str(endpoint[f"{interface}URL"]).rstrip("/")
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -88,15 +88,3 @@ def _split(text: str) -> list[str]:
     if escaped:
         parts[-1] += "\\"
     return parts
-
-
-def unique(places: Sequence[Weighted]) -> list[Weighted]:
-    """Return ``places`` without repetitions; the same place with two weights is refused.
-
-    Raises InvalidArgument naming the place.
-    """
-    seen: dict[tuple[str, ...], int] = {}
-    for place in places:
-        if seen.setdefault(place.parts, place.weight) != place.weight:
-            raise InvalidArgument(f"{':'.join(place.parts)!r} is listed with two weights")
-    return [Weighted(parts, weight) for parts, weight in seen.items()]

@@ -111,21 +111,14 @@ class HttpStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        given = read_options(self.OPTIONS, locals())
+        given = read_options(self.OPTIONS, locals(), check=_meanings)
         super().__init__(name, **common)
         lazy.require("requests", "urllib3", install=INSTALL)
-        ca_file, proxies = given["ca_certificates_file"], given["proxy_information"]
-        guard, urls, _ = all_checked(
-            lambda: AddressGuard(
-                allowed_hosts=given["allowed_hosts"], denied_networks=given["denied_networks"]
-            ),
-            lambda: {scheme: _proxy(scheme, proxy) for scheme, proxy in proxies.items()},
-            lambda: _check_ca(ca_file),
-        )
+        guard, urls, _ = _meanings(given)
         transport = functools.partial(
             Transport,
             guard=guard,
-            verify=ca_file or not given["insecure"],
+            verify=given["ca_certificates_file"] or not given["insecure"],
             proxies=urls,
             connect_timeout=min(given["connect_timeout"], threading.TIMEOUT_MAX),
             read_timeout=min(given["read_timeout"], threading.TIMEOUT_MAX),
@@ -161,6 +154,17 @@ class HttpStore(Store):
 def _check_ca(path: str | None) -> None:
     if path is not None:
         check_ca_file("https_ca_certificates_file", path)
+
+
+def _meanings(given: Mapping[str, Any]) -> list[Any]:
+    """Return what options mean: a guard of addresses, and proxies by scheme; raises ConfigError."""
+    hosts, networks = given["allowed_hosts"], given["denied_networks"]
+    proxies = given["proxy_information"]
+    return all_checked(
+        lambda: AddressGuard(allowed_hosts=hosts, denied_networks=networks),
+        lambda: {scheme: _proxy(scheme, proxy) for scheme, proxy in proxies.items()},
+        lambda: _check_ca(given["ca_certificates_file"]),
+    )
 
 
 def _proxy(scheme: str, proxy: str) -> Url:

@@ -12,9 +12,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from servers.cinder_pretender import Pretender, pretender
+from servers.losing import losing
 
 from imgstore import RequestContext, Store, errors
 from imgstore.drivers.cinder import CinderStore
@@ -22,6 +24,7 @@ from imgstore.drivers.memory import MemoryStore
 
 pytestmark = pytest.mark.servers("cinder", "keystone")
 
+UUID = "5d0a0a5e-7c4b-4c3a-9b1f-0a1b2c3d4e5f"
 CONTEXT = RequestContext(token="t0ken-of-caller", project_id="project")
 SECRET = "AQAA8VNlAAAAABAAczNjcmV0T2ZTdG9yYWdlIQ=="  # a key as Ceph writes them
 ISCSI: dict[str, Any] = {
@@ -279,6 +282,79 @@ def test_no_failure_to_connect_leaves_anything(
         assert server.attachments == {}, connection
         left = [path.name for path in (tmp_path / "locks").iterdir()]
         assert [name for name in left if not name.startswith("os-brick")] == [], connection
+
+
+@pytest.mark.parametrize("name", ["id", "size", "status", "created_at"])
+def test_volumes_that_lack_something(make: Any, server: Pretender, name: str) -> None:
+    """The error says what; nothing is left of an add."""
+    store, volume = make(), server.make()
+    lacking = {key: said for key, said in server.volumes[volume].items() if key != name}
+    about = ("GET", "/volumes/", 200, {"volume": lacking})
+    server.answers += [about, about]
+    for verb in (store.size, store.get):
+        with pytest.raises(errors.Unsupported, match=f"no {name}; look for a server"):
+            verb(f"cinder://one/{volume}", context=CONTEXT)
+    server.answers[:] = [("GET", "/volumes/detail", 200, {"volumes": [lacking]})]
+    with pytest.raises(errors.Unsupported, match=f"no {name}"):
+        store.add("y", b"1", context=CONTEXT)
+    assert (list(server.volumes), server.answers) == ([volume], [])
+
+
+@pytest.mark.parametrize(
+    ("connection", "name"),
+    [
+        ({"driver_volume_type": "rbd", "data": {}}, "name"),
+        ({"driver_volume_type": "rbd", "data": {"name": "pool/volume"}}, "hosts"),
+        ({"driver_volume_type": "iscsi", "data": {}}, "target_"),
+        ({"driver_volume_type": "nfs", "data": {"name": f"volume-{UUID}"}}, "export"),
+    ],
+)
+def test_connections_that_lack_something(
+    make: Any, server: Pretender, connection: dict[str, Any], name: str
+) -> None:
+    server.connection = connection
+    with pytest.raises(errors.Unsupported, match=f"answer has no {name}"):
+        make().get(f"cinder://one/{server.make()}", context=CONTEXT)
+    assert server.attachments == {}
+
+
+def test_an_attachment_without_an_id(make: Any, server: Pretender) -> None:
+    server.answers.append(("POST", "/attachments", 200, {"attachment": {"status": "reserved"}}))
+    with pytest.raises(errors.Unsupported, match="answer has no id"):
+        make().get(f"cinder://one/{server.make()}", context=CONTEXT)
+
+
+@pytest.mark.parametrize("page", ["a proxy's page", None, [], {"volume": None}])
+def test_a_page_in_place_of_an_answer(
+    make: Any, server: Pretender, path: Path, page: object
+) -> None:
+    """What only asks is asked again; what changes something is not, and nothing is left of it."""
+    volume = server.make()
+    server.answers.append(("GET", "/volumes/", 200, page))
+    with pytest.raises(errors.Unavailable, match="not that of Cinder's API; check"):
+        make().size(f"cinder://one/{volume}", context=CONTEXT)
+    server.answers.append(("GET", "/volumes/", 200, page))
+    assert make(http_retries=1).size(f"cinder://one/{volume}", context=CONTEXT) == 1 << 20
+    server.answers.append(("POST", "/volumes", 202, page))
+    with pytest.raises(errors.Unavailable, match="not that of Cinder's API"):
+        make(http_retries=1).add("y", b"1", context=CONTEXT)
+    assert (list(server.volumes), server.answers) == ([volume], [])
+
+
+def test_a_listing_that_is_cut(
+    make: Any, server: Pretender, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked for again, as often as other requests are, with a line in the log."""
+    caplog.set_level(logging.INFO, "imgstore")
+    with losing("127.0.0.1", urlsplit(server.template).port or 0) as proxy:
+        template = f"{proxy.url}/v3/%(tenant)s"
+        proxy.lose("GET", "/volumes/detail", what="half")
+        make(endpoint_template=template, http_retries=1).add("x", b"data", context=CONTEXT)
+        assert "a request of Cinder is tried again" in caplog.text
+        proxy.lose("GET", "/volumes/detail", what="half")
+        with pytest.raises(errors.Unavailable, match="broke off"):
+            make(endpoint_template=template).add("y", b"data", context=CONTEXT)
+    assert (len(server.volumes), server.attachments) == (1, {})
 
 
 def test_a_device_that_may_be_left_keeps_its_attachment(

@@ -1,4 +1,4 @@
-"""The sinks of the page for embedders: signatures and formats are judged before the commit."""
+"""The sinks of the page on judging: signatures and formats are judged before the commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgstore.drivers.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.tree
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "embedding.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "judging.md"
 DATA = b"an image" * 100_000
 METHODS = ("SHA-224", "SHA-256", "SHA-384", "SHA-512")
 

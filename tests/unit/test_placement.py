@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.drivers._placement import Candidate, Weighted, parse_weighted, pick, unique
+from imgstore.drivers._placement import Candidate, Weighted, parse_weighted, pick
 from imgstore.errors import InvalidArgument, StorageFull
 
 
@@ -108,11 +108,3 @@ def test_escaped_colons_are_part_of_a_field(fields):
     names = [f"x{field}:{field}x" for field in fields]
     text = ":".join(name.replace(":", "\\:") for name in names)
     assert parse_weighted(f"{text}:3", fields=2) == Weighted(tuple(names), 3)
-
-
-def test_repetitions_are_dropped():
-    """A place listed twice counts once, in its first position; two weights contradict."""
-    one, two = Weighted(("a",), 1), Weighted(("b",), 1)
-    assert unique([one, two, one]) == [one, two]
-    with pytest.raises(InvalidArgument, match="'a'"):
-        unique([one, two, Weighted(("a",), 2)])

@@ -405,3 +405,44 @@ def test_an_unreadable_list_of_stores(tmp_path: Path) -> None:
     text = f"{OWN}[bulk]\nfilesystem_store_datadir = /bulk\n".replace("fast:file", "fast:file,bulk")
     [told] = problems(written(tmp_path, text))
     assert "'bulk' is not name:driver" in told
+
+
+REFERENCES = """[DEFAULT]
+tenant_name = d
+[ref1]
+auth_adress = https://keys.example.org
+auth_address = https://keys.example.org
+user = p:u
+key = k
+project_id = 5
+favourite_colour = red
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB =
+"""
+
+
+@pytest.mark.parametrize("is_single", [False, True])
+def test_keys_of_a_file_of_references(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_single: bool
+) -> None:
+    """A file that an option names is looked through as well; its values are not shown."""
+    named = tmp_path / "references.ini"
+    named.write_text(REFERENCES)
+    group = "glance_store" if is_single else "objects"
+    text = "" if is_single else "[DEFAULT]\nenabled_backends = objects:swift\n"
+    text += f"[{group}]\nswift_store_config_file = references.ini\n"
+    path = written(tmp_path, text + ("stores = swift\ndefault_store = swift\n" * is_single))
+    start = f"[{group}] swift_store_config_file {named}"
+    found = [
+        f"{start}: [DEFAULT] tenant_name: no reference has such a key; remove it",
+        f"{start}: [ref1] auth_adress: no reference has such a key; did you mean auth_address?",
+        f"{start}: [ref1] favourite_colour: no reference has such a key; remove it",
+        f"{start}: [ref1] a key: no reference has such a key; remove it",
+    ]
+    assert problems(path) == found
+    with StoreManager.from_file(path) as stores:
+        assert warnings(caplog) == found
+        assert stores._unread.keys() == {group}
+    with pytest.raises(ConfigError, match="4 faults"):
+        StoreManager.from_file(path, strict_options=True)
+    named.write_text("no INI file")
+    assert problems(path) == []  # the driver refuses it

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
+from imgstore.boundary.settings import all_checked
 from imgstore.drivers._http.urls import Url, ascii_host
 from imgstore.errors import ConfigError, InvalidLocation, PermissionDenied
 
@@ -31,8 +32,12 @@ class AddressGuard:
         self, *, allowed_hosts: Iterable[str] = (), denied_networks: Iterable[str] = ()
     ) -> None:
         """Check and keep the rules."""
-        self._allowed = tuple(_pattern(glob) for glob in allowed_hosts)
-        self._denied = tuple(_network(cidr) for cidr in denied_networks)
+        self._allowed: tuple[str, ...]
+        self._denied: tuple[Network, ...]
+        self._allowed, self._denied = all_checked(
+            lambda: tuple(_pattern(glob) for glob in allowed_hosts),
+            lambda: tuple(_network(cidr) for cidr in denied_networks),
+        )
 
     def check_host(self, host: str) -> None:
         """Raise PermissionDenied unless a glob matches the host."""

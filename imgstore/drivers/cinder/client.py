@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import check_ca_file, is_web_url
 from imgstore.context import RequestContext
 from imgstore.drivers import _keystone
+from imgstore.drivers._told import told
 from imgstore.drivers.cinder.errors import CA, INSTALL
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.drivers.cinder.volumes import ALIVE, IMAGE, Volume
-from imgstore.errors import ConfigError, InvalidArgument, PermissionDenied
+from imgstore.drivers.cinder.volumes import ALIVE, IMAGE, SERVICE, Volume
+from imgstore.errors import ConfigError, InvalidArgument, PermissionDenied, Unavailable
 from imgstore.process import lazy
+from imgstore.process.patience import Patience, noted
 from imgstore.process.shared import Shared
 from imgstore.secret import Secret
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Attachments with a mode: https://docs.openstack.org/cinder/latest/contributor/api_microversion_history.html
 _VERSION: Final = "3.54"
 # Seconds to connect, and to wait for an answer. Cinder's API waits for its services for 60 s
 # (rpc_response_timeout), where nothing else is configured.
 _TIMEOUTS: Final = (20.0, 150.0)
+_PAUSE: Final = 0.5  # seconds until an answer that was cut is asked for again, as the SDK has it
 
 
 class Api:
     """The requests of one asker. They raise what python-cinderclient and keystoneauth1 raise.
 
     What changes something is sent once: an answer that was lost is asked after, not the request
-    repeated. What only asks is repeated as configured.
+    repeated. What only asks is repeated as configured. An answer that is none of Cinder's raises
+    Unavailable, and Unsupported where it lacks something.
     """
 
     def __init__(
-        self, asking: Any, changing: Any, project: str | None, redaction: Redaction
+        self,
+        asking: Any,
+        changing: Any,
+        project: str | None,
+        *,
+        patience: Patience,
+        redaction: Redaction,
     ) -> None:
+        self._patience = patience
         self._redaction = redaction
         self._asking = asking
         self._changing = changing
@@ -51,88 +68,105 @@ class Api:
         """Return the URL of Cinder."""
         return str(self._changing.client.get_endpoint())
 
+    def _ask(self, call: Callable[[Any], T]) -> T:
+        """Return what the server tells; asks again where its answer was not whole."""
+
+        def once() -> T:
+            with _readable():
+                return call(self._asking)
+
+        return self._patience.repeat(once, _is_unread, noted(LOG, "a request of Cinder"))
+
+    def _change(self, call: Callable[[Any], T]) -> T:
+        with _readable():
+            return call(self._changing)
+
     def volume(self, volume_id: str) -> Volume:
         """Return a volume; raises the SDK's NotFound."""
-        return Volume.of(self._asking.volumes.get(volume_id))
+        return Volume.of(self._ask(lambda sdk: sdk.volumes.get(volume_id).to_dict()))
 
     def volumes_of(self, image_id: str) -> list[Volume]:
         """Return the volumes that say that they are an image, complete or not."""
-        asked = {"metadata": {IMAGE: image_id}}
-        found = self._asking.volumes.list(detailed=True, search_opts=asked)
-        return [Volume.of(each) for each in found]
+        return self._volumes(search_opts={"metadata": {IMAGE: image_id}})
 
-    def volumes(self) -> Iterator[Volume]:
-        """Yield all volumes of the project."""
-        for each in self._asking.volumes.list(detailed=True):
-            yield Volume.of(each)
+    def volumes(self) -> list[Volume]:
+        """Return all volumes of the project."""
+        return self._volumes()
+
+    def _volumes(self, **asked: Any) -> list[Volume]:
+        found = self._ask(lambda sdk: _dicts(sdk.volumes.list(detailed=True, **asked)))
+        return [Volume.of(each) for each in found]
 
     def create(
         self, size: int, *, name: str, volume_type: str | None, metadata: Mapping[str, str]
     ) -> Volume:
         """Begin to make a volume."""
-        made = self._changing.volumes.create(
-            size, name=name, volume_type=volume_type, metadata=dict(metadata)
-        )
+        about: dict[str, Any] = {"volume_type": volume_type, "metadata": dict(metadata)}
+        made = self._change(lambda sdk: sdk.volumes.create(size, name=name, **about).to_dict())
         return Volume.of(made)
 
     def extend(self, volume_id: str, size: int) -> None:
         """Begin to extend a volume."""
-        self._changing.volumes.extend(volume_id, size)
+        self._change(lambda sdk: sdk.volumes.extend(volume_id, size))
 
     def delete(self, volume_id: str) -> None:
         """Begin to delete a volume."""
-        self._changing.volumes.delete(volume_id)
+        self._change(lambda sdk: sdk.volumes.delete(volume_id))
 
     def reset(self, volume_id: str) -> None:
         """Say of a volume that it failed and is not attached; for administrators."""
-        self._changing.volumes.reset_state(volume_id, "error", "detached")
+        self._change(lambda sdk: sdk.volumes.reset_state(volume_id, "error", "detached"))
 
     def describe(self, volume_id: str, metadata: Mapping[str, str]) -> None:
         """Replace the metadata."""
-        self._changing.volumes.update_all_metadata(volume_id, dict(metadata))
+        self._change(lambda sdk: sdk.volumes.update_all_metadata(volume_id, dict(metadata)))
 
     def note_alive(self, volume_id: str) -> None:
         """Say that the add of a volume goes on."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._changing.volumes.set_metadata(volume_id, {ALIVE: now})
+        self._change(lambda sdk: sdk.volumes.set_metadata(volume_id, {ALIVE: now}))
 
     def set_read_only(self, volume_id: str) -> None:
         """Let nobody attach the volume for writing any more."""
-        self._changing.volumes.update_readonly_flag(volume_id, True)
+        self._change(lambda sdk: sdk.volumes.update_readonly_flag(volume_id, True))
 
     def attach(self, volume_id: str, mode: str) -> str:
         """Reserve a volume; return the attachment's id."""
-        made = self._changing.attachments.create(volume_id, None, None, mode)
-        return str(made["id"])
+        made = self._change(lambda sdk: sdk.attachments.create(volume_id, None, None, mode))
+        return str(told(made, "id", service=SERVICE))
 
     def connect(self, attachment_id: str, connector: Mapping[str, Any]) -> dict[str, Any]:
         """Let a host connect to a reserved volume; return how."""
-        made = self._changing.attachments.update(attachment_id, dict(connector))
+        host = dict(connector)
+        made = self._change(lambda sdk: sdk.attachments.update(attachment_id, host))
         found = made if isinstance(made, dict) else made.to_dict()
-        return self._noted(found["connection_info"])
+        return self._noted(told(found, "connection_info", service=SERVICE))
 
     def complete(self, attachment_id: str) -> None:
         """Say that the host is connected."""
-        self._changing.attachments.complete(attachment_id)
+        self._change(lambda sdk: sdk.attachments.complete(attachment_id))
 
     def attachments_of(self, volume_id: str) -> list[str]:
         """Return the ids of all attachments of a volume, also of those that only reserve it."""
-        asked = {"volume_id": volume_id}
-        return [str(each.id) for each in self._asking.attachments.list(search_opts=asked)]
+        found = self._attachments(volume_id)
+        return [str(told(each, "id", service=SERVICE)) for each in found]
 
     def reservations_of(self, volume_id: str) -> list[str]:
         """Return the ids of attachments that no host is connected by, and that are no server's."""
-        asked = {"volume_id": volume_id}
         return [
-            str(each.id)
-            for each in self._asking.attachments.list(search_opts=asked)
-            if (each.status, each.instance) == ("reserved", None)
+            str(told(each, "id", service=SERVICE))
+            for each in self._attachments(volume_id)
+            if (each.get("status"), each.get("instance", "")) == ("reserved", None)
         ]
+
+    def _attachments(self, volume_id: str) -> list[dict[str, Any]]:
+        asked = {"volume_id": volume_id}
+        return self._ask(lambda sdk: _dicts(sdk.attachments.list(search_opts=asked)))
 
     def connection_of(self, attachment_id: str) -> dict[str, Any]:
         """Return how a host connects by an attachment, nothing for a mere reservation."""
-        found = self._asking.attachments.show(attachment_id)
-        return self._noted(found.connection_info or {})
+        found = self._ask(lambda sdk: sdk.attachments.show(attachment_id).to_dict())
+        return self._noted(found.get("connection_info") or {})
 
     def _noted(self, connection: Mapping[str, Any]) -> dict[str, Any]:
         """Return how a host connects; os-brick is not to log what is secret of it."""
@@ -141,15 +175,40 @@ class Api:
 
     def detach(self, attachment_id: str) -> None:
         """End an attachment."""
-        self._changing.attachments.delete(attachment_id)
+        self._change(lambda sdk: sdk.attachments.delete(attachment_id))
 
     def volume_types(self) -> list[str]:
         """Return the names of the volume types."""
-        return [str(each.name) for each in self._asking.volume_types.list()]
+        found = self._ask(lambda sdk: _dicts(sdk.volume_types.list()))
+        return [str(told(each, "name", service=SERVICE)) for each in found]
 
     def default_type(self) -> str | None:
         """Return the name of the type that volumes have where none is asked for."""
-        return str(self._asking.volume_types.default().name)
+        found = self._ask(lambda sdk: sdk.volume_types.default().to_dict())
+        return str(told(found, "name", service=SERVICE))
+
+
+def _dicts(found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return what python-cinderclient listed; its objects ask again for what they lack."""
+    return [each.to_dict() for each in found]
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raise Unavailable for an answer that is not as python-cinderclient reads it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise Unavailable(
+            "the server's answer is not that of Cinder's API",
+            remedy="check Cinder's URL in the catalog, and what stands between here and there",
+        ) from exc
+
+
+def _is_unread(exc: Exception) -> bool:
+    """Return whether an answer was cut, or another one's; the SDK repeats all else that passes."""
+    exceptions = lazy.load_apart("keystoneauth1.exceptions", install=INSTALL)
+    return isinstance(exc, Unavailable | exceptions.UnknownConnectionError)
 
 
 class Clients:
@@ -220,8 +279,14 @@ class Clients:
                 **catalog,
             )
 
-        redaction = self._settings.redaction
-        return Api(client(self._settings.retries), client(0), project, redaction)
+        settings = self._settings
+        return Api(
+            client(settings.retries),
+            client(0),
+            project,
+            patience=Patience(_PAUSE, times=settings.retries),
+            redaction=settings.redaction,
+        )
 
 
 def _endpoint(settings: Settings, context: RequestContext) -> str:

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 from imgstore.boundary.translation import describe
 from imgstore.data.units import GIB
+from imgstore.drivers._told import not_told, told
 from imgstore.drivers.cinder import rights, steps
 from imgstore.drivers.cinder.devices import Clusters, Device, FileDevice, Opener
 from imgstore.drivers.cinder.errors import INSTALL, is_of
 from imgstore.drivers.cinder.locks import Locks
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
-from imgstore.drivers.cinder.volumes import Volume
+from imgstore.drivers.cinder.volumes import SERVICE, Volume
 from imgstore.errors import ConfigError, Unavailable, Unsupported
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
@@ -103,7 +104,8 @@ class Connectors:
 
         Raises Unavailable, Unsupported and ConfigError.
         """
-        share, options = str(data["export"]), str(data.get("options") or "").split()
+        share = str(told(data, "export", service=SERVICE))
+        options = str(data.get("options") or "").split()
         point = rights.place_of(os.path.join(self._settings.mounts, "nfs"), share)
         # Stores with directories of their own mount an export more than once.
         counted = hashlib.sha256(os.fsencode(point)).hexdigest()
@@ -119,9 +121,11 @@ class Connectors:
         connector = self._connector(protocol, data)
         # Its path is the same one for all processes of this host.
         use = self._locks.use(volume.id, seconds=_SECONDS)
-        found, path = use.begin(
-            functools.partial(_connect, connector, data), functools.partial(_undo, connector, data)
-        )
+        undo = functools.partial(_undo, connector, data)
+        try:
+            found, path = use.begin(functools.partial(_connect, connector, data), undo)
+        except KeyError as exc:  # of what os-brick looks for in the answer
+            raise not_told(str(exc.args[0]), service=SERVICE) from exc
         let_go = functools.partial(use.end, lambda: _disconnect(connector, data, found))
         try:
             if not isinstance(path, str | bytes):

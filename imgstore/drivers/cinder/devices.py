@@ -18,6 +18,8 @@ from imgstore.drivers._librbd.images import OpenImage, confirm, version_of
 from imgstore.drivers._librbd.reading import Ahead
 from imgstore.drivers._librbd.writing import Window
 from imgstore.drivers._linux import start_writeback
+from imgstore.drivers._told import told
+from imgstore.drivers.cinder.volumes import SERVICE
 from imgstore.errors import IntegrityError, StoreError
 
 _WINDOW: Final = 32 * MIB  # bytes under way to and from an RBD image
@@ -160,7 +162,7 @@ class Clusters:
 
     def device(self, data: Mapping[str, Any]) -> RbdDevice:
         """Return the image that a connection's data name."""
-        pool, _, name = str(data["name"]).partition("/")
+        pool, _, name = str(told(data, "name", service=SERVICE)).partition("/")
         key = (pool, str(data.get("auth_username") or ""), _configuration(data))
         with self._lock:
             if key not in self._known:
@@ -194,8 +196,12 @@ def _cluster(pool: str, user: str, text: str) -> tuple[Cluster, int]:
 
 def _configuration(data: Mapping[str, Any]) -> str:
     """Return a ceph.conf as os-brick makes it; raises StoreError without a key."""
-    hosts = [f"[{host.strip('[]')}]" if ":" in host else host for host in data["hosts"]]
-    monitors = ",".join(f"{host}:{port}" for host, port in zip(hosts, data["ports"], strict=False))
+    hosts = [
+        f"[{host.strip('[]')}]" if ":" in host else host
+        for host in told(data, "hosts", service=SERVICE)
+    ]
+    ports = told(data, "ports", service=SERVICE)
+    monitors = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
     user, keyring = data.get("auth_username"), data.get("keyring")
     if keyring is None and user:
         path = f"/etc/ceph/{data.get('cluster_name') or 'ceph'}.client.{user}.keyring"

@@ -26,7 +26,7 @@ def find(
     """Yield leftovers: of this host's dead processes, and of other hosts by age alone."""
     limit = datetime.now(timezone.utc) - older_than
     records = remains.lives.records()
-    volumes = list(api.volumes())
+    volumes = api.volumes()
     remains.sweep(volumes)
     for volume in volumes:
         if not _is_of_store(volume, settings) or volume.active > limit:

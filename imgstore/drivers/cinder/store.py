@@ -89,7 +89,7 @@ class CinderStore(Store):
         what oslo.config's global configuration says under ``[oslo_concurrency]``, else the
         environment variable ``OSLO_LOCK_PATH``.
         """
-        values = read_options(OPTIONS, locals())
+        values = read_options(OPTIONS, locals(), check=read)
         super().__init__(name, **common)
         lazy.require("cinderclient", "keystoneauth1", "os_brick", "oslo_privsep", install=INSTALL)
         settings = read(values, lock_path=lock_path)

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from imgstore.data.units import GIB
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers._told import not_told, told
 from imgstore.errors import InUse, StorageFull, StoreError, Unavailable
 
+SERVICE: Final = "Cinder"
 # Keys of the metadata: those that Glance and Cinder know, and one that is there until an image is
 # complete, with the life of the process that adds it.
 IMAGE: Final = "glance_image_id"
@@ -51,21 +53,29 @@ class Volume:
     updated: datetime
 
     @classmethod
-    def of(cls, found: Any) -> Volume:
-        """Return what python-cinderclient found."""
+    def of(cls, about: Mapping[str, Any]) -> Volume:
+        """Return a volume as an answer describes it; raises Unsupported where that lacks much."""
+        size = whole_number(told(about, "size", service=SERVICE))
+        if size is None:
+            raise not_told("size", service=SERVICE)
+        created = told(about, "created_at", service=SERVICE)
+        try:
+            times = [_time(created), _time(about.get("updated_at") or created)]
+        except ValueError:
+            raise not_told("created_at or updated_at", service=SERVICE) from None
         return cls(
-            id=str(found.id),
-            size=int(found.size),
-            status=str(found.status),
-            volume_type=getattr(found, "volume_type", None),
-            metadata=dict(getattr(found, "metadata", None) or {}),
+            id=str(told(about, "id", service=SERVICE)),
+            size=size,
+            status=str(told(about, "status", service=SERVICE)),
+            volume_type=about.get("volume_type"),
+            metadata=dict(about.get("metadata") or {}),
             uses={
                 each.get("attachment_id") or "": each.get("device") or ""
-                for each in getattr(found, "attachments", ())
+                for each in about.get("attachments") or ()
             },
-            encrypted=bool(getattr(found, "encrypted", False)),
-            created=_time(found.created_at),
-            updated=_time(getattr(found, "updated_at", None) or found.created_at),
+            encrypted=bool(about.get("encrypted")),
+            created=times[0],
+            updated=times[1],
         )
 
     @property
@@ -125,7 +135,7 @@ def failure_of(volume: Volume) -> StoreError:
     return Unavailable(f"the volume is in the state {volume.status!r}")
 
 
-def _time(text: str) -> datetime:
-    """Read a time; Cinder's are in UTC and do not say so."""
-    found = datetime.fromisoformat(text.removesuffix("Z"))
+def _time(said: object) -> datetime:
+    """Read a time; Cinder's are in UTC and do not say so. Raises ValueError."""
+    found = datetime.fromisoformat(str(said).removesuffix("Z"))
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)

@@ -80,7 +80,10 @@ class Draft(OpenFile):
         self.open(self._make, open_directory, root)
 
     def _make(self, held: Descriptors, open_directory: OpenDirectory, root: str) -> None:
-        self._name = None  # of an attempt before, in a directory that was removed
+        # Of an attempt before, in a directory that was removed: once the own one is closed, that
+        # would be taken for the file.
+        held.close()
+        self._name = None
         self._directory = directory = open_directory(held, root)
         if _has_proc():  # without it a file without a name can never get one
             try:

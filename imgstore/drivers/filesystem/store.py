@@ -95,14 +95,10 @@ class FilesystemStore(Store):
         **common: Any,
     ) -> None:
         """Check the settings; directories are looked at when they are used."""
-        given = read_options(OPTIONS, locals())
+        given = read_options(OPTIONS, locals(), check=_meanings)
         super().__init__(name, **common)
         self.datadirs: list[settings.DataDir]
-        self.datadirs, self._mode, self._metadata = all_checked(
-            lambda: settings.data_dirs(given["datadir"], given["datadirs"]),
-            lambda: settings.file_mode(given["file_perm"]),
-            lambda: settings.MetadataFile(given["metadata_file"]),
-        )
+        self.datadirs, self._mode, self._metadata = _meanings(given)
         # A read allocates as much as it may return.
         self._chunk_size = min(given["chunk_size"], READ_LIMIT)
         self._thin = given["thin_provisioning"]
@@ -425,6 +421,15 @@ def _moment(seconds: float) -> datetime:
         return datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):
         return _FIRST if seconds < 0 else _LAST
+
+
+def _meanings(given: Mapping[str, Any]) -> list[Any]:
+    """Return what options mean: directories, a mode, and metadata; raises ConfigError."""
+    return all_checked(
+        lambda: settings.data_dirs(given["datadir"], given["datadirs"]),
+        lambda: settings.file_mode(given["file_perm"]),
+        lambda: settings.MetadataFile(given["metadata_file"]),
+    )
 
 
 def _version_of(status: os.stat_result) -> str:

@@ -66,7 +66,7 @@ class RbdStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        values = read_options(OPTIONS, locals())
+        values = read_options(OPTIONS, locals(), check=read)
         super().__init__(name, **common)
         lazy.require("rados", "rbd", install=INSTALL)
         self._settings = read(values)

@@ -14,9 +14,10 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from imgstore.boundary.settings import check_ca_file
+from imgstore.drivers import _told
 from imgstore.drivers.s3.errors import INSTALL, classify, error_code, is_untrusted, status_of
 from imgstore.drivers.s3.settings import Settings
-from imgstore.errors import ConfigError, PermissionDenied, Unavailable, Unsupported
+from imgstore.errors import ConfigError, PermissionDenied, Unavailable
 from imgstore.process import lazy
 from imgstore.process.patience import Patience
 
@@ -287,13 +288,7 @@ def head(s3: Any, at: Mapping[str, str]) -> dict[str, Any] | None:
 
 def told(answer: Mapping[str, Any], name: str) -> Any:
     """Return what an answer has to tell; raises Unsupported where it does not."""
-    try:
-        return answer[name]
-    except KeyError:
-        raise Unsupported(
-            f"the server's answer has no {name}",
-            remedy="look for a server, or something before it, that is not quite one of S3",
-        ) from None
+    return _told.told(answer, name, service="S3")
 
 
 def validator(etag: str | None) -> str | None:

@@ -100,7 +100,12 @@ class S3Store(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        given = read_options(OPTIONS, locals(), needed=("host", "bucket"))
+        given = read_options(
+            OPTIONS,
+            locals(),
+            needed=("host", "bucket"),
+            check=partial(read, redaction=self._redaction),
+        )
         super().__init__(name, **common)
         lazy.require("boto3", "botocore", install=INSTALL)
         self._settings = read(given, self._redaction)

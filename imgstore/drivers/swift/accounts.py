@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import difflib
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -19,6 +21,12 @@ LOG = logging.getLogger(__name__)
 
 _DOMAINS: Final = ("user_domain_id", "user_domain_name", "project_domain_id", "project_domain_name")
 CREDENTIALS: Final = ("user", "key", "application_credential_id", "application_credential_secret")
+# What a section may have; names of projects have no effect there.
+_KEYS: Final = sorted(
+    {"auth_version", "auth_address", "project_name", "project_id", *CREDENTIALS, *_DOMAINS}
+)
+# Names of keys have several words. Another text may be a line of a secret that has several.
+_SHOWN: Final = re.compile(r"(?=.{1,64}$)[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
 _REMEDY: Final = (
     "give auth_address, and user with key or application_credential_id with "
     "application_credential_secret"
@@ -160,6 +168,42 @@ def references(path: str) -> dict[str, Account]:
 
     A section that lacks something is left out with a warning, as its siblings are of use.
     """
+    parser = _parsed(path)
+    found = {}
+    for name in parser.sections():
+        try:
+            if set("/@?#") & set(name):
+                raise ConfigError("no location can name it", remedy="call it otherwise")
+            found[name] = _section(dict(parser[name]))
+        except ConfigError as exc:
+            LOG.warning("%s: the reference %r is left out: %s", path, name, exc)
+    return found
+
+
+def unread_in(path: str) -> Iterator[ConfigError]:
+    """Yield the keys of a reference file that no account has; nothing of a file that is none."""
+    try:
+        parser = _parsed(path)
+    except ConfigError:
+        return
+    shared = parser.defaults()
+    groups = {parser.default_section: list(shared)}
+    groups |= {
+        name: [key for key in parser[name] if key not in shared] for name in parser.sections()
+    }
+    for name, keys in groups.items():
+        for key in keys:
+            if key not in _KEYS:
+                near = next(iter(difflib.get_close_matches(key, _KEYS, 1, 0.75)), "")
+                shown = key if near or _SHOWN.fullmatch(key) else "a key"
+                reason = f"swift_store_config_file {path}: [{name}] {shown}"
+                yield ConfigError(
+                    f"{reason}: no reference has such a key",
+                    remedy=f"did you mean {near}?" if near else "remove it",
+                )
+
+
+def _parsed(path: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None)
     try:
         with open(path, encoding="utf-8") as file:
@@ -175,15 +219,7 @@ def references(path: str) -> dict[str, Account]:
             f"swift_store_config_file {path} is not an INI file: {type(exc).__name__}",
             remedy="write [reference] and name = value, one a line",
         ) from None
-    found = {}
-    for name in parser.sections():
-        try:
-            if set("/@?#") & set(name):
-                raise ConfigError("no location can name it", remedy="call it otherwise")
-            found[name] = _section(dict(parser[name]))
-        except ConfigError as exc:
-            LOG.warning("%s: the reference %r is left out: %s", path, name, exc)
-    return found
+    return parser
 
 
 def _section(values: Mapping[str, str]) -> Account:

@@ -13,10 +13,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from imgstore.drivers._claims import Lease
+from imgstore.drivers._told import not_told, told
 from imgstore.drivers.swift.client import Caller, date_of
 from imgstore.drivers.swift.containers import Containers
 from imgstore.drivers.swift.errors import status_of
-from imgstore.drivers.swift.settings import CLAIM, Settings
+from imgstore.drivers.swift.settings import CLAIM, SERVICE, Settings
 from imgstore.errors import Unavailable
 from imgstore.process.committing import attempted
 from imgstore.process.patience import Patience
@@ -114,7 +115,7 @@ class Claim(Lease):
 
 def is_expired(entry: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     """Return whether the time of a claim in a listing is over, by the listing's own clock."""
-    lease = lease_of(entry["name"])
+    lease = lease_of(told(entry, "name", service=SERVICE))
     return lease is None or (date_of(headers) - modified(entry)).total_seconds() > lease
 
 
@@ -125,6 +126,9 @@ def lease_of(name: str) -> int | None:
 
 
 def modified(entry: Mapping[str, Any]) -> datetime:
-    """Return when an object in a listing was put."""
-    text = str(entry["last_modified"]).replace("Z", "")
-    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+    """Return when an object in a listing was put; raises Unsupported where that is not told."""
+    text = str(told(entry, "last_modified", service=SERVICE)).replace("Z", "")
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise not_told("last_modified", service=SERVICE) from None

@@ -234,7 +234,7 @@ class Caller:
                 found = json.loads(answer.whole() or b"[]")
             except (ValueError, RecursionError):
                 found = None
-            if not isinstance(found, list):
+            if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
                 raise CutError("Swift's answer is no list of JSON")
             return found, answer.headers
 

@@ -12,7 +12,14 @@ from urllib.parse import quote, unquote
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.client import Caller
 from imgstore.drivers.swift.errors import classify, status_of
-from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static, segments, split
+from imgstore.drivers.swift.manifests import (
+    MANIFEST,
+    entries_of,
+    is_static,
+    path_in,
+    segments,
+    split,
+)
 from imgstore.drivers.swift.settings import TOKEN
 from imgstore.errors import NotFound, Unavailable
 
@@ -62,7 +69,7 @@ def _delete_listed(
     segments: dict[str, list[str]] = {}
     for entry in entries_of(caller, container, name, is_same):
         is_manifest = entry.get("sub_slo")
-        where, _, what = (entry.get("name") or entry["path"]).lstrip("/").partition("/")
+        where, _, what = path_in(entry).lstrip("/").partition("/")
         if is_manifest and (found := caller.head(where, what)) is not None:
             _delete_listed(caller, where, what, is_seen(found))
         (below if is_manifest else segments).setdefault(where, []).append(what)

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeAlias
 
 from imgstore.drivers import _keystone
+from imgstore.drivers._told import told
 from imgstore.drivers.swift.accounts import Account
 from imgstore.drivers.swift.errors import INSTALL, AnswerError, no_keystone
 from imgstore.drivers.swift.settings import Settings
@@ -20,6 +21,7 @@ from imgstore.process.shared import Shared
 from imgstore.secret import Secret
 
 # A trust outlives what it is made for only where its process dies.
+_KEYSTONE: Final = "Keystone"
 _TRUST_LIFE: Final = timedelta(days=7)
 _NEW: Final = 1.0  # seconds
 
@@ -206,19 +208,22 @@ class Keystone:
 
     def trust(self, token: str) -> str:
         """Let the account's own user act for the caller; return the trust's id."""
-        about = self._json("GET", "/auth/tokens", token, subject=token)["token"]
+        answer = self._json("GET", "/auth/tokens", token, subject=token)
+        about = functools.partial(told, answer, "token", service=_KEYSTONE)
         expires = datetime.now(timezone.utc) + _TRUST_LIFE
         request = {
-            "trustor_user_id": about["user"]["id"],
+            "trustor_user_id": about("user", "id"),
             "trustee_user_id": self._user_id,
-            "project_id": about["project"]["id"],
+            "project_id": about("project", "id"),
             "impersonation": True,
-            "roles": [{"id": role["id"]} for role in about.get("roles", ())],
+            "roles": [
+                {"id": told(role, "id", service=_KEYSTONE)} for role in about().get("roles") or ()
+            ],
             # Keystone makes no two trusts that are alike to the microsecond.
             "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
         found = self._json("POST", "/OS-TRUST/trusts", token, body={"trust": request})
-        return str(found["trust"]["id"])
+        return str(told(found, "trust", "id", service=_KEYSTONE))
 
     def end_trust(self, trust: str, token: str) -> None:
         """Remove a trust."""
@@ -227,9 +232,11 @@ class Keystone:
     def _json(self, *arguments: str, **options: Any) -> dict[str, Any]:
         answer = self._request(*arguments, **options)
         try:
-            found: dict[str, Any] = answer.json()
+            found = answer.json()
         except ValueError:
-            raise no_keystone(f"answers {answer.status_code} without JSON") from None
+            found = None
+        if not isinstance(found, dict):
+            raise no_keystone(f"answers {answer.status_code} without JSON")
         return found
 
     def _request(

@@ -11,12 +11,13 @@ from urllib.parse import unquote
 
 from imgstore.boundary.arguments import OWN
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers._told import told
 from imgstore.drivers.swift.claims import lease_of, modified
 from imgstore.drivers.swift.client import Caller, date_of
 from imgstore.drivers.swift.deleting import delete_many
 from imgstore.drivers.swift.errors import missing_ok
-from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static
-from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, TOKEN, Settings
+from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static, path_in
+from imgstore.drivers.swift.settings import CHECK, CLAIM, SEGMENTS, SERVICE, TOKEN, Settings
 from imgstore.errors import NotFound
 from imgstore.model import Leftover
 
@@ -42,7 +43,7 @@ class _Group:
     claimed: str = ""  # the id that a claim is for, which is no image's
 
     def take(self, entry: dict[str, Any]) -> None:
-        self.names.append(entry["name"])
+        self.names.append(str(told(entry, "name", service=SERVICE)))
         self.size += whole_number(entry.get("bytes")) or 0
         self.modified = max(self.modified, modified(entry))
 
@@ -76,7 +77,8 @@ def _containers(caller: Caller, settings: Settings) -> list[str]:
     if not settings.seed:
         return [settings.container]
     start = f"{settings.container}_"
-    names = {str(entry["name"]).removesuffix(SEGMENTS) for entry in caller.entries(prefix=start)}
+    found = [told(entry, "name", service=SERVICE) for entry in caller.entries(prefix=start)]
+    names = {str(name).removesuffix(SEGMENTS) for name in found}
     # Ids may be shorter; a UUID has four dashes, which are not counted.
     lengths = range(len(start) + 1, len(start) + settings.seed + 5)
     return sorted(name for name in names if len(name) in lengths)
@@ -101,7 +103,7 @@ def _groups(
     """Return what lies in ``segments`` by these names, of one image and add together."""
     groups: dict[tuple[str, str], _Group] = {}
     for entry in _entries(caller, segments):
-        match = names.fullmatch(entry.get("name", ""))
+        match = names.fullmatch(str(entry.get("name")))
         if match:
             whose = match["id"], match["token"]
             groups.setdefault(whose, _Group(container, *whose, segments)).take(entry)
@@ -127,7 +129,7 @@ def _is_claimed(caller: Caller, group: _Group) -> bool:
     if not is_large:
         return part in unquote(found.get(MANIFEST, ""))
     entries = entries_of(caller, group.container, group.image_id)
-    return any(part in (entry.get("name") or entry["path"]) for entry in entries)
+    return any(part in path_in(entry) for entry in entries)
 
 
 def remove(caller: Caller, leftover: Leftover) -> None:

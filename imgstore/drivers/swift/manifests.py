@@ -10,8 +10,9 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers._told import told
 from imgstore.drivers.swift.client import Caller
-from imgstore.drivers.swift.settings import TOKEN
+from imgstore.drivers.swift.settings import SERVICE, TOKEN
 from imgstore.errors import ConfigError, NotFound
 
 SIZE: Final = "X-Object-Meta-Imgstore-Size"
@@ -64,7 +65,9 @@ def most_segments(caller: Caller) -> int:
             "the cluster has no static large objects",
             remedy="set swift_store_large_object_type to dlo",
         )
-    return max(2, whole_number(about["slo"].get("max_manifest_segments")) or _ENTRIES)
+    limits = about["slo"]
+    said = limits.get("max_manifest_segments") if isinstance(limits, Mapping) else None
+    return max(2, whole_number(said) or _ENTRIES)
 
 
 def entries_of(
@@ -78,6 +81,11 @@ def entries_of(
     if not is_same(headers):
         raise NotFound("the image was deleted meanwhile")
     return [entry for entry in found if "name" in entry or "path" in entry]
+
+
+def path_in(entry: Mapping[str, Any]) -> str:
+    """Return ``/<container>/<name>`` of a segment; raises Unsupported where it is not told."""
+    return str(entry.get("name") or told(entry, "path", service=SERVICE))
 
 
 def split(manifest: str) -> tuple[str, str]:

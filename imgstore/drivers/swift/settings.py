@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -24,6 +25,7 @@ from imgstore.drivers.swift.accounts import (
 from imgstore.drivers.swift.options import MB, OPTIONS
 from imgstore.errors import ConfigError
 
+SERVICE: Final = "Swift"
 SEGMENTS: Final = "_segments"  # what the name of a container for segments ends with
 CLAIM: Final = f"{OWN}claim-"
 CHECK: Final = f"{OWN}check-"
@@ -94,13 +96,11 @@ class Settings:
 
 def read(given: Mapping[str, Any]) -> Settings:
     """Return what the options mean, by the keywords of ``OPTIONS``; raises ConfigError."""
-    version, *_ = all_checked(
-        lambda: version_of(given["auth_version"], name=OPTIONS["auth_version"].name),
-        *(partial(check_credential, OPTIONS[each].name, given[each]) for each in CREDENTIALS),
-    )
-    values = {**given, "auth_version": version}
+    values = dict(given)
+    with suppress(ConfigError):  # which the accounts raise
+        values["auth_version"] = _version(given)
     accounts, container, endpoint, _ = all_checked(
-        lambda: _accounts(values),
+        lambda: _checked_accounts(values),
         lambda: _container(values),
         lambda: _endpoint(values["endpoint"]),
         lambda: _check_tenancy(values),
@@ -164,6 +164,18 @@ def _accounts(values: Mapping[str, Any]) -> dict[str, Account]:
             remedy="set swift_store_user and swift_store_key, or an application credential",
         )
     return {"": account}
+
+
+def _version(values: Mapping[str, Any]) -> str:
+    return version_of(values["auth_version"], name=OPTIONS["auth_version"].name)
+
+
+def _checked_accounts(values: Mapping[str, Any]) -> dict[str, Account]:
+    all_checked(
+        lambda: _version(values),
+        *(partial(check_credential, OPTIONS[each].name, values[each]) for each in CREDENTIALS),
+    )
+    return _accounts(values)
 
 
 def _container(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from imgstore.data.ranges import RANGE, open_ranges
 from imgstore.data.streams import Body
 from imgstore.drivers._keystone import SDK_LOGGERS
 from imgstore.drivers.swift import leftovers
-from imgstore.drivers.swift.accounts import Account, account_in, account_named
+from imgstore.drivers.swift.accounts import Account, account_in, account_named, unread_in
 from imgstore.drivers.swift.adding import Adding
 from imgstore.drivers.swift.claims import Claim
 from imgstore.drivers.swift.client import Caller
@@ -32,7 +32,7 @@ from imgstore.drivers.swift.places import CONFIG, Place
 from imgstore.drivers.swift.reading import Reading, stat_of
 from imgstore.drivers.swift.session import Session
 from imgstore.drivers.swift.settings import CHECK, MAX_CONTAINER, SEGMENTS, read
-from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.errors import ConfigError, ImgStoreError, InvalidArgument, InvalidLocation
 from imgstore.location import Location, same_service
 from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
@@ -103,7 +103,7 @@ class SwiftStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        values = read_options(OPTIONS, locals())
+        values = read_options(OPTIONS, locals(), check=read)
         super().__init__(name, **common)
         lazy.require("swiftclient", "keystoneauth1", install=INSTALL)
         self._settings = dataclasses.replace(read(values), redaction=self._redaction)
@@ -115,6 +115,12 @@ class SwiftStore(Store):
         self._session = PerProcess(partial(Session, self._settings), Session.close)
         # Adds of this process that are under way, whose segments leftovers() must not list.
         self._live: set[str] = set()
+
+    @classmethod
+    def unread_in_files(cls, values: Mapping[str, Any]) -> Iterable[ConfigError]:
+        """Yield the keys of the reference file that no account has."""
+        path = values.get("config_file")
+        return unread_in(path) if path else ()
 
     @property
     def url_prefix(self) -> str | None:

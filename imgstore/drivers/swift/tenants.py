@@ -13,7 +13,13 @@ from imgstore.drivers._keystone import check_sendable
 from imgstore.drivers.swift.client import Caller, Client
 from imgstore.drivers.swift.errors import classify
 from imgstore.drivers.swift.identity import Asker, Keystone, Login, Tokens, endpoint_in
-from imgstore.errors import ConfigError, InvalidArgument, InvalidLocation, PermissionDenied
+from imgstore.errors import (
+    ConfigError,
+    InvalidArgument,
+    InvalidLocation,
+    PermissionDenied,
+    Unsupported,
+)
 from imgstore.location import same_service
 
 LOG = logging.getLogger(__name__)
@@ -79,9 +85,9 @@ class Tenants:
                 raise
         try:
             url = endpoint_in(catalogue, settings)
-        except (AttributeError, KeyError, TypeError) as exc:
+        except (AttributeError, TypeError, Unsupported):
             raise InvalidArgument(
-                f"the service catalogue is none of Keystone's: {type(exc).__name__}",
+                "the service catalogue is none of Keystone's",
                 remedy="pass the catalog that came with the token, or none",
             ) from None
         return Login(url, token)

@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from imgstore.drivers._placement import Candidate
+from imgstore.drivers._told import not_told, told
+from imgstore.drivers.vmware.errors import SERVICE
 from imgstore.drivers.vmware.files import Files
 from imgstore.drivers.vmware.places import Datastore, Place
 from imgstore.drivers.vmware.sessions import Session
@@ -53,7 +55,7 @@ class Datastores:
             if fault:
                 faults.append(f"{datastore}: {fault}")
             else:
-                free = int(found[datastore.key]["summary.freeSpace"])
+                free = int(told(found[datastore.key], "summary.freeSpace", service=SERVICE))
                 candidates.append(Candidate(datastore, weight, functools.partial(int, free)))
         if not candidates:
             raise Unavailable(f"no datastore can be used: {', '.join(faults)}")
@@ -204,9 +206,12 @@ class Datastores:
             return mine.browser.SearchDatastore_Task(full, spec)
 
         try:
-            return list(self._tasks.run(start).file)
+            found = self._tasks.run(start)
         except self.api.vim.fault.FileNotFound:
             return []
+        if found is None:
+            raise not_told("result of a search", service=SERVICE)
+        return list(found.file)
 
     def now(self) -> datetime:
         """Return the server's time."""
@@ -221,7 +226,7 @@ def _fault(said: dict[str, Any]) -> str:
     """Return why a datastore cannot be used."""
     if "fault" in said:
         return str(said["fault"])
-    if not said["summary.accessible"]:
+    if not told(said, "summary.accessible", service=SERVICE):
         return "it is not accessible"
     mode = said.get("summary.maintenanceMode") or _NORMAL
     if mode != _NORMAL:

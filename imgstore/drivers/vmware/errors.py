@@ -27,6 +27,7 @@ from imgstore.process import lazy
 
 INSTALL: Final = "imgstore[vmware]"
 
+SERVICE: Final = "vSphere"
 _CA: Final = "vmware_ca_file"
 _STATUS: Final = re.compile(r"(\d{3})\b.*")  # pyVmomi: "503 Service Unavailable"
 _PROTOCOL: Final = "HTTP/1."

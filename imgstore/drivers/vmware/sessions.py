@@ -9,9 +9,11 @@ import http.client
 import os
 import time
 import weakref
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
+from xml.parsers.expat import ExpatError, ParserCreate
 
 from imgstore.drivers._http.answers import is_interim
 from imgstore.errors import Unavailable
@@ -20,6 +22,8 @@ IDLE: Final = 60  # seconds that idle connections are kept
 _HURRY: Final = 2.0  # seconds for a connection and for an answer, where nobody can wait
 _EXIT: Final = 5.0  # seconds for all sessions of a process that ends
 _OF_API: Final = frozenset({200, 500})  # statuses of answers that pyVmomi parses
+_ENVELOPE: Final = "Envelope"  # the element that each answer of the API is (SOAP 1.1, 4)
+_CODING: Final = 32 + zlib.MAX_WBITS  # zlib: gzip or deflate, as its head says
 _INTERIM: Final = 100  # interim answers before the final one
 _LINE: Final = 65536  # bytes of a header, as http.client has it
 
@@ -136,16 +140,49 @@ def stub_class(soap: Any) -> Any:
     return Stub
 
 
+class _Root:
+    """Finds out which element a document is, while its beginning is read in pieces."""
+
+    def __init__(self, coding: str) -> None:
+        self._decode = zlib.decompressobj(_CODING).decompress if coding else bytes
+        self._parser = ParserCreate(namespace_separator=" ")
+        self._parser.StartElementHandler = self._begin
+        self._name = ""
+        self._is_none = False  # no document, which pyVmomi refuses
+
+    def name_after(self, data: bytes) -> str:
+        """Return the element's name without its namespace, "" as long as it is not known.
+
+        The end of the document is no data.
+        """
+        if not (self._name or self._is_none):
+            try:
+                self._parser.Parse(self._decode(data), not data)
+            except (ExpatError, zlib.error):
+                self._is_none = True
+        return self._name
+
+    def _begin(self, name: str, attributes: object) -> None:
+        self._name = self._name or name.rpartition(" ")[2]
+
+
 class _Response(http.client.HTTPResponse):
-    """Says so when it is cut, also to the parser, which reads it in pieces.
+    """Says so when it is cut or no answer of the API, while the parser reads it in pieces.
 
     Interim answers are skipped (RFC 9110 15.2), of which http.client knows one.
     """
+
+    _root: _Root | None = None
 
     def read(self, amt: int | None = None) -> bytes:
         data = super().read(amt)
         if amt and not data and self.length:
             raise http.client.IncompleteRead(b"", self.length)
+        if self.status in _OF_API:
+            self._root = self._root or _Root(self.getheader("Content-Encoding", ""))
+            # pyVmomi takes any other document for an answer that says nothing.
+            if self._root.name_after(data) not in {"", _ENVELOPE}:
+                raise http.client.HTTPException(f"{self.status} {self.reason}")
         return data
 
     def _read_status(self) -> tuple[str, int, str]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import all_checked
-from imgstore.drivers._placement import parse_weighted, unique
+from imgstore.drivers._placement import parse_weighted
 from imgstore.drivers.vmware.options import OPTIONS
 from imgstore.drivers.vmware.places import Datastore
 from imgstore.errors import ConfigError, InvalidArgument
@@ -112,7 +112,7 @@ def _datastores(values: Mapping[str, Any]) -> list[tuple[Datastore, int]]:
     if single:
         return [(Datastore(values["datacenter_path"], single), 0)]
     try:
-        found = unique([parse_weighted(text, fields=2) for text in listed])
+        found = [parse_weighted(text, fields=2) for text in listed]
     except InvalidArgument as exc:
         raise ConfigError(f"vmware_datastores: {exc.reason}", remedy=_FORM) from None
     datastores = [(Datastore(*each.parts), each.weight) for each in found]
@@ -121,7 +121,7 @@ def _datastores(values: Mapping[str, Any]) -> list[tuple[Datastore, int]]:
         if keys.count(datastore.key) > 1:
             raise ConfigError(
                 f"vmware_datastores has {str(datastore)!a} more than once",
-                remedy="write it once, with or without slashes",
+                remedy="list it once, with or without slashes",
             )
     return datastores
 

@@ -66,7 +66,7 @@ class VmwareStore(Store):
         **common: Any,
     ) -> None:
         """Check the options; ``common`` are the keywords of Store."""
-        values = read_options(OPTIONS, locals())
+        values = read_options(OPTIONS, locals(), check=read)
         super().__init__(name, **common)
         lazy.require("pyVmomi", "requests", "urllib3", install=INSTALL)
         self._settings: Settings = dataclasses.replace(read(values), redaction=self._redaction)

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from imgstore.drivers._told import not_told, told
 from imgstore.drivers.vmware.client import Api
-from imgstore.drivers.vmware.errors import DoubtfulError, is_answer
+from imgstore.drivers.vmware.errors import SERVICE, DoubtfulError, is_answer
 from imgstore.drivers.vmware.sessions import Session
 from imgstore.drivers.vmware.settings import Settings
 from imgstore.errors import TimedOut
@@ -67,7 +68,7 @@ class Tasks:
             raise
         if found["info.state"] == self._vim.TaskInfo.State.success:
             return found.get("info.result")
-        failure: Exception = found["info.error"]
+        failure = found.get("info.error") or not_told("info.error", service=SERVICE)
         raise failure if is_answer(failure) else DoubtfulError(failure)
 
     def _cancel(self, task: str) -> None:
@@ -80,7 +81,7 @@ class Tasks:
 
     def _is_over(self, found: dict[str, Any]) -> bool:
         state = self._vim.TaskInfo.State
-        return found["info.state"] in {state.success, state.error}
+        return told(found, "info.state", service=SERVICE) in {state.success, state.error}
 
     def _task(self, session: Session, task: str) -> Any:
         return self._vim.Task(task, session.stub)
@@ -115,8 +116,9 @@ class Tasks:
         wanted = spec.PropertySpec(type=self._vim.Task, pathSet=names)
         of_task = spec.ObjectSpec(obj=self._task(session, task))
         asked = spec.FilterSpec(objectSet=[of_task], propSet=[wanted])
-        ((_, found),) = self._api.retrieve(session, asked)
-        return found
+        for _, found in self._api.retrieve(session, asked):
+            return found
+        raise not_told("task", service=SERVICE)
 
     def _watch(self, session: Session, task: str, seconds: int) -> None:
         """Wait until a task is over, or until it is time for another look."""

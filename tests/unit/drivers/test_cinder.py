@@ -22,6 +22,7 @@ from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import Place
 from imgstore.drivers.cinder.settings import Settings, read
 from imgstore.drivers.cinder.volumes import whole_gib
+from imgstore.process.patience import Patience
 from imgstore.secret import Secret
 
 DEFAULTS: dict[str, Any] = {name: opt.default for name, opt in OPTIONS.items()}
@@ -288,7 +289,9 @@ def test_what_a_connection_tells_is_secret() -> None:
         attachments = Attachments()
 
     redaction = Redaction()
-    found = Api(None, Asked(), None, redaction).connect("attachment", {})
+    found = Api(None, Asked(), None, patience=Patience(0), redaction=redaction).connect(
+        "attachment", {}
+    )
     assert found["auth_password"] == "chap-password"
     assert redaction.text("key AQBx-of-a-keyring== and chap-password") == "key *** and ***"
     assert redaction.text("token-of-powerflex, DHHC-1:00:of-nvme:") == "***, ***"

@@ -17,6 +17,9 @@ from imgstore import errors
 from imgstore.drivers import _linux
 from imgstore.drivers._linux import is_mount_point
 from imgstore.drivers.filesystem import FilesystemStore
+from imgstore.drivers.filesystem.calls import Calls
+from imgstore.drivers.filesystem.drafts import Draft
+from imgstore.process.interrupts import Descriptors
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -294,3 +297,28 @@ def test_exclusive_rename(tmp_path: Path) -> None:
             _linux.rename_exclusively(fd, "a", "d")
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("timeout", [0, 60])
+def test_a_directory_that_is_removed_while_it_is_opened(tmp_path: Path, timeout: int) -> None:
+    """The second attempt holds nothing of the first: what is closed last is the draft's own."""
+    root = tmp_path / "images"
+    root.mkdir()
+
+    def opened(held: Descriptors, path: str) -> int:
+        return held.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def opened_and_removed(held: Descriptors, path: str) -> int:
+        opened(held, path)
+        root.rmdir()
+        return os.open(path, os.O_RDONLY)
+
+    draft = Draft(Calls(timeout=timeout, size=1, threshold=100))
+    with draft, draft:
+        with pytest.raises(FileNotFoundError):
+            draft.make(opened_and_removed, str(root))
+        root.mkdir()
+        draft.make(opened, str(root))
+        held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in draft.held._fds]
+        assert str(root) in held
+        assert f"{root} (deleted)" not in held

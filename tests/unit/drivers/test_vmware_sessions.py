@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import socket
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from imgstore import errors
 from imgstore.drivers.vmware.errors import classify, may_pass
 from imgstore.drivers.vmware.sessions import Connection
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 4\r\n\r\n<a/>"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 21\r\n\r\n<Envelope></Envelope>"
 PAGE = b"Content-Type: text/html; charset=utf-8\r\nContent-Length: 4\r\n\r\n<p/>"
 
 Ask = Callable[[bytes], http.client.HTTPResponse]
@@ -41,7 +42,7 @@ def ask() -> Iterator[Ask]:
 def test_interim_answers_are_skipped(ask: Ask, head: bytes) -> None:
     interim = b"HTTP/1.1 %s\r\nLink: </x>\r\n\r\n" % head
     response = ask(3 * interim + OK)
-    assert (response.status, response.read()) == (200, b"<a/>")
+    assert (response.status, response.read()) == (200, b"<Envelope></Envelope>")
 
 
 def test_interim_answers_without_end(ask: Ask) -> None:
@@ -55,6 +56,38 @@ def test_a_page_in_place_of_an_answer_may_pass(ask: Ask, line: bytes) -> None:
     with pytest.raises(http.client.HTTPException) as caught:
         ask(b"%s\r\n%s" % (line, PAGE))
     assert may_pass(caught.value)
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 200 OK", b"HTTP/1.1 500 Error"])
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html/>",
+        b'<?xml version="1.0"?>\n<!-- a proxy -->\n<status>down</status>',
+        b'<error xmlns="urn:proxy"><Envelope/></error>',
+    ],
+)
+@pytest.mark.parametrize("step", [None, 1])
+def test_another_document_in_place_of_an_answer_may_pass(
+    ask: Ask, line: bytes, page: bytes, step: int | None, *, is_packed: bool
+) -> None:
+    """As XML it would be an answer that says nothing, such as that of Logout."""
+    body = gzip.compress(page) if is_packed else page
+    coding = b"Content-Encoding: gzip\r\n" if is_packed else b""
+    head = b"%s\r\nContent-Type: text/xml\r\n%sContent-Length: %d\r\n\r\n"
+    response = ask(head % (line, coding, len(body)) + body)
+    with pytest.raises(http.client.HTTPException) as caught:
+        list(iter(lambda: response.read(step), b""))
+    assert may_pass(caught.value)
+
+
+def test_an_answer_may_begin_with_other_things(ask: Ask) -> None:
+    """Comments, a declaration, whatever prefix its namespace has; and it may be in pieces."""
+    body = b'<?xml version="1.0"?>\n<!-- <a> -->\n<s:Envelope xmlns:s="urn:s"><a/></s:Envelope>'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n"
+    response = ask(head % len(body) + body)
+    assert b"".join(iter(lambda: response.read(7), b"")) == body
 
 
 def test_a_connection_that_fails_names_the_server() -> None:
