@@ -141,8 +141,11 @@ def test_a_copy_has_a_name_that_is_safe(verbs: Store | StoreManager) -> None:
 
 
 @pytest.mark.parametrize("path", [5, None, "a\0b", "directory/"])
-def test_a_file_has_a_name(verbs: Store | StoreManager, path: Any) -> None:
+def test_a_file_has_a_name(
+    verbs: Store | StoreManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
     """A descriptor, nothing, a NUL and a directory are no names of files."""
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.InvalidArgument):
         verbs.save(URL, path)
 
