@@ -13,7 +13,7 @@ from oslo_config import cfg
 from imgstore import StoreManager
 from imgstore.boundary.settings import read_options
 from imgstore.config.loading import installed_drivers, load_driver
-from imgstore.errors import ConfigError
+from imgstore.errors import ConfigError, DriverUnavailable
 from imgstore.secret import Secret
 
 OPTIONS = {
@@ -122,6 +122,8 @@ def test_one_bad_value_is_one_fault(driver):
         for value in (None, object(), ""):
             try:
                 driver("one", **{**sound, keyword: value}).close()
+            except DriverUnavailable:  # after the options were read
+                pass
             except ConfigError as exc:
                 told[keyword] = str(exc)
     assert told or not driver.OPTIONS
