@@ -173,6 +173,8 @@ class Body:
             whole = ((0, len(block)),)
             for start, end in stretches_of_data(block, position) if thin else whole:
                 yield position + start, end - start, view[start:end]
+            if self._ended:
+                return
             position += len(block)
 
     @property
