@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import timedelta
 from itertools import chain
 from os import PathLike
@@ -29,6 +29,22 @@ from imgstore.verbs.upkeep import problems
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class _Verb:
+    """Names an operation in the errors of a block."""
+
+    def __init__(self, operation: str, location: Location | None) -> None:
+        self._operation = operation
+        self._location = location
+
+    def __enter__(self) -> None:
+        """Do nothing before."""
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        """Add to an error what is known."""
+        if isinstance(exc, ImgStoreError):
+            exc.add_context(operation=self._operation, location=self._location)
 
 
 class StoreManager(Mapping[str, Store]):
@@ -409,15 +425,10 @@ class StoreManager(Mapping[str, Store]):
         if self._closed:
             raise ClosedError("the store manager is closed")
 
-    @contextmanager
-    def _verb(self, operation: str, location: Location | None = None) -> Iterator[None]:
+    def _verb(self, operation: str, location: Location | None = None) -> _Verb:
         """Refuse once closed; name the operation in what is raised."""
         self._check_open()
-        try:
-            yield
-        except ImgStoreError as exc:
-            exc.add_context(operation=operation, location=location)
-            raise
+        return _Verb(operation, location)
 
     def _chosen(self, operation: str, store: str | None) -> list[Store]:
         with self._verb(operation):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from imgstore import errors
 from imgstore.boundary.arguments import (
@@ -83,7 +84,7 @@ class Store(Verbs):
         once the image is there has ``indeterminate = True`` as well.
         """
         body: Body | None = None
-        adding: Any = None
+        done: dict[None, Added] = {}
         try:
             self._require(Capability.WRITE)
             check_image_id(image_id)
@@ -98,16 +99,15 @@ class Store(Verbs):
                 expected=expected,
             )
             with closing(body), body:  # twice: an interrupt may come when the first begins
-                # Remembers that it was done as soon as it is, before an interrupt can come.
-                add = functools.partial(self._add, image_id, body, context=asker)
-                adding = functools.cache(add)
-                added = adding()
+                # Remembers that it was done in one step with that, before an interrupt can come.
+                done = defaultdict(functools.partial(self._add, image_id, body, context=asker))
+                added = done[None]
                 body.finish()
                 return self._stored(added, body.total, body.digests())
         except Exception as exc:
             self._raise(exc, "add", image_id=image_id, body=body)
         except BaseException as exc:  # interrupted
-            if adding is not None and adding.cache_info().currsize:
+            if done:
                 mark_in_doubt(exc)
             raise
 

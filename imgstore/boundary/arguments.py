@@ -9,6 +9,7 @@ from typing import Final
 from imgstore import errors
 from imgstore.location import Location
 
+_ENDING: Final = frozenset("/?#")  # what ends a segment of a URL's path
 OWN: Final = "imgstore-"  # what begins names of objects that are no images, in every backend
 
 
@@ -33,7 +34,7 @@ def is_safe_image_id(image_id: object) -> bool:
     """Return whether ``image_id`` would pass ``check_image_id``."""
     if not isinstance(image_id, str) or image_id in {"", ".", ".."}:
         return False
-    if not image_id.isprintable() or any(char in image_id for char in "/?#"):
+    if not image_id.isprintable() or not _ENDING.isdisjoint(image_id):
         return False
     return len(image_id.encode()) <= 255
 

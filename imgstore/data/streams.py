@@ -30,6 +30,8 @@ from imgstore.process.committing import is_in_doubt
 from imgstore.process.interrupts import Descriptors
 
 _NO_STEP: Final = 1024 * MIB
+_NO_INPUT: Final = Pieces(lambda n: b"")
+_NO_HOLES: Final = Holes(None)
 
 
 @final
@@ -69,17 +71,18 @@ class Body:
         self.size = self._declared
         self.error: BaseException | None = None
         self.error_is_callers = False
-        self._input: Input = Pieces(lambda n: b"")
+        self._input: Input = _NO_INPUT
         self._held = Descriptors()
         self._total = 0
         self._ended = False
         self._results: dict[str, str] = {}
-        self._holes = Holes(None)
+        self._holes = _NO_HOLES
 
     def __enter__(self) -> Body:
         """Open the source; what that raises is the caller's."""
         self._input = self._guard(open_input, self.source, self._held)
-        self._holes = Holes(self._input.file)
+        if self._input.file is not None:
+            self._holes = Holes(self._input.file)
         if self._declared is None:
             self.size = self._input.size
         return self
@@ -176,6 +179,8 @@ class Body:
                     yield position + start, end - start, view[start:end]
             else:
                 yield position, len(block), view
+            if self._ended:
+                return
             position += len(block)
 
     @property

@@ -22,8 +22,8 @@ from typing import Final
 
 from imgstore.drivers import _linux
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
-from imgstore.drivers.filesystem.paths import DRAFT_PREFIX
-from imgstore.errors import AlreadyExists, StoreError, TimedOut
+from imgstore.drivers.filesystem.paths import DRAFT_PREFIX, open_directory
+from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unavailable
 from imgstore.process.committing import mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 
@@ -39,6 +39,8 @@ _CANNOT_TELL: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ELOOP, errno.ENXIO}
     | {errno.ETXTBSY, errno.EAGAIN, errno.EBUSY}
 )
+# Where a path leads to another mount than before, or nowhere.
+_GONE: Final = frozenset({errno.EXDEV, errno.ENOENT, errno.ENOTDIR})
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
 _PROC: Final = "/proc/self/fd"
@@ -46,8 +48,8 @@ _PROC: Final = "/proc/self/fd"
 
 # What opens a directory to write in, and notes the descriptor.
 OpenDirectory = Callable[[Descriptors, str], int]
-# What keeps a name in a directory to one writer; it gives the directory that it locks, if any.
-Alone = Callable[[int, str], AbstractContextManager[int | None]]
+# What keeps a name to one writer; it gives the directory that it locks, if any.
+Alone = Callable[[str], AbstractContextManager[int | None]]
 
 
 @dataclass(frozen=True)
@@ -62,38 +64,52 @@ class DeadDraft:
 
 
 class Draft(OpenFile):
-    """An unfinished file; the directory that it is in is held with it.
+    """An unfinished file; one that has a name holds the directory that it is in as well.
 
-    Used as ``with draft, draft:``, for an interrupt may come when the first undoing begins.
+    One without is linked by its path, which the kernel refuses where the path leads to another
+    mount by then (EXDEV). Used as ``with draft, draft:``, for an interrupt may come when the first
+    undoing begins.
     """
 
     def __init__(self, calls: Calls) -> None:
         """Make nothing yet."""
         super().__init__(calls)
-        self._directory = -1
+        self._root = ""
+        self._directory: int | None = None  # what names are relative to, for a draft with a name
         self._name: str | None = None  # noted before it exists, as all that is to be undone
         self._is_locked = False
+        self._is_local = False  # as far as it was asked
         self._target: str | None = None
 
-    def make(self, open_directory: OpenDirectory, root: str) -> None:
-        """Open a directory and make the file in it; the umask applies."""
-        self.open(self._make, open_directory, root)
+    def make(self, root: str, open_checked: OpenDirectory | None) -> None:
+        """Make the file in a directory, that which ``open_checked`` opens if there is one.
 
-    def _make(self, held: Descriptors, open_directory: OpenDirectory, root: str) -> None:
+        The umask applies.
+        """
+        self.open(self._make, root, open_checked)
+
+    def _make(self, held: Descriptors, root: str, open_checked: OpenDirectory | None) -> None:
         # Of an attempt before, in a directory that was removed: once the own one is closed, that
         # would be taken for the file.
         held.close()
-        self._name = None
-        self._directory = directory = open_directory(held, root)
+        self._name = self._directory = None
+        self._root = root
+        directory = None if open_checked is None else open_checked(held, root)
         if _has_proc():  # without it a file without a name can never get one
+            path = root if directory is None else "."
             try:
-                held.open(".", _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory)
+                held.open(path, _READ_WRITE | os.O_TMPFILE, 0o666, dir_fd=directory)
             except OSError as exc:
                 if exc.errno not in _NO_TMPFILE:
                     raise
             else:
                 return
-        self._make_named(held, directory)
+        self._directory = open_directory(held, root) if directory is None else directory
+        self._make_named(held, self._directory)
+
+    def _path(self, name: str) -> str:
+        """Return what an image's name is called relative to ``_directory``, where that is held."""
+        return f"{self._root}/{name}" if self._directory is None else name
 
     def _make_named(self, held: Descriptors, directory: int) -> None:
         """Create a file under a temporary name and lock it.
@@ -134,7 +150,7 @@ class Draft(OpenFile):
         def finish(fd: int) -> bool:
             if sync:
                 os.fsync(fd)
-            else:
+            elif not self._found_local(fd):
                 # NFS reports delayed write errors when any descriptor of the file is closed.
                 deque(map(os.close, map(os.dup, (fd,))), maxlen=0)  # no interrupt comes between
             if not mode:
@@ -146,6 +162,10 @@ class Draft(OpenFile):
             return True
 
         return self(finish)
+
+    def _found_local(self, file: int) -> bool:
+        self._is_local = _linux.is_local(file)
+        return self._is_local
 
     def publish(self, name: str, *, sync: bool, alone: Alone) -> None:
         """Give the draft its final name; raises AlreadyExists if the name is taken.
@@ -164,26 +184,46 @@ class Draft(OpenFile):
     def _publish(self, file: int, name: str, alone: Alone) -> None:
         begun = False
         try:
-            with alone(self._directory, name) as held:
+            with alone(name) as held:
+                if self._directory is not None or not self._is_local:
+                    self._require_root()
                 begun = True
                 self._link(file, name, held)
         finally:
             if not begun:  # nothing to look for, in a directory that may be out of reach
                 self._target = None
 
-    def _link(self, file: int, name: str, held: int | None) -> None:
-        directory = self._directory
+    def _require_root(self) -> None:
+        """Raise what says that the path is out of reach, or leads not to the open directory."""
         try:
-            if self._name is None:
-                os.link(f"{_PROC}/{file}", name, dst_dir_fd=directory)
-            else:
-                self._link_named(directory, self._name, name, held)
+            status = os.stat(self._root)
+        except FileNotFoundError:
+            raise self._gone() from None
+        directory = self._directory
+        if directory is not None and not os.path.samestat(status, os.fstat(directory)):
+            raise self._gone()
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(
+            f"{self._root} was replaced, unmounted or mounted over while the image was written",
+            remedy="add the image again",
+        )
+
+    def _link(self, file: int, name: str, held: int | None) -> None:
+        try:
+            if self._directory is None:
+                # With a dir_fd Python follows the first path's link; absolute ones ignore it.
+                os.link(f"{_PROC}/{file}", self._path(name), dst_dir_fd=file)
+            elif self._name is not None:
+                self._link_named(self._directory, self._name, name, held)
         except OSError as exc:
             # The answer may have been lost: the client then asks again and finds its own file.
             if not self._is_named(file, name):
                 self._target = None
                 if isinstance(exc, FileExistsError):
                     raise AlreadyExists("an image of this id exists") from None
+                if self._directory is None and exc.errno in _GONE:
+                    raise self._gone() from exc
                 raise
         self._drop_name()
 
@@ -198,8 +238,8 @@ class Draft(OpenFile):
 
     def _is_named(self, file: int, name: str) -> bool:
         try:
-            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
+            found = os.stat(self._path(name), dir_fd=self._directory, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return os.path.samestat(found, os.fstat(file))
 
@@ -211,11 +251,16 @@ class Draft(OpenFile):
             self._name = None
 
     def _sync_directory(self, file: int) -> None:
-        try:
-            os.fsync(self._directory)
-        except OSError as exc:  # fsync(2) of directories is not possible on CIFS and others
-            if exc.errno not in _CANNOT_SYNC:
-                raise
+        held = Descriptors()
+        with held, held:
+            directory = self._directory
+            if directory is None:  # opened now, it is the one that the link went to
+                directory = open_directory(held, self._root)
+            try:
+                os.fsync(directory)
+            except OSError as exc:  # fsync(2) of directories is not possible on CIFS and others
+                if exc.errno not in _CANNOT_SYNC:
+                    raise
 
     def abandon(self) -> None:
         """Undo everything that an unfinished add did, unless a call that hangs may yet publish.
@@ -231,7 +276,9 @@ class Draft(OpenFile):
         self._drop_name()
         if self._target is not None:
             if self._is_named(file, self._target):
-                os.unlink(self._target, dir_fd=self._directory)
+                os.unlink(self._path(self._target), dir_fd=self._directory)
+            elif self._directory is None and os.fstat(file).st_nlink:
+                return  # the directory was moved away with the image: in doubt
             self._target = None
 
     def _clean(self) -> None:

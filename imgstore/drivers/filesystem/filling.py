@@ -88,6 +88,10 @@ def _copy_extent(body: Body, source: SourceFile, target: OpenFile, start: int, e
 
 def _write(body: Body, target: OpenFile, *, thin: bool, block_size: int, sync: bool) -> None:
     """Write blocks at increasing positions, and keep the disk busy meanwhile."""
+    # One block that has no holes: it needs none of the steps below.
+    if not thin and body.file is None and body.size is not None and body.size <= block_size:
+        _write_at(target, memoryview(body.read(block_size)), 0)
+        return
     end = flushed = 0
     for position, length, data in body.stretches(lambda: block_size, grain=GRAIN, thin=thin):
         if data is None:

@@ -101,6 +101,7 @@ class FilesystemStore(Store):
         self.datadirs, self._mode, self._metadata = _meanings(given)
         # A read allocates as much as it may return.
         self._chunk_size = min(given["chunk_size"], READ_LIMIT)
+        self._block = grain_of(self._chunk_size)
         self._thin = given["thin_provisioning"]
         self._fsync = given["fsync"]
         self._require_mount = given["require_mount"]
@@ -195,12 +196,10 @@ class FilesystemStore(Store):
         try:
             with draft, draft:
                 self._make_draft(draft, root)
-                block_size = grain_of(self._chunk_size)
-                fill(body, draft, thin=self._thin, block_size=block_size, sync=self._fsync)
+                fill(body, draft, thin=self._thin, block_size=self._block, sync=self._fsync)
                 if not draft.settle(mode=self._mode, sync=self._fsync):
                     LOG.warning("store %s may not set permissions of image %s", self.name, image_id)
-                alone = functools.partial(self._alone, root)
-                draft.publish(image_id, sync=self._fsync, alone=alone)
+                draft.publish(image_id, sync=self._fsync, alone=self._alone)
             path = f"{root.rstrip('/')}/{image_id}"
             added = Added(Location("file", path), self._metadata(path))
         except BaseException as exc:
@@ -270,27 +269,18 @@ class FilesystemStore(Store):
     def _is_taken(image_id: str, roots: Iterable[str]) -> bool:
         return any(drafts.exists(None, os.path.join(root, image_id)) for root in roots)
 
-    def _alone(
-        self, root: str, directory: int, image_id: str
-    ) -> AbstractContextManager[int | None]:
-        """Keep the id out of all data directories while it is published in one of them.
-
-        Raises Unavailable where the open directory is not any more what its path leads to.
-        """
-        if len(self._roots) > 1:
-            return self._alone_in_all(root, directory, image_id)
-        _require_same(root, directory)
-        return nullcontext()
+    def _alone(self, image_id: str) -> AbstractContextManager[int | None]:
+        """Keep the id out of all data directories while it is published in one of them."""
+        return nullcontext() if len(self._roots) == 1 else self._alone_in_all(image_id)
 
     @contextmanager
-    def _alone_in_all(self, root: str, directory: int, image_id: str) -> Iterator[int]:
+    def _alone_in_all(self, image_id: str) -> Iterator[int]:
         first = Descriptors()
         with first, first:
             self._open_first(first)
             with drafts.locked(first.last):
                 if self._is_taken(image_id, self._roots):
                     raise AlreadyExists("an image of this id exists")
-                _require_same(root, directory)
                 yield first.last
 
     def _open_first(self, held: Descriptors) -> None:
@@ -302,11 +292,12 @@ class FilesystemStore(Store):
         raise FileNotFoundError(errno.ENOENT, "the data directories are gone")
 
     def _make_draft(self, draft: Draft, root: str) -> None:
+        open_checked = self._open_for_writing if self._require_mount else None
         try:
-            draft.make(self._open_for_writing, root)
+            draft.make(root, open_checked)
         except FileNotFoundError:  # removed after the first add
             self._calls(self._make_directory, root)
-            draft.make(self._open_for_writing, root)
+            draft.make(root, open_checked)
 
     def _open_for_writing(self, held: Descriptors, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
@@ -440,18 +431,6 @@ def _version_of(status: os.stat_result) -> str:
     are. So a write whose modification time was set back cannot be told.
     """
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-
-
-def _require_same(root: str, directory: int) -> None:
-    try:
-        same = os.path.samestat(os.stat(root), os.fstat(directory))
-    except FileNotFoundError:
-        same = False
-    if not same:
-        raise Unavailable(
-            f"{root} was replaced, unmounted or mounted over while the image was written",
-            remedy="add the image again",
-        )
 
 
 def _check_version(file: OpenFile, version: str) -> None:

@@ -8,7 +8,8 @@ import os
 import random
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture
+def nameless(tmp_path: Path) -> Path:
+    """Return a directory whose file system knows files without a name."""
+    try:
+        os.close(os.open(tmp_path, os.O_RDWR | os.O_TMPFILE))
+    except OSError:
+        pytest.skip("no O_TMPFILE")
+    return tmp_path / "images"
 
 
 def mode(path: Path) -> int:
@@ -151,6 +162,58 @@ def test_a_directory_that_went_away(tmp_path: Path) -> None:
         assert store.leftovers(older_than=0) == []
         store.add("image", b"data")
         assert (root / "image").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_a_directory_that_was_replaced_meanwhile(nameless: Path, *, fsync: bool) -> None:
+    """A file without a name gets its own in the directory that its path leads to at the end."""
+    former = nameless.with_name("former")
+
+    def source() -> Iterator[bytes]:
+        yield b"da"
+        nameless.rename(former)
+        nameless.mkdir()
+        yield b"ta"
+
+    with FilesystemStore("file", datadir=nameless, fsync=fsync) as store:
+        image = store.add("image", source())
+        assert store.get(image.location).read() == b"data"
+    assert list(former.iterdir()) == []
+
+
+def test_a_directory_that_was_moved_away_with_the_image(nameless: Path) -> None:
+    """An add that fails then and cannot find its image any more is in doubt."""
+    nameless.mkdir()
+    draft = Draft(Calls(timeout=0, size=1, threshold=100))
+
+    def add() -> None:
+        with draft, draft:
+            draft.make(str(nameless), None)
+            draft.publish("image", sync=False, alone=lambda name: nullcontext())
+            nameless.rename(nameless.with_name("former"))
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        add()
+    assert draft.may_be_published
+
+
+def test_system_calls_of_a_small_image(nameless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them may hand the interpreter's lock to another thread."""
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., object]:
+        call = getattr(os, name)
+        return lambda *args, **named: (calls.append(name), call(*args, **named))[1]
+
+    with FilesystemStore("file", datadir=nameless, fsync=False) as store:
+        store.add("first", b"data")
+        for name in ("open", "pwrite", "dup", "lseek", "stat", "fstat", "link", "close"):
+            monkeypatch.setattr(os, name, counted(name))
+        store.add("image", bytes(GRAIN), size=GRAIN)
+    needed = ["open", "pwrite", "link", "close"]
+    # Another host's file system may report at closing, and lose an answer.
+    assert calls in (needed, ["open", "pwrite", "dup", "close", "stat", "link", "close"])
 
 
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
@@ -316,9 +379,9 @@ def test_a_directory_that_is_removed_while_it_is_opened(tmp_path: Path, timeout:
     draft = Draft(Calls(timeout=timeout, size=1, threshold=100))
     with draft, draft:
         with pytest.raises(FileNotFoundError):
-            draft.make(opened_and_removed, str(root))
+            draft.make(str(root), opened_and_removed)
         root.mkdir()
-        draft.make(opened, str(root))
+        draft.make(str(root), opened)
         held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in draft.held._fds]
         assert str(root) in held
         assert f"{root} (deleted)" not in held
