@@ -122,6 +122,8 @@ class _Ranges:
         body = self._open(offset, length)
         try:
             return bytes(body.read())
+        except IntegrityError:  # the driver knows why no more arrives
+            raise
         except Exception as exc:
             if self._is_closed:
                 raise

@@ -14,7 +14,7 @@ from imgstore.testing.ranges import Ranges, RangesRefused
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
 from imgstore.testing.sources import Sources
-from imgstore.testing.verifying import Verifying
+from imgstore.testing.verifying import Rotting, Verifying
 
 
 class StoreContract(
@@ -25,6 +25,7 @@ class StoreContract(
     Expecting,
     Reading,
     Verifying,
+    Rotting,
     Ranges,
     RangesRefused,
     Pinning,

@@ -19,6 +19,7 @@ WAIT: Final = 60  # seconds for a thread of a test, which has nothing slow to do
 
 Place = Callable[[bytes], Location]
 Undone = Callable[[], AbstractContextManager[str]]
+Rot = Callable[[Location], object]
 T = TypeVar("T", bound=Any)
 E = TypeVar("E", bound=BaseException)
 
@@ -30,10 +31,11 @@ class Harness:
 
     ``capabilities`` are those that the store must have, and selects the tests. ``sizes`` are the
     sizes in bytes of the images that make the round trip, ``large`` that of one which no driver
-    should hold at once. ``good_ids`` are image ids that the store must accept.
-    ``foreign_locations`` are URLs of the store's schemes that lie outside it. ``secrets`` are
-    the credentials that the store was given, none of which may be shown. ``threads`` is how many
-    use the store at once. ``library_half`` False leaves out the tests that never reach a driver:
+    should hold at once, ``judged_sizes`` those of others that are compared with digests.
+    ``good_ids`` are image ids that the store must accept. ``foreign_locations`` are URLs of the
+    store's schemes that lie outside it. ``secrets`` are the credentials that the store was given,
+    none of which may be shown. ``threads`` is how many use the store at once.
+    ``library_half`` False leaves out the tests that never reach a driver:
     one class of a driver is enough for them. ``memory_limit`` is how many bytes of memory an add or
     a read may take, however large the image; None leaves that test out. ``patience`` is how many
     seconds threads and connections may take to end after their use, ``kept_connections`` how many
@@ -55,6 +57,7 @@ class Harness:
         5 * MIB + 3,
     )
     large: ClassVar[int] = 3 * MIB + 7
+    judged_sizes: ClassVar[tuple[int, ...]] = (0, 1000)
     good_ids: ClassVar[tuple[str, ...]] = (
         "8c9f7d2e-0b1a-4c3d-9e8f-7a6b5c4d3e2f",
         "two words",
@@ -85,9 +88,11 @@ class Harness:
                     setattr(cls, name, test if wanted else _LEFT_OUT)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests that take ``image_size`` or ``good_id`` for each of the class's values."""
+        """Run tests that take ``image_size``, ``judged_size`` or ``good_id`` for each value."""
         if "image_size" in metafunc.fixturenames:
             metafunc.parametrize("image_size", self.sizes)
+        if "judged_size" in metafunc.fixturenames:
+            metafunc.parametrize("judged_size", (*self.judged_sizes, self.large))
         if "good_id" in metafunc.fixturenames:
             metafunc.parametrize("good_id", self.good_ids, ids=range(len(self.good_ids)))
 
@@ -123,6 +128,14 @@ class Harness:
         It shows that clean-up goes by age. Without one nothing is left.
         """
         return lambda: None
+
+    @pytest.fixture
+    def rot(self) -> Rot | None:
+        """Give a function that changes a byte of an image where its bytes lie.
+
+        It shows that reads which are compared find that out. Without one no image is changed.
+        """
+        return None
 
     @pytest.fixture
     def undone(self, store: Store, leaves: Callable[[], Iterable[str]]) -> Undone:

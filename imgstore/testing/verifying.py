@@ -13,11 +13,12 @@ import pytest
 
 from imgstore import Capability, Location, Store, errors
 from imgstore.drivers.memory import MemoryStore
-from imgstore.testing.expecting import BAD_DIGESTS, SIZES, WRONG, digests_of
+from imgstore.testing.expecting import BAD_DIGESTS, WRONG, digests_of
 from imgstore.testing.harness import (
     MIB,
     Harness,
     Place,
+    Rot,
     difference,
     library_half,
     needs,
@@ -36,21 +37,19 @@ class Verifying(Harness, is_part=True):
         directory.mkdir()
         return directory
 
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     def test_digests_of_an_image_are_told(
-        self, store: Store, place: Place, size: int | None
+        self, store: Store, place: Place, judged_size: int
     ) -> None:
         """They are those that were asked for and those that were expected, else SHA-256."""
-        data = pattern(self.large if size is None else size)
+        data = pattern(judged_size)
         location = place(data)
         assert store.verify(location) == digests_of(data, "sha256")
         told = store.verify(location.url, digests_of(data, "sha1"), algorithms=("md5",))
         assert told == digests_of(data, "sha1", "md5")
 
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-    def test_a_difference_is_found(self, store: Store, place: Place, size: int | None) -> None:
+    def test_a_difference_is_found(self, store: Store, place: Place, judged_size: int) -> None:
         """Another digest than the expected one is a mismatch that names both."""
-        data = pattern(self.large if size is None else size)
+        data = pattern(judged_size)
         location = place(data)
         with pytest.raises(errors.DigestMismatch) as caught:
             store.verify(location, WRONG)
@@ -111,10 +110,9 @@ class Verifying(Harness, is_part=True):
             with pytest.raises(errors.InvalidArgument):
                 store.get(location, offset=offset, length=length, expected=expected)
 
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-    def test_an_expected_image_is_read(self, store: Store, place: Place, size: int | None) -> None:
+    def test_an_expected_image_is_read(self, store: Store, place: Place, judged_size: int) -> None:
         """Digests that fit change nothing, however the image is read."""
-        data = pattern(self.large if size is None else size)
+        data = pattern(judged_size)
         location, expected = place(data), digests_of(data, "sha256", "md5")
         with store.get(location, expected=expected) as reader:
             assert reader.size == len(data)
@@ -126,12 +124,11 @@ class Verifying(Harness, is_part=True):
             copy = other.add("copy", reader)
             assert copy.digests == digests_of(data, "sha256")
 
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     def test_the_end_of_another_image_is_held_back(
-        self, store: Store, place: Place, size: int | None
+        self, store: Store, place: Place, judged_size: int
     ) -> None:
         """Before the last bytes a mismatch is raised, and again whenever more is asked for."""
-        data = pattern(self.large if size is None else size)
+        data = pattern(judged_size)
         got: list[bytes] = []
         with pytest.raises(errors.DigestMismatch) as caught:  # noqa: PT012  # where is open
             reader = store.get(place(data), expected=WRONG)
@@ -154,10 +151,9 @@ class Verifying(Harness, is_part=True):
         ):
             reader.fileno()
 
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-    def test_an_image_is_described(self, store: Store, place: Place, size: int | None) -> None:
+    def test_an_image_is_described(self, store: Store, place: Place, judged_size: int) -> None:
         """Its size is that of ``size``, its version that of a reader; a time has a zone."""
-        data = pattern(self.large if size is None else size)
+        data = pattern(judged_size)
         location = place(data)
         told = store.stat(location)
         assert told == store.stat(location.url)
@@ -166,12 +162,11 @@ class Verifying(Harness, is_part=True):
             assert told.version == reader.version
         assert told.modified is None or told.modified.utcoffset() is not None
 
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
     def test_an_image_is_saved(
-        self, store: Store, place: Place, size: int | None, saved: Path
+        self, store: Store, place: Place, judged_size: int, saved: Path
     ) -> None:
         """The file is there as a whole, with the mode of the one that it replaces."""
-        data = pattern(self.large if size is None else size)
+        data = pattern(judged_size)
         location, path = place(data), saved / "file"
         store.save(location, path)
         assert not difference(path.read_bytes(), data)
@@ -205,3 +200,56 @@ class Verifying(Harness, is_part=True):
         store.save(place(data), saved / "file")
         assert not difference((saved / "file").read_bytes(), data)
         assert (saved / "file").stat().st_blocks * 512 < MIB
+
+
+def flip(path: Path, at: int = 0) -> None:
+    """Change one bit of a file, as a disk may: its times stay."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+class Rotting(Harness, is_part=True):
+    """Images whose bytes change where they lie; a backend may notice, and set them aside."""
+
+    def test_rot_is_found(self, store: Store, place: Place, rot: Rot | None) -> None:
+        """The first ``verify`` finds it, and no later one passes."""
+        data = pattern(self.large)
+        location, expected = place(data), digests_of(data, "sha256")
+        assert store.verify(location, expected) == expected
+        if rot is None:
+            return
+        rot(location)
+        with pytest.raises(errors.IntegrityError) as caught:
+            store.verify(location, expected)
+        assert (caught.value.store, caught.value.operation) == (store.name, "verify")
+        assert caught.value.location == location
+        with pytest.raises((errors.IntegrityError, errors.NotFound)):
+            store.verify(location, expected)
+
+    def test_the_end_of_a_rotten_image_is_held_back(
+        self, store: Store, place: Place, rot: Rot | None
+    ) -> None:
+        """Before its last bytes a reader that compares them raises."""
+        data = pattern(self.large)
+        location, expected = place(data), digests_of(data, "sha256")
+        got: list[int] = []
+
+        def read() -> None:
+            with store.get(location, expected=expected) as reader:
+                got.extend(map(len, reader))
+
+        if rot is None:
+            read()
+            assert sum(got) == len(data)
+            return
+        rot(location)
+        with pytest.raises(errors.IntegrityError) as caught:
+            read()
+        assert (caught.value.store, caught.value.operation) == (store.name, "get")
+        assert caught.value.location == location
+        assert sum(got) < len(data)

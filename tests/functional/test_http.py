@@ -15,6 +15,7 @@ from servers.nginx import PASSWORD, USER
 from imgstore import Capability, Location, errors
 from imgstore.drivers.http import HttpStore
 from imgstore.testing import StoreContract
+from imgstore.testing.verifying import flip
 
 pytestmark = pytest.mark.servers("nginx")
 
@@ -81,6 +82,10 @@ class TestContract(StoreContract):
     @pytest.fixture
     def missing(self, nginx):
         return Location.parse(nginx.url("files/there-is-none"))
+
+    @pytest.fixture
+    def rot(self, nginx):
+        return lambda location: flip(nginx.root / location.url.rpartition("/")[2])
 
 
 class TestRedirects:

@@ -642,6 +642,14 @@ RbdStore("rbd", pool=pool, user=user, ceph_conf=conf).add(name, Source())
             with pytest.raises(errors.NotFound):
                 verb(draft)
 
+    def test_a_lost_object_is_found(self, pool: RbdPool, store: RbdStore) -> None:
+        """It reads as zeros, and the image is there still."""
+        image = store.add(name := new_id(), pattern(20 * MIB))
+        with pool.image(name, read_only=True) as found:
+            pool.context.remove_object(f"rbd_data.{found.id()}.{1:016x}")
+        with pytest.raises(errors.DigestMismatch):
+            store.verify(image, image.digests)
+
     def test_images_of_others_are_none(self, pool: RbdPool, store: RbdStore) -> None:
         """Volumes, images of the oldest locations, images with a snapshot that is unprotected."""
         pool.make("volume-1", b"data", snapshots=())

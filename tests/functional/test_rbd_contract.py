@@ -14,11 +14,12 @@ from servers.kept import Kept
 from servers.pools import RbdPool, admin, make_pool
 from servers.scratch import Scratch
 
-from imgstore import Capability, Store
+from imgstore import Capability, Location, Store
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.copying import Copying
+from imgstore.testing.harness import Rot
 from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
@@ -55,6 +56,16 @@ class Pools(Slow):
     @pytest.fixture
     def leaves(self, rbd_pool: RbdPool) -> Callable[[], list[str]]:
         return rbd_pool.objects
+
+    @pytest.fixture
+    def rot(self, rbd_pool: RbdPool) -> Rot:
+        def rot(location: Location) -> None:
+            with rbd_pool.image(location.rest.split("/")[2], read_only=True) as image:
+                name = f"rbd_data.{image.id()}.{0:016x}"
+            (byte,) = rbd_pool.context.read(name, 1)
+            rbd_pool.context.write(name, bytes([byte ^ 1]))
+
+        return rot
 
     @pytest.fixture(autouse=True)
     def _secrets(self, rbd_pool: RbdPool) -> None:

@@ -424,6 +424,31 @@ class TestProcesses:
         reader.close()
         assert content(store, image.location) == data
 
+    def test_forked_children_have_addresses_of_their_own(self, store: RbdStore) -> None:
+        """Where one is cut off by its address, as one that died is, the others are not."""
+
+        def address() -> str:
+            with store._clusters.get().connection() as connection:
+                found: str = connection._client.get_addrs()
+                return found
+
+        found = {address()}
+        for _ in range(2):
+            reading, writing = os.pipe()
+            child = os.fork()
+            if not child:
+                try:
+                    os.write(writing, address().encode())
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            found.add(os.read(reading, 1000).decode())
+            os.close(reading)
+            os.close(writing)
+        store._clusters.close()
+        found.add(address())
+        assert len(found) == 4, found
+
     SCRIPT = """
 import os, sys, threading, time
 from imgstore.drivers.rbd import RbdStore

@@ -11,11 +11,14 @@ from servers.names import resolving
 from servers.radosgw import NAME, RadosGateway, User
 from servers.s3_stores import S3Buckets, login
 
+from imgstore import Location
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
 from imgstore.testing.copying import Copying
+from imgstore.testing.expecting import Expecting
 from imgstore.testing.failures import Failures
+from imgstore.testing.harness import Rot
 from imgstore.testing.lifecycle import Lifecycle
 from imgstore.testing.locations import Locations
 from imgstore.testing.pinning import Pinning
@@ -23,6 +26,7 @@ from imgstore.testing.ranges import Ranges
 from imgstore.testing.reading import Reading
 from imgstore.testing.resources import Resources
 from imgstore.testing.sources import Sources
+from imgstore.testing.verifying import Rotting
 
 pytestmark = pytest.mark.servers("radosgw", "ceph")
 
@@ -43,6 +47,20 @@ class Buckets(S3Buckets):
     def given(self, radosgw: RadosGateway, host: str, s3_user: User) -> dict[str, Any]:
         secure = {"cacert": str(radosgw.ca)} if self.scheme == "https" else {}
         return {"host": host, **login(s3_user), **secure, **self.options}
+
+    @pytest.fixture
+    def rot(self, ceph_admin: Any) -> Iterator[Rot]:
+        """Change the largest of the RADOS objects that have the key in their names."""
+        with ceph_admin.open_ioctx("default.rgw.buckets.data") as pool:
+
+            def rot(location: Location) -> None:
+                key = location.url.rpartition("/")[2]
+                names = [found.key for found in pool.list_objects() if key in found.key]
+                name = max(names, key=lambda name: pool.stat(name)[0])
+                (byte,) = pool.read(name, 1)
+                pool.write(name, bytes([byte ^ 1]))
+
+            yield rot
 
     @pytest.fixture(autouse=True)
     def _secrets(self, s3_user: User) -> None:
@@ -98,7 +116,9 @@ class Parts(Again, Buckets):
     }
 
 
-class TestParts(Parts, Adding, Sources, Failures, Copying, Concurrency, Lifecycle, Resources):
+class TestParts(
+    Parts, Adding, Sources, Failures, Expecting, Rotting, Copying, Concurrency, Lifecycle, Resources
+):
     """What depends on how an image is written."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from servers.containers import Container, empty_account
 from servers.keystone import Keystone, KeystoneUser
+from servers.process import until
 from servers.swift import Swift
 
 from imgstore import Capability, Location, RequestContext, StoredImage, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.harness import content, difference, new_id, pattern
+from imgstore.testing.verifying import flip
 
 pytestmark = pytest.mark.servers("swift", "keystone")
 
@@ -139,7 +142,46 @@ class TestLocations:
         assert container.names() == []
 
 
+def disk_files(swift: Swift, name: str) -> list[Path]:
+    """Return the files of an object."""
+    return [
+        path
+        for path in swift._devices.glob("disk/objects/*/*/*/*.data")
+        if name.encode() in os.getxattr(path, "user.swift.metadata")
+    ]
+
+
+def test_rot_is_set_aside(make: Make, swift: Swift) -> None:
+    """The server sees it when it has read the object to its end, and has none from then on."""
+    store = make()
+    image = store.add(new_id(), pattern(MIB))
+    (path,) = disk_files(swift, image.location.url.rpartition("/")[2])
+    flip(path)
+    with pytest.raises(errors.DigestMismatch):
+        store.verify(image, image.digests)
+    until(lambda: not path.exists(), seconds=30, what="the object is in quarantine")
+    with pytest.raises(errors.NotFound):
+        store.verify(image, image.digests)
+
+
 class TestLargeObjects:
+    @pytest.mark.parametrize("kind", ["slo", "dlo"])
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_a_segment_is_missing(
+        self, make: Make, swift: Swift, container: Container, kind: str, number: int
+    ) -> None:
+        """That is damage, and says so, whichever it is; listings may have it still."""
+        store = make(large_object_size=1, large_object_chunk_size=2, large_object_type=kind)
+        image = store.add("image", pattern(13 * MIB))
+        name = container.segments()[number]
+        for path in disk_files(swift, name):
+            path.unlink()
+        for reading in (store, make(get_workers=3)):
+            with pytest.raises(errors.IntegrityError, match="missing"):
+                content(reading, image.location)
+        store.delete(image.location)
+        assert container.segments() == []
+
     def test_images_of_glance_store(self, make: Make, container: Container) -> None:
         """Its dynamic large objects lie beside other images, and end with them."""
         store, name = make(), new_id()

@@ -353,16 +353,6 @@ class TestDeleting:
         store.delete(image.location)
         assert container.names() == container.segments() == []
 
-    def test_a_segment_is_missing(self, make: Make, container: Container) -> None:
-        """That is damage, and says so."""
-        store = make(**IN_SEGMENTS)
-        image = store.add("image", pattern(3 * MIB))
-        container.raw.delete_object(container.segments_name, container.segments()[0])
-        with pytest.raises(errors.IntegrityError, match="missing"):
-            content(store, image.location)
-        store.delete(image.location)
-        assert container.segments() == []
-
     @pytest.mark.parametrize("count", [9, 10, 25])
     def test_a_page_of_segments_is_no_end(
         self, make: Make, container: Container, count: int

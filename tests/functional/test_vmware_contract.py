@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -10,11 +11,13 @@ from servers.everything import Again, Slow
 from servers.kept import Kept
 from servers.vsphere import PASSWORD, VSphere
 
-from imgstore import Capability, Store
+from imgstore import Capability, Location, Store
 from imgstore.drivers.vmware import VmwareStore
 from imgstore.testing import StoreContract
 from imgstore.testing.adding import Adding
 from imgstore.testing.concurrency import Concurrency
+from imgstore.testing.harness import Rot
+from imgstore.testing.verifying import flip
 
 pytestmark = pytest.mark.servers("vsphere")
 
@@ -42,6 +45,14 @@ class Datastores(Slow):
         return lambda: [
             datastore.full(name) for datastore in vsphere.datastores for name in datastore.names()
         ]
+
+    @pytest.fixture
+    def rot(self, vsphere: VSphere) -> Rot:
+        def rot(location: Location) -> None:
+            path = Path("openstack_glance", location.rest.partition("?")[0].rpartition("/")[2])
+            flip(vsphere.datastore().root / path)
+
+        return rot
 
 
 def login(server: VSphere) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import threading
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -123,7 +125,7 @@ class Renaming(MemoryStore):
         return Stat(told.size, f"v{told.version}")
 
 
-class Hasty(MemoryStore):
+class Trusting(MemoryStore):
     """Stores an empty image without asking whether it may."""
 
     caught_by = "test_a_sink_that_refuses_keeps_an_image_out"
@@ -132,6 +134,43 @@ class Hasty(MemoryStore):
         if body.size == 0:
             body = Body(b"").__enter__()
         return super()._add(image_id, body, context=context)
+
+
+class Undoing(MemoryStore):
+    """Shows an image while it is judged, and relies on its own process to take it away."""
+
+    caught_by = "test_a_process_that_dies_while_it_judges_stores_nothing"
+
+    def __init__(self, name):
+        super().__init__(name)
+        self._shown = tempfile.TemporaryDirectory()
+
+    def _close(self):
+        self._shown.cleanup()
+        super()._close()
+
+    def _path(self, location):
+        return Path(self._shown.name, location.url.rpartition("/")[2])
+
+    def _add(self, image_id, body, *, context):
+        path = self._path(Location.parse(f"{self.url_prefix}{image_id}"))
+        path.touch()
+        try:
+            return super()._add(image_id, body, context=context)
+        finally:
+            path.unlink()
+
+    def _size(self, location, *, context):
+        return 0 if self._path(location).exists() else super()._size(location, context=context)
+
+
+class Caching(MemoryStore):
+    """Reads what it keeps, whatever has become of the image."""
+
+    caught_by = "test_rot_is_found"
+
+    def rot(self, location):
+        pass
 
 
 class Indifferent(MemoryStore):
@@ -422,6 +461,10 @@ def _contract(broken):
         @pytest.fixture
         def leaves(self, store):
             return lambda: list(store._images)
+
+        @pytest.fixture
+        def rot(self, store):
+            return getattr(store, "rot", None)
 
         @pytest.fixture
         def abandon(self, store):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from imgstore import Capability
@@ -9,6 +11,7 @@ from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import Layer, Limited, ReadOnly
 from imgstore.testing import StoreContract
+from imgstore.testing.verifying import flip
 
 MIB = 1024 * 1024
 
@@ -24,6 +27,14 @@ class TestMemory(StoreContract):
     @pytest.fixture
     def leaves(self, store):
         return lambda: list(store._images)
+
+    @pytest.fixture
+    def rot(self, store):
+        def rot(location):
+            version, data = store._images[location.url]
+            store._images[location.url] = (version, data[:-1] + bytes([data[-1] ^ 1]))
+
+        return rot
 
 
 class TestLayers(StoreContract):
@@ -53,6 +64,10 @@ class TestFilesystem(StoreContract):
     @pytest.fixture
     def leaves(self, tmp_path):
         return lambda: [str(path) for path in (tmp_path / "images").rglob("*") if path.is_file()]
+
+    @pytest.fixture
+    def rot(self):
+        return lambda location: flip(Path(location.rest))
 
     @pytest.fixture
     def abandon(self, store, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import logging
 import threading
@@ -23,6 +24,7 @@ from imgstore.drivers._librbd.errors import (
 )
 from imgstore.errors import ConfigError, NotFound, TimedOut, Unavailable
 from imgstore.process import lazy
+from imgstore.process.interrupts import in_a_thread, uninterrupted
 
 LOG = logging.getLogger(__name__)
 
@@ -269,7 +271,7 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
     client = _configured(settings)
     try:
         _limit(client, settings)
-        client.connect()
+        uninterrupted(functools.partial(_connect, client))
         connection = Connection(client, settings)
     except BaseException as exc:
         monitors = client.conf_get("mon_host") or "the addresses that are configured"
@@ -288,6 +290,30 @@ def connect(settings: Access, connections: set[Connection]) -> Connection:
         raise
     connections.add(connection)
     return connection
+
+
+def _connect(client: Any) -> None:
+    """Connect in a new thread, with an address of which nobody else has the number.
+
+    librados keeps the state of its random numbers by thread. A forked process inherits it, and
+    would connect with the address of its siblings: where one of them dies, and is cut off by who
+    breaks its locks, they all are.
+    """
+    ended, raised = threading.Lock(), deque[BaseException]()
+    ended.acquire()
+
+    def run() -> None:
+        try:
+            client.connect()
+        except BaseException as exc:  # raised by the thread that waits
+            raised.append(exc)
+        finally:
+            ended.release()
+
+    in_a_thread(run)
+    ended.acquire()
+    if raised:
+        raise raised.pop()
 
 
 def configured_fsid(settings: Access) -> str:

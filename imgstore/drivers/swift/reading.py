@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 from imgstore.data.ranges import Arriving, Got, whole_size
 from imgstore.data.units import MIB
 from imgstore.drivers._numbers import whole_number
+from imgstore.drivers.swift.breaks import Explained, lost_segment
 from imgstore.drivers.swift.client import Answer, Caller
 from imgstore.drivers.swift.errors import AnswerError
-from imgstore.drivers.swift.manifests import MANIFEST, SIZE, split
+from imgstore.drivers.swift.manifests import MANIFEST, SIZE, is_static, split
 from imgstore.errors import IntegrityError, NotFound, Unavailable, Unsupported
 from imgstore.model import Stat
 
@@ -92,7 +94,8 @@ class Reading:
         elif size is None:
             size = self._told_size(version_of(headers))
         check_size(headers, size)
-        return Got(answer, size, version_of(headers))
+        body: Arriving = self._explained(answer, offset) if is_static(headers) else answer
+        return Got(body, size, version_of(headers))
 
     def _told_size(self, version: str | None) -> int:
         """Return the size of an object whose answer in chunks does not tell it."""
@@ -104,10 +107,11 @@ class Reading:
     def _dynamic(self, answer: Answer, offset: int, length: int | None, *, is_ranged: bool) -> Got:
         """Return what arrives of a dynamic large object, whose size Swift may not know."""
         headers, version = answer.headers, version_of(answer.headers)
-        body: Arriving = answer
+        is_whole = answer.status != HTTPStatus.PARTIAL_CONTENT
+        body: Arriving = self._explained(answer, 0 if is_whole else offset)
         size = whole_number(headers.get("Content-Length"))
-        if is_ranged and answer.status != HTTPStatus.PARTIAL_CONTENT:
-            body, size = Cut(answer, offset, length), None
+        if is_ranged and is_whole:
+            body, size = Cut(body, offset, length), None
         elif is_ranged:
             if size != 0:
                 size = whole_size(headers.get("Content-Range", ""), offset, size)
@@ -118,6 +122,10 @@ class Reading:
         check_size(headers, size)
         return Got(body, size, version)
 
+    def _explained(self, answer: Answer, offset: int) -> Arriving:
+        size = whole_number(answer.headers.get("Content-Length"))
+        return Explained(answer, offset, size, partial(lost_segment, self._caller, *self._place))
+
     def _dynamic_size(self) -> int:
         if self._size is None:
             self._size = stat_of(self._caller, *self._place).size
@@ -127,7 +135,7 @@ class Reading:
 class Cut:
     """A part of a body that begins too early: Swift sends all of what has too many segments."""
 
-    def __init__(self, answer: Answer, offset: int, length: int | None) -> None:
+    def __init__(self, answer: Arriving, offset: int, length: int | None) -> None:
         self._answer = answer
         self._skip = offset
         self._left = length

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from imgstore import errors
 from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.testing.harness import pattern
+from imgstore.testing.verifying import flip
 
 DATA = pattern(3 * 1024 * 1024 + 1)
 
@@ -26,12 +26,7 @@ def test_rot_is_found(store: FilesystemStore, tmp_path: Path, at: int) -> None:
     """The digest that was told when the image was added no longer fits."""
     image = store.add("image", DATA)
     assert store.verify(image, image.digests) == image.digests
-    path = tmp_path / "image"
-    before = path.stat()
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes([DATA[at] ^ 1]))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    flip(tmp_path / "image", at)
     with pytest.raises(errors.DigestMismatch):
         store.verify(image, image.digests)
     got: list[bytes] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
@@ -74,15 +73,22 @@ class ShelfStore(Store):
 
     def _add(self, image_id: str, body: Body, *, context: RequestContext | None) -> Added:
         location = Location.parse(f"{self.url_prefix}{quote(image_id, safe='')}")
-        with tempfile.NamedTemporaryFile(dir=self._directory) as file:
+        # It has no name, so that a process which dies leaves nothing.
+        with open(self._directory, "wb", opener=_unnamed) as file:
             while block := body.read(MIB):
                 file.write(block)
             file.flush()
-            os.link(file.name, self._path(location))
+            fd = file.fileno()
+            # With src_dir_fd, which an absolute path does not need, the link in /proc is followed.
+            os.link(f"/proc/self/fd/{fd}", self._path(location), src_dir_fd=fd)
         return Added(location)
 
     def _delete(self, location: Location, *, context: RequestContext | None) -> None:
         self._path(location).unlink()
+
+
+def _unnamed(directory: str, _: int) -> int:
+    return os.open(directory, os.O_WRONLY | os.O_TMPFILE, 0o600)
 
 
 def _version(status: os.stat_result) -> str:
