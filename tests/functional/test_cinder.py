@@ -85,21 +85,6 @@ class TestVolumes:
         assert (volume["volume_type"], volume["size"], volume["status"]) == (kind, 1, "available")
         assert not difference(content(store, image.location), DATA)
 
-    def test_rot_is_found(self, make: Any, cinder: Cinder) -> None:
-        """A byte of a volume's file that changed is one that verify does not expect."""
-        store = make("slow")
-        image = store.add(new_id(), DATA)
-        (path,) = cinder.export.iterdir()
-        with path.open("r+b") as file:
-            file.write(bytes([DATA[0] ^ 1]))
-        with pytest.raises(errors.DigestMismatch):
-            store.verify(image, image.digests)
-        with (
-            pytest.raises(errors.DigestMismatch),
-            store.get(image, expected=image.digests) as reader,
-        ):
-            reader.read()
-
     def test_an_image_is_described_by_one_request(self, make: Any, cinder: Cinder) -> None:
         """Size, version and time are in one answer; nothing is attached."""
         store = make()

@@ -15,7 +15,7 @@ from servers.keystone import Keystone, KeystoneUser
 from servers.process import until
 from servers.swift import Swift
 
-from imgstore import Capability, Location, RequestContext, StoredImage, errors
+from imgstore import Capability, Location, RequestContext, errors
 from imgstore.drivers.swift import SwiftStore
 from imgstore.testing.harness import content, difference, new_id, pattern
 from imgstore.testing.verifying import flip
@@ -44,27 +44,6 @@ def make(container: Container) -> Iterator[Make]:
     with contextlib.ExitStack() as stack:
         known = {"container": container.name, **login(container.user)}
         yield lambda **options: stack.enter_context(SwiftStore("swift", **known | options))
-
-
-def read(store: SwiftStore, image: StoredImage, expected: dict[str, str]) -> None:
-    with store.get(image, expected=expected) as reader:
-        reader.read()
-
-
-@pytest.mark.parametrize("judge", [SwiftStore.verify, read])
-def test_rot_is_found(make: Make, swift: Swift, judge: Callable[..., object]) -> None:
-    """A byte of an object server's file that changed is not expected, or the server finds it.
-
-    It takes the file out of service once it was read to its end.
-    """
-    store, data = make(), pattern(2 * MIB)
-    image = store.add(new_id(), data)
-    kept = (swift._devices / "disk" / "objects").rglob("*.data")
-    (path,) = [each for each in kept if each.stat().st_size == len(data)]
-    with path.open("r+b") as file:
-        file.write(bytes([data[0] ^ 1]))
-    with pytest.raises(errors.IntegrityError):
-        judge(store, image, image.digests)
 
 
 @pytest.mark.parametrize("size", [0, 1], ids=["whole", "in segments"])

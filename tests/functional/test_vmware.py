@@ -47,18 +47,6 @@ def placed(store: VmwareStore, size: int | None = None) -> str:
     return store.add(new_id(), source).location.url.partition("?")[2]
 
 
-def test_rot_is_found(vsphere: VSphere, make: Make) -> None:
-    """A byte of a datastore's file that changed is one that verify does not expect."""
-    store = make()
-    image = store.add(image_id := new_id(), DATA)
-    path = vsphere.datastore().root / "openstack_glance" / image_id
-    path.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
-    with pytest.raises(errors.DigestMismatch):
-        store.verify(image, image.digests)
-    with pytest.raises(errors.DigestMismatch), store.get(image, expected=image.digests) as reader:
-        reader.read()
-
-
 def test_an_image_is_described_by_one_request(vsphere: VSphere, make: Make) -> None:
     """Size, version and time are in one answer; nobody logs in again."""
     store = make()
