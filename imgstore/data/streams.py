@@ -103,15 +103,19 @@ class Body:
 
     def read(self, n: int) -> bytes:
         """Return the next block of exactly ``n`` bytes, shorter or empty only at the end."""
+        return self._read(n, self._gather)
+
+    def _read(self, n: int, gather: Callable[[int], bytes]) -> bytes:
+        """Return what ``gather`` returns: ``n`` bytes, ZEROS, or the rest."""
         self._check_failed()
         if self._ended:
             return b""
         limit = self._limit()
         want = n if limit is None else min(n, limit - self._total)
-        block: bytes = self._guard(self._gather, want)
-        if len(block) < want:
+        block: bytes = self._guard(gather, want)
+        if len(block) < want and block is not ZEROS:
             self._ended = True
-        elif limit is not None and self._total + want == limit:
+        elif limit is not None and self._total + len(block) == limit:
             self._ended = not self._guard(self._input.pull, 1)
             if not self._ended:
                 self._fail(self._excess(limit))
@@ -168,7 +172,8 @@ class Body:
                 position += hole
                 continue
             piece = size()
-            block = self.read(self.before_hole(piece - position % (grain or piece)))
+            want = self.before_hole(piece - position % (grain or piece))
+            block = self._read(want, self._gather_or_hole)
             if not block:
                 return
             view = memoryview(block)
@@ -257,9 +262,9 @@ class Body:
 
     def _gather(self, n: int) -> bytes:
         """Read ``n`` bytes however small the source's pieces are."""
-        if n == 0:
-            return b""
-        first = self._pull(n, self._total)
+        return self._gathered(self._pull(n, self._total) if n else b"", n)
+
+    def _gathered(self, first: bytes, n: int) -> bytes:
         if len(first) == n or not first:
             return first
         pieces, missing = [first], n - len(first)
@@ -267,6 +272,11 @@ class Body:
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
+
+    def _gather_or_hole(self, n: int) -> bytes:
+        """Read ``n`` bytes, or ZEROS where a source begins with that: it is a hole."""
+        first = self._pull(n, self._total) if n else b""
+        return first if first is ZEROS else self._gathered(first, n)
 
     def _pull(self, n: int, before: int) -> bytes:
         """Read up to ``n`` bytes, of which ``before`` have arrived already."""

@@ -311,6 +311,28 @@ def test_holes_of_an_image_that_is_the_source_are_holes(thin):
         assert body.digests() == {"md5": hashlib.md5(b"".join(blocks)).hexdigest()}
 
 
+@pytest.mark.parametrize("size", [None, 8 * MIB, 8 * MIB + 1, 8 * MIB - 1])
+def test_holes_of_an_image_may_be_smaller_than_blocks(size):
+    """One that a block begins with stands alone; the size is checked after it all the same."""
+    blocks = [b"x" * MIB, *[ZEROS] * 4, b"y" * MIB, ZEROS, ZEROS]
+    right = [(0, 3, False), (3, 1, True), (4, 1, True), (5, 1, False), (6, 1, True), (7, 1, True)]
+    found = []
+
+    def read(body):
+        for position, length, data in body.stretches(lambda: 3 * MIB):
+            found.append((position // MIB, length // MIB, data is None))
+
+    with Body(iter(blocks), size=size, algorithms=("md5",)) as body:
+        if size in {None, 8 * MIB}:
+            read(body)
+            assert found == right
+            assert body.digests() == {"md5": hashlib.md5(b"".join(blocks)).hexdigest()}
+            return
+        with pytest.raises(SizeMismatch):
+            read(body)
+    assert found == right[: len(found)]
+
+
 @pytest.mark.parametrize("thin", [False, True])
 @pytest.mark.parametrize(("size", "grain"), [(MIB, 0), (MIB, 64 * 1024), (100_000, 64 * 1024)])
 def test_stretches(sparse, size, grain, thin):
