@@ -1,4 +1,4 @@
-"""What answers of servers have to tell, and may not."""
+"""Fields that an answer of a server has to have, and may lack."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def not_told(name: str, *, service: str) -> Unsupported:
     """Return the error for an answer that lacks something."""
     return Unsupported(
         f"the server's answer has no {name}",
-        remedy=f"look for a server, or something before it, that is not quite one of {service}",
+        remedy=f"look for a server or a proxy there that does not speak all of {service}'s API",
     )

@@ -6,15 +6,22 @@ true, and nothing that it stands for may be undone.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from imgstore.boundary.translation import describe
 from imgstore.errors import ImgStoreError, Unavailable
 
 LOG = logging.getLogger(__name__)
+
+# Of directories: CIFS, FUSE and drvfs have such.
+_CANNOT_FLUSH: Final = frozenset(
+    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+)
 
 T = TypeVar("T")
 
@@ -79,6 +86,15 @@ def undone(undo: Callable[[], object], what: str) -> Iterator[None]:
         if not is_in_doubt(exc):
             attempted(undo, what)
         raise
+
+
+def flush_directory(fd: int) -> None:
+    """Bring names of an open directory to the disk, where its file system can do that."""
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def attempted(call: Callable[[], object], what: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -15,13 +14,12 @@ from imgstore.data.extents import GRAIN
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.errors import InvalidArgument
+from imgstore.process.committing import flush_directory
 from imgstore.process.interrupts import Descriptors
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _DEAD: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-# The directory cannot be flushed: FUSE, CIFS and drvfs have such.
-_CANNOT_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
 class FileOfCallers:
@@ -73,7 +71,7 @@ class FileOfCallers:
             except BaseException:
                 _remove(draft, directory)
                 raise
-            _flush_directory(directory)
+            flush_directory(directory)
 
     def _mode(self) -> int | None:
         try:
@@ -123,11 +121,3 @@ class FileOfCallers:
 def _remove(draft: str, directory: int) -> None:
     with suppress(OSError):  # what it is removed for says more
         os.unlink(draft, dir_fd=directory)
-
-
-def _flush_directory(directory: int) -> None:
-    try:
-        os.fsync(directory)
-    except OSError as exc:
-        if exc.errno not in _CANNOT_FLUSH:
-            raise

@@ -17,7 +17,13 @@ from imgstore.drivers.cinder.errors import CA, INSTALL
 from imgstore.drivers.cinder.secrecy import hidden, secrets_in
 from imgstore.drivers.cinder.settings import Settings
 from imgstore.drivers.cinder.volumes import ALIVE, IMAGE, SERVICE, Volume
-from imgstore.errors import ConfigError, InvalidArgument, PermissionDenied, Unavailable
+from imgstore.errors import (
+    ConfigError,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    Unsupported,
+)
 from imgstore.process import lazy
 from imgstore.process.patience import Patience, noted
 from imgstore.process.shared import Shared
@@ -40,7 +46,7 @@ class Api:
 
     What changes something is sent once: an answer that was lost is asked after, not the request
     repeated. What only asks is repeated as configured. An answer that is none of Cinder's raises
-    Unavailable, and Unsupported where it lacks something.
+    Unavailable, a volume, an attachment or a type that lacks something Unsupported.
     """
 
     def __init__(
@@ -140,7 +146,7 @@ class Api:
         host = dict(connector)
         made = self._change(lambda sdk: sdk.attachments.update(attachment_id, host))
         found = made if isinstance(made, dict) else made.to_dict()
-        return self._noted(told(found, "connection_info", service=SERVICE))
+        return self._hushed(told(found, "connection_info", service=SERVICE))
 
     def complete(self, attachment_id: str) -> None:
         """Say that the host is connected."""
@@ -166,9 +172,9 @@ class Api:
     def connection_of(self, attachment_id: str) -> dict[str, Any]:
         """Return how a host connects by an attachment, nothing for a mere reservation."""
         found = self._ask(lambda sdk: sdk.attachments.show(attachment_id).to_dict())
-        return self._noted(found.get("connection_info") or {})
+        return self._hushed(found.get("connection_info") or {})
 
-    def _noted(self, connection: Mapping[str, Any]) -> dict[str, Any]:
+    def _hushed(self, connection: Mapping[str, Any]) -> dict[str, Any]:
         """Return how a host connects; os-brick is not to log what is secret of it."""
         self._redaction.learn(*secrets_in(hidden(dict(connection))))
         return dict(connection)
@@ -182,7 +188,7 @@ class Api:
         found = self._ask(lambda sdk: _dicts(sdk.volume_types.list()))
         return [str(told(each, "name", service=SERVICE)) for each in found]
 
-    def default_type(self) -> str | None:
+    def default_type(self) -> str:
         """Return the name of the type that volumes have where none is asked for."""
         found = self._ask(lambda sdk: sdk.volume_types.default().to_dict())
         return str(told(found, "name", service=SERVICE))
@@ -296,14 +302,20 @@ def _endpoint(settings: Settings, context: RequestContext) -> str:
         url = settings.endpoint_template % (names | {"user_id": context.user_id or ""})
         return _sound(url, "cinder_endpoint_template with the context's project")
     catalog = settings.catalog
-    found = _keystone.endpoint_in(
-        context.service_catalog or (),
-        catalog.service_type,
-        catalog.interface,
-        region=catalog.region,
-        name=catalog.name,
-        install=INSTALL,
-    )
+    try:
+        found = _keystone.endpoint_in(
+            context.service_catalog or (),
+            catalog.service_type,
+            catalog.interface,
+            region=catalog.region,
+            name=catalog.name,
+            install=INSTALL,
+        )
+    except (AttributeError, TypeError, Unsupported):
+        raise InvalidArgument(
+            "the context's service catalog is none of Keystone's",
+            remedy="pass the catalog that came with the token",
+        ) from None
     if found is None:
         raise ConfigError(
             f"the context's catalog has no {catalog.interface} endpoint of {catalog.service_type}",

@@ -125,7 +125,7 @@ class Connectors:
         try:
             found, path = use.begin(functools.partial(_connect, connector, data), undo)
         except KeyError as exc:  # of what os-brick looks for in the answer
-            raise not_told(str(exc.args[0]), service=SERVICE) from exc
+            raise not_told(" ".join(map(str, exc.args)) or "field", service=SERVICE) from exc
         let_go = functools.partial(use.end, lambda: _disconnect(connector, data, found))
         try:
             if not isinstance(path, str | bytes):

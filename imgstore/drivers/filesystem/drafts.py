@@ -24,7 +24,7 @@ from imgstore.drivers import _linux
 from imgstore.drivers.filesystem.calls import Calls, OpenFile
 from imgstore.drivers.filesystem.paths import DRAFT_PREFIX, open_directory
 from imgstore.errors import AlreadyExists, StoreError, TimedOut, Unavailable
-from imgstore.process.committing import mark_in_doubt
+from imgstore.process.committing import flush_directory, mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 
 # Used where a directory itself cannot be locked, or not for other hosts (NFS wants a file that is
@@ -41,7 +41,6 @@ _CANNOT_TELL: Final = frozenset(
 )
 # Where a path leads to another mount than before, or nowhere.
 _GONE: Final = frozenset({errno.EXDEV, errno.ENOENT, errno.ENOTDIR})
-_CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
 _PROC: Final = "/proc/self/fd"
 
@@ -256,11 +255,7 @@ class Draft(OpenFile):
             directory = self._directory
             if directory is None:  # opened now, it is the one that the link went to
                 directory = open_directory(held, self._root)
-            try:
-                os.fsync(directory)
-            except OSError as exc:  # fsync(2) of directories is not possible on CIFS and others
-                if exc.errno not in _CANNOT_SYNC:
-                    raise
+            flush_directory(directory)
 
     def abandon(self) -> None:
         """Undo everything that an unfinished add did, unless a call that hangs may yet publish.

@@ -8,7 +8,7 @@ from typing import Any
 from imgstore.data.ranges import RANGE, Arriving
 from imgstore.drivers._numbers import whole_number
 from imgstore.drivers.swift.client import Caller
-from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static, split
+from imgstore.drivers.swift.manifests import MANIFEST, entries_of, is_static, path_in, split
 from imgstore.errors import IntegrityError
 
 
@@ -90,7 +90,7 @@ def _lost(caller: Caller, container: str, name: str, start: int, end: int) -> st
         if size is None or "range" in entry or at >= end:
             break
         if at + size > start:
-            path = f"{inside}/{entry['name']}" if inside else entry.get("name") or entry["path"]
+            path = f"{inside}/{entry['name']}" if inside else path_in(entry)
             where, _, what = path.lstrip("/").partition("/")
             found = caller.head(where, what, is_cancelled=lambda: True)
             if found is None:

@@ -20,8 +20,8 @@ from imgstore.errors import ConfigError, PermissionDenied
 from imgstore.process.shared import Shared
 from imgstore.secret import Secret
 
-# A trust outlives what it is made for only where its process dies.
 _KEYSTONE: Final = "Keystone"
+# A trust outlives what it is made for only where its process dies.
 _TRUST_LIFE: Final = timedelta(days=7)
 _NEW: Final = 1.0  # seconds
 
