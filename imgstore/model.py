@@ -54,8 +54,9 @@ class Added:
 class Stat:
     """What is told of an image without reading it.
 
-    ``size`` is in bytes. ``version`` changes with the content; it is opaque, and None where the
-    backend tells none. ``modified`` has a time zone, and is None where the backend does not tell.
+    ``size`` is in bytes. ``version`` changes when the image is replaced; it is opaque, and None
+    where the backend tells none. It says nothing of bytes that changed below the store: ``verify``
+    finds these. ``modified`` has a time zone, and is None where the backend does not tell.
     """
 
     size: int

@@ -26,7 +26,7 @@ from imgstore.errors import (
     SizeMismatch,
     TooLarge,
 )
-from imgstore.process.committing import is_in_doubt
+from imgstore.process.committing import is_in_doubt, mark_in_doubt
 from imgstore.process.interrupts import Descriptors
 
 _NO_STEP: Final = 1024 * MIB
@@ -248,8 +248,14 @@ class Body:
     def finish(self) -> None:
         """Check that the driver read to the end; called by the library after the commit."""
         self._check_failed()
-        if not self._ended and self.read(1):
-            raise IntegrityError("the driver committed before it had read the whole source")
+        if self._ended:
+            return
+        try:
+            if self.read(1):
+                raise IntegrityError("the driver committed before it had read the whole source")
+        except IntegrityError as exc:  # and so it is there
+            mark_in_doubt(exc)
+            raise
 
     @property
     def total(self) -> int:

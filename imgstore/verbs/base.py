@@ -127,16 +127,16 @@ class Verbs(Driver):
             except Exception as exc:
                 if not isinstance(self._translate(exc, operation), errors.InvalidRange):
                     raise
-                size = self._size(at, context=context)
-                if offset < size:
+                found = self._stat(at, context=context)
+                if offset < found.size:
                     raise errors.IntegrityError(
                         "a range within the image is refused", retryable=True
                     ) from exc
-                if offset > size:
+                if offset > found.size:
                     raise
         else:
-            size = self._size(at, context=context)
-        return Opened(iter(()), size)
+            found = self._stat(at, context=context)
+        return Opened(iter(()), found.size, found.version)
 
     def _checked_for_copy(self, image_id: str, **given: Any) -> dict[str, Any]:
         """Return what an add will be given; raises, before an image is opened, what it would."""

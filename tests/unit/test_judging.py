@@ -109,6 +109,10 @@ GOOD = {
     "raw": DATA,
 }
 BAD = {
+    "a short one with a backing file": struct.pack(
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 72, 11, 9, 0, 0, 0, 0, 512, 1, 0, 0
+    )
+    + b"/etc/passwd",
     "a data file": qcow2(features=1 << 2),
     "unknown features": qcow2(features=1 << 40),
     "a foreign extent": vmdk('RW 2048 FLAT "/etc/passwd" 0'),

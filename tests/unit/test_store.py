@@ -279,8 +279,12 @@ def test_a_driver_that_does_not_read_to_the_end():
     """A commit before the end of the source is no success."""
     store = FakeStore()
     store.read_all = False
-    with pytest.raises(errors.IntegrityError):
+    with pytest.raises(errors.IntegrityError) as caught:
         store.add("image", b"data")
+    assert caught.value.indeterminate
+    with pytest.raises(errors.DigestMismatch) as caught:
+        store.add("image", iter([]), expected={"md5": "0" * 32})
+    assert caught.value.indeterminate
 
 
 def test_an_sdk_error_at_the_end_is_an_empty_range():

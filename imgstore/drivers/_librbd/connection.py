@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -299,6 +300,9 @@ def _connect(client: Any) -> None:
     would connect with the address of its siblings: where one of them dies, and is cut off by who
     breaks its locks, they all are.
     """
+    if sys.is_finalizing():  # a thread that starts now may never run
+        client.connect()
+        return
     ended, raised = threading.Lock(), deque[BaseException]()
     ended.acquire()
 

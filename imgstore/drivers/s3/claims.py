@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import uuid
@@ -21,17 +22,19 @@ from imgstore.errors import Unavailable
 from imgstore.process.committing import attempted, undone
 from imgstore.process.patience import Patience
 
+LOG = logging.getLogger(__name__)
+
 _LEASE: Final = f"{OWN}lease"
 _SETTLING: Final = 0.25  # seconds in which one of several that took a claim over is the last
 _REMOVAL: Final = "the removal of a claim"
-_IN_THE_WAY: Final = "other adds of this id are being committed all the time"
+_SEVERAL: Final = 4  # attempts, after which a wait is told
 _NOT_TAKEN: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 
 
 class Claim(Lease):
     """An object beside an image that only one add at a time can put.
 
-    It lies at ``<key prefix>imgstore-claim-<image id>`` while an upload of the image is completed.
+    It lies at ``<key prefix>imgstore-claim-<image id>`` while the image is committed.
     Its metadata says for how many seconds it holds, by the server's clock: after that its process
     is dead, and another may take it over.
     """
@@ -73,10 +76,15 @@ class Claim(Lease):
             for attempt in patience.attempts():
                 if attempt > 1:
                     refuse()
+                if attempt == _SEVERAL:
+                    LOG.info("another add of %s is waited for", self._at["Key"])
                 if (attempt == 1 or self._is_free()) and self._put():
                     self._is_held = True
                     return
-            raise Unavailable(_IN_THE_WAY)
+            raise Unavailable(
+                "another add of this id is being committed, or its process died",
+                remedy=f"try again; after {math.ceil(self.lease)} s a dead process counts no more",
+            )
 
     def _is_free(self) -> bool:
         found = head(self._s3, self._at)
