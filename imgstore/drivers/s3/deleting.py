@@ -29,8 +29,8 @@ def delete(
     DELETE names a key: sent again after its answer was lost, it may meet the object of the next
     add. So it is sent again only if ``is_same`` says that ``head`` finds that object still, and
     only ``attempts`` times. ``alone`` keeps others from putting between the look and the request;
-    it is called before a request is sent again. The ``etag`` goes with the request as a
-    condition: AWS heeds that, Ceph 16 takes no notice.
+    it is called before a request is sent again, and if it fails none is. The ``etag`` goes with
+    the request as a condition: AWS heeds that, Ceph 16 takes no notice.
     """
     is_strong = etag.startswith('"')
     takes_condition = is_strong and client.takes("DeleteObject", "IfMatch")
@@ -48,7 +48,10 @@ def delete(
             pause = next(pauses, None)
             if pause is not None:
                 time.sleep(pause)
-                alone()  # the first request may be carried out right after the look
+                try:
+                    alone()  # the first request may be carried out right after the look
+                except Exception as exc:
+                    raise failure from exc
             was_lost = True
         else:
             if status_of(failure) == HTTPStatus.NOT_FOUND:
