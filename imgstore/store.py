@@ -222,10 +222,10 @@ class Store(Verbs):
             at = self._contained(location)
             asker = self._asker(context)
             body = Body(None, progress=progress, expected=expected)
-            file = FileOfCallers(path)
+            file = FileOfCallers(path, body)
             with self._open(at, 0, None, asker, operation="save") as reader:
                 body.source = reader
-                file.fill(body)
+                file.fill()
         except Exception as exc:
             self._raise(exc, "save", location=at, body=body)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from imgstore.data.opened import SourceFile
@@ -29,9 +30,10 @@ def next_extent(source: SourceFile, position: int) -> tuple[int, int]:
         start = os.lseek(source.fd, base + position, os.SEEK_DATA) - base
         end = os.lseek(source.fd, base + start, os.SEEK_HOLE) - base
     except OSError as exc:
-        # ENXIO: nothing but a hole follows up to the end of the file, wherever that is now.
-        if exc.errno == errno.ENXIO and os.fstat(source.fd).st_size >= base + source.length:
-            return source.length, source.length
+        with suppress(OSError):  # reading tells
+            # ENXIO: nothing but a hole follows up to the end of the file, wherever that is now.
+            if exc.errno == errno.ENXIO and os.fstat(source.fd).st_size >= base + source.length:
+                return source.length, source.length
         return position, source.length
     return min(start, source.length), min(end, source.length)
 

@@ -178,6 +178,14 @@ class ImageReader:
             position, length = self._bytes.left_of(fd)
         return SourceFile(fd, position, length)
 
+    def check(self) -> None:
+        """Raise IntegrityError if the image changed since it was opened; for ``take_file``."""
+        self._bytes.check_version()
+
+    def fail(self, exc: Exception) -> NoReturn:
+        """Raise what ``read`` raises where reading fails so, now and later; for ``take_file``."""
+        self._bytes.fail(exc)
+
     @property
     def closed(self) -> bool:
         """Return whether the reader was closed."""

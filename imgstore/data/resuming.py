@@ -146,7 +146,7 @@ class Resuming:
         if not self.shares_file:
             self.release()
         elif self._held:
-            self._check_version()  # of what the caller sent straight from the file
+            self.check_version()  # of what the caller sent straight from the file
         return b""
 
     def _count_sent(self) -> None:
@@ -171,7 +171,7 @@ class Resuming:
 
     def _last(self, chunk: bytes, missing: int) -> bytes:
         """Check that the image ends where it should, before its last chunk is delivered."""
-        self._check_version()
+        self.check_version()
         if self._offset + self.size == self._image_size:
             excess = len(chunk) > missing
             if not excess:
@@ -193,7 +193,8 @@ class Resuming:
             os.lseek(fd, self._offset + self.size, os.SEEK_SET)
         return chunk[:missing]
 
-    def _check_version(self) -> None:
+    def check_version(self) -> None:
+        """Raise the translated error if the image changed since it was opened."""
         try:
             self.opened.check()
         except Exception as exc:

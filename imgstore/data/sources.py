@@ -14,7 +14,7 @@ from imgstore.data.opened import SourceFile
 from imgstore.data.pace import Progress
 from imgstore.data.reader import ImageReader
 from imgstore.data.units import MIB
-from imgstore.errors import InvalidArgument
+from imgstore.errors import IntegrityError, InvalidArgument
 from imgstore.process.interrupts import Descriptors
 
 __all__ = [
@@ -102,28 +102,18 @@ class Pieces:
 
 
 class _File:
-    """A file that can be read at any position, up to ``file.length`` bytes or to its end."""
+    """A file that can be read at any position, up to its end."""
 
-    def __init__(
-        self,
-        file: SourceFile,
-        *,
-        exact: bool,
-        leave: Callable[[int], None] = lambda used: None,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, file: SourceFile, leave: Callable[[int], None] = lambda used: None) -> None:
         self.file: SourceFile | None = file
         # /proc and sysfs show files that are not empty as 0 bytes long.
-        self.size = file.length if exact else file.length or None
+        self.size = file.length or None
         self._fd = file.fd
         self._position = file.offset
-        self._end = file.offset + file.length if exact else None
         self._leave = leave
-        self.check = check
+        self.check: Callable[[], None] = lambda: None
 
     def pull(self, n: int) -> bytes:
-        if self._end is not None:
-            n = min(n, self._end - self._position)
         data = os.pread(self._fd, n, self._position)
         self._position += len(data)
         return data
@@ -133,6 +123,29 @@ class _File:
 
     def close(self, consumed: int) -> None:
         self._leave(consumed)
+
+
+class _FileOfImage(_File):
+    """What is left of an image's file; it fails as its reader does."""
+
+    def __init__(self, reader: ImageReader, file: SourceFile, leave: Callable[[int], None]) -> None:
+        super().__init__(file, leave)
+        self.size = file.length
+        self.check = reader.check
+        self._reader = reader
+        self._end = file.offset + file.length
+
+    def pull(self, n: int) -> bytes:
+        n = min(n, self._end - self._position)
+        try:
+            data = super().pull(n)
+        except OSError as exc:
+            self._reader.fail(exc)
+        if n > 0 and not data:
+            self.check()
+            missing = self._end - self._position
+            self._reader.fail(IntegrityError(f"the data ended {missing} bytes early"))
+        return data
 
 
 def _view(piece: object, who: str) -> memoryview:
@@ -214,7 +227,7 @@ def _open_path(path: os.PathLike[Any], held: Descriptors) -> Input:
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
         file = SourceFile(fd, 0, status.st_size)
-        return _File(file, exact=False)
+        return _File(file)
     return Pieces(lambda n: os.read(fd, n))
 
 
@@ -242,12 +255,15 @@ def _plain_file(source: Any, held: Descriptors) -> Input | None:
             return  # closed by the caller
 
     file = SourceFile(fd, start, max(0, status.st_size - start))
-    return _File(file, exact=False, leave=leave)
+    return _File(file, leave)
 
 
 def _from_reader(reader: ImageReader, held: Descriptors) -> Input:
     """Return an input for a reader, or for its file: then it takes what was read as delivered."""
-    file = reader.take_file(held)
+    try:
+        file = reader.take_file(held)
+    except OSError as exc:
+        reader.fail(exc)
     if file is None:
         pieces = Pieces(reader.read)
         pieces.size = reader.left
@@ -257,4 +273,4 @@ def _from_reader(reader: ImageReader, held: Descriptors) -> Input:
         if held.last >= 0:
             os.lseek(file.fd, file.offset + used, os.SEEK_SET)
 
-    return _File(file, exact=True, leave=leave, check=reader.opened.check)
+    return _FileOfImage(reader, file, leave)

@@ -221,6 +221,7 @@ class Body:
         if self._max_size is not None and length > self._max_size:
             self._fail(self._excess(self._max_size))
         if self.size is not None and length != self.size:
+            self._check_source()
             self._fail(self._shortage(length))
         self._ended = True
         if not self.observed:
@@ -236,10 +237,7 @@ class Body:
 
     def _check_source(self) -> None:
         """Find out whether an image that is the source changed meanwhile."""
-        try:
-            self._input.check()
-        except IntegrityError as exc:
-            self._fail(exc)
+        self._guard(self._input.check)
 
     def _check_failed(self) -> None:
         if self.error is not None:

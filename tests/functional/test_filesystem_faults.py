@@ -15,6 +15,7 @@ from servers.process import until
 
 from imgstore import errors
 from imgstore.drivers.filesystem import FilesystemStore
+from imgstore.drivers.memory import MemoryStore
 
 pytestmark = pytest.mark.servers("filesystems")
 
@@ -439,3 +440,25 @@ def test_directories_that_cannot_be_flushed(
         assert store.get(image.location).read() == DATA
         assert store.check() == []
     assert faulty_filesystem.calls("fsyncdir") > 0
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=ident)
+@pytest.mark.parametrize("verb", ["verify", "save", "copy"])
+def test_reading_the_file_itself(
+    faulty_filesystem: FaultyFilesystem, tmp_path: Path, verb: str, error: int
+) -> None:
+    """An image that cannot be read is named, where no reader's chunks are asked for either."""
+    root = faulty_filesystem.path
+    with FilesystemStore("file", datadir=str(root)) as store, MemoryStore("other") as other:
+        image = store.add("image", DATA)
+        verbs: dict[str, Callable[[], object]] = {
+            "verify": lambda: store.verify(image),
+            "save": lambda: store.save(image, tmp_path / "saved"),
+            "copy": lambda: store.copy(image, "copy", to=other),
+        }
+        faulty_filesystem.fail("read", error)
+        with pytest.raises(errors.Unavailable) as caught:
+            verbs[verb]()
+        assert (caught.value.store, caught.value.location) == ("file", image.location)
+        assert caught.value.operation == (verb if verb != "copy" else "get")
+        assert os.listdir(tmp_path) == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +74,17 @@ def killed_at(line: int, work: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+def leave_a_draft(store: Store, path: Path) -> None:
+    """Save in a child that is killed before its draft takes the file's place."""
+    child = os.fork()
+    if child == 0:
+        try:
+            store.save(URL, path, progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
 def test_a_crash_between_two_steps_leaves_a_whole_file(store: Store, path: Path) -> None:
     """It is the former one or the new one; the next call leaves nothing beside it."""
     line, found = 0, set()
@@ -82,6 +96,101 @@ def test_a_crash_between_two_steps_leaves_a_whole_file(store: Store, path: Path)
         path.write_bytes(FORMER)
     assert found == {True, False}
     assert line > 20
+
+
+def interrupted_at(step: int) -> Callable[[FrameType, str, Any], Any]:
+    """Return a tracer that interrupts before the n-th line or return of the module."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal seen
+        if frame.f_code.co_filename != saving.__file__:
+            return None
+        if event in {"line", "return"}:
+            seen += 1
+            if seen == step:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["saved", "refused"])
+def test_an_interrupt_between_two_steps_leaves_no_draft(
+    store: Store, path: Path, *, fails: bool
+) -> None:
+    """Also where it comes while a draft is removed for another reason."""
+    expected = {"sha256": "0" * 64} if fails else None
+    step, interrupted = 0, True
+    former = sys.gettrace()
+    while interrupted:
+        step, interrupted = step + 1, False
+        sys.settrace(interrupted_at(step))
+        try:
+            store.save(URL, path, expected=expected)
+        except KeyboardInterrupt:
+            interrupted = True
+        except errors.DigestMismatch:
+            assert fails
+        finally:
+            sys.settrace(former)
+        assert os.listdir(path.parent) == ["file"]
+        assert path.read_bytes() == FORMER or (not fails and path.read_bytes() == DATA)
+        path.write_bytes(FORMER)
+    assert step > 40
+
+
+@pytest.mark.parametrize(
+    ("former", "while_written"), [(0o600, 0o600), (0o444, 0o600), (0o666, 0o600), (None, 0o640)]
+)
+def test_a_draft_is_shown_to_nobody_else(
+    store: Store, path: Path, former: int | None, while_written: int
+) -> None:
+    """A draft that replaces a file is its owner's alone until it has the rights of the file."""
+    seen: set[int] = set()
+
+    def look(done: int, total: int | None) -> None:
+        (draft,) = [name for name in os.listdir(path.parent) if name != "file"]
+        seen.add(stat.S_IMODE(path.with_name(draft).stat().st_mode))
+
+    path.unlink() if former is None else path.chmod(former)
+    umask = os.umask(0o027)
+    try:
+        store.save(URL, path, progress=look)
+    finally:
+        os.umask(umask)
+    assert seen == {while_written}
+    assert stat.S_IMODE(path.stat().st_mode) == (0o640 if former is None else former)
+
+
+def test_a_dead_draft_is_removed_on_nfs(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server locks only a file that is open for writing (flock(2))."""
+    flock = fcntl.flock
+
+    def flock_of_nfs(fd: int, operation: int) -> None:
+        is_readable_only = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if operation & fcntl.LOCK_EX and is_readable_only:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(fd, operation)
+
+    leave_a_draft(store, path)
+    assert len(os.listdir(path.parent)) == 2
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    store.save(URL, path)
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_working_directory_that_was_removed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is that of the path, as for a directory that is missing."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError):
+        store.save(URL, "file")
 
 
 def test_a_draft_of_another_that_lives_stays(store: Store, path: Path) -> None:
@@ -103,7 +212,7 @@ def test_a_draft_of_another_that_lives_stays(store: Store, path: Path) -> None:
 
 def test_a_draft_is_that_of_its_file(store: Store, path: Path) -> None:
     """A draft of another file in the directory is not touched, whatever its name."""
-    killed_at(30, lambda: store.save(URL, path.with_name("x" * 255)))
+    leave_a_draft(store, path.with_name("x" * 255))
     (draft,) = [name for name in os.listdir(path.parent) if name != "file"]
     store.save(URL, path)
     assert sorted(os.listdir(path.parent)) == [draft, "file"]
@@ -113,7 +222,7 @@ def test_a_draft_is_that_of_its_file(store: Store, path: Path) -> None:
 
 def test_what_others_put_there_disturbs_nobody(store: Store, path: Path) -> None:
     """A pipe, a directory or a link by the name of a draft: what a shared directory may have."""
-    killed_at(40, lambda: store.save(URL, path))
+    leave_a_draft(store, path)
     (draft,) = [name for name in os.listdir(path.parent) if name != "file"]
     os.mkfifo(path.with_name(f"{draft}-pipe"))
     path.with_name(f"{draft}-link").symlink_to("file")
