@@ -17,15 +17,16 @@ from imgstore.config.building import build
 from imgstore.config.files import read_files
 from imgstore.config.loading import load_driver
 from imgstore.config.options import RESERVED_PREFIX
+from imgstore.config.values import merged
 from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
 from imgstore.errors import (
     ConfigError,
-    DriverUnavailable,
     ImgStoreError,
     InvalidArgument,
     InvalidLocation,
     NotFound,
+    OutsideStore,
     UnknownScheme,
     UnknownStore,
 )
@@ -58,7 +59,6 @@ class StoreManager(Mapping[str, Store]):
         self._stores = {store.name: store for store in given}
         self._default = default
         self._failures: Mapping[str, ConfigError] = MappingProxyType({})
-        self._failed_schemes: Mapping[str, tuple[str, ...] | None] = {}
         self._unread: Mapping[str, Sequence[ConfigError]] = {}
         self._closed = False
         faults = [
@@ -69,7 +69,7 @@ class StoreManager(Mapping[str, Store]):
         if default is not None:
             faults += self._faults_of_default(default)
         if faults:
-            raise _merged(faults)
+            raise merged(faults)
         self._warn_of_shared_places()
 
     def _warn_of_shared_places(self) -> None:
@@ -142,17 +142,10 @@ class StoreManager(Mapping[str, Store]):
                 LOG.warning("%s", line)
             if done.whole or (strict and done.failures) or (strict_options and unread):
                 faults = [*done.whole, *chain(*done.failures.values())]
-                raise _merged([*faults, *(unread if strict_options else ())])
+                raise merged([*faults, *(unread if strict_options else ())])
             manager = cls(done.stores.values(), default=done.default)
             unfinished.pop_all()
-        manager._failures = MappingProxyType(
-            {name: _merged(faults) for name, faults in done.failures.items()}
-        )
-        manager._failed_schemes = {
-            name: driver.schemes if driver else None
-            for name, driver in done.drivers.items()
-            if name in done.failures
-        }
+        manager._failures = MappingProxyType({name: done.failure(name) for name in done.failures})
         manager._unread = done.unread
         return manager
 
@@ -181,6 +174,7 @@ class StoreManager(Mapping[str, Store]):
             default=name == self._default,
             reserved=name.startswith(RESERVED_PREFIX),
             url_prefix=store.url_prefix,
+            settings=store.settings,
         )
 
     def __getitem__(self, name: str) -> Store:
@@ -468,7 +462,7 @@ class StoreManager(Mapping[str, Store]):
                 f"it may lie in each of the stores {names}", remedy="name one of them with store=…"
             )
         names = ", ".join(repr(store.name) for store in answers[Ownership.NO])
-        raise InvalidLocation(
+        raise OutsideStore(
             f"it lies in none of the stores that read {at.scheme}://, which are {names}",
             remedy=self._perhaps(at.scheme)
             or "if it is a former place of one, name it in store_also_owns",
@@ -518,18 +512,7 @@ class StoreManager(Mapping[str, Store]):
         """Return the remedy for a location that a failed store might have read."""
         names = [
             repr(name)
-            for name, schemes in self._failed_schemes.items()
-            if schemes is None or scheme in schemes
+            for name, failure in self._failures.items()
+            if not failure.schemes or scheme in failure.schemes
         ]
         return f"repair {', '.join(names)}, whose configuration failed" if names else ""
-
-
-def _merged(faults: Sequence[ConfigError]) -> ConfigError:
-    """Return one error for all ``faults``, of which there is at least one."""
-    if len(faults) == 1:
-        return faults[0]
-    unavailable = all(isinstance(fault, DriverUnavailable) for fault in faults)
-    lines = "".join(f"\n  {' '.join(str(fault).split())}" for fault in faults)
-    return (DriverUnavailable if unavailable else ConfigError)(
-        f"{len(faults)} faults in the configuration:{lines}"
-    )

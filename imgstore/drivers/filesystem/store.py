@@ -38,7 +38,6 @@ from imgstore.drivers.filesystem.paths import (
 from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
-    InvalidArgument,
     InvalidLocation,
     InvalidRange,
     NotFound,
@@ -116,6 +115,8 @@ class FilesystemStore(Store):
         self._roots = tuple(entry.path for entry in self.datadirs)
         self._tree = Tree([*self._roots, *map(path_of, self.also_owns)])
         self._prepared: set[str] = set()
+        # Directories that were there once: where one is missing later, a share is not mounted.
+        self._seen: set[str] = set()
 
     @classmethod
     def reserved_defaults(cls, name: str) -> Mapping[str, Any]:
@@ -127,13 +128,13 @@ class FilesystemStore(Store):
         """Return the URL of the preferred data directory."""
         return f"file://{self._roots[0]}"
 
+    def _url_prefixes(self) -> Iterable[str]:
+        return (f"file://{root.rstrip('/')}/" for root in self._roots)
+
     def owns(self, location: Location) -> Ownership:
         """Own what lies directly in a data directory; links may lead other paths there."""
-        try:
-            path = path_of(location)
-        except InvalidArgument:
-            return Ownership.NO
-        return Ownership.YES if os.path.dirname(path) in self._roots else Ownership.MAYBE
+        is_own = os.path.dirname(path_of(location)) in self._roots
+        return Ownership.YES if is_own else Ownership.MAYBE
 
     # Reading
 
@@ -175,15 +176,17 @@ class FilesystemStore(Store):
 
     def _of_image(self, run: Callable[..., Any], call: Callable[..., T], path: str) -> T:
         """Return ``run(call, path)``, and tell a missing image from a share that is not mounted."""
+        root = os.path.dirname(path)
         try:
             result: T = run(call, path)
+            if root in self._roots:
+                self._seen.add(root)
             return result
         except OSError as exc:
             if exc.errno in _LINKS:
                 raise InvalidLocation(NOT_REGULAR) from exc
             if exc.errno not in _ABSENT:
                 raise
-            root = os.path.dirname(path)
             if self._require_mount and root in self._roots:
                 self._calls(self._require_mounted, root)
             raise NotFound("there is no such file") from exc
@@ -308,9 +311,11 @@ class FilesystemStore(Store):
     def _make_draft(self, draft: Draft, root: str) -> None:
         try:
             draft.make(self._open_for_writing, root)
-        except FileNotFoundError:  # removed after the first add
-            self._calls(self._make_directory, root)
-            draft.make(self._open_for_writing, root)
+        except FileNotFoundError as exc:
+            raise Unavailable(
+                f"the data directory {root} was there and has vanished",
+                remedy="mount its file system; if it was removed, make it, or call check()",
+            ) from exc
 
     def _open_for_writing(self, held: Descriptors, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
@@ -339,18 +344,22 @@ class FilesystemStore(Store):
         if root in self._prepared:
             return
         # Threads may do this side by side; none waits for another that hangs.
-        self._calls(self._make_directory, root)
+        if root not in self._seen:
+            self._calls(self._make_directory, root)
         try:
             for draft in self._calls(drafts.dead_drafts, root):
                 self._calls(drafts.remove_draft, draft)
         except PermissionError as exc:  # remove_leftovers() raises it; adds go on
             LOG.warning("store %s cannot clean up in %s: %s", self.name, root, exc)
+        except FileNotFoundError:  # vanished; another directory may do
+            return
         self._prepared.add(root)
 
     def _make_directory(self, root: str) -> None:
         if self._require_mount:
             self._require_mounted(root)
         status = made_directory(root)
+        self._seen.add(root)
         bits = settings.directory_bits(self._mode)
         if bits & ~status.st_mode:
             try:

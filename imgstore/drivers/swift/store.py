@@ -30,7 +30,7 @@ from imgstore.drivers.swift.places import CONFIG, Place
 from imgstore.drivers.swift.reading import Reading, stat_of
 from imgstore.drivers.swift.session import Session
 from imgstore.drivers.swift.settings import CHECK, MAX_CONTAINER, SEGMENTS, read
-from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.errors import ImgStoreError, InvalidArgument, InvalidLocation, OutsideStore
 from imgstore.location import Location, same_service
 from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
@@ -128,11 +128,13 @@ class SwiftStore(Store):
             return f"{CONFIG}://{self._settings.default}"
         return f"{account.scheme}://{account.service}"
 
+    def _url_prefixes(self) -> Iterable[str]:
+        """Yield the container, where it is one for all images."""
+        return () if self._settings.seed or not self.url_prefix else (f"{self.url_prefix}/",)
+
     def owns(self, location: Location) -> Ownership:
         """Own the containers of the store's account; others of its services may be readable."""
-        place, settings = Place.of(location), self._settings
-        if place is None:
-            return Ownership.NO
+        place, settings = _named(location), self._settings
         if settings.multi_tenant:
             return self._may_be_tenants(location, place)
         if location.scheme == CONFIG:
@@ -160,9 +162,7 @@ class SwiftStore(Store):
     # Who asks.
 
     def _at(self, location: Location, context: RequestContext | None) -> tuple[Caller, str, str]:
-        place = Place.of(location)
-        if place is None:
-            raise InvalidLocation("a location of Swift ends with container and object")
+        place = _named(location)
         session = self._session.get()
         if self._settings.multi_tenant:
             caller = session.tenants.caller(
@@ -181,7 +181,7 @@ class SwiftStore(Store):
         if found is None and self._is_former(location) and settings.account is not None:
             found = account_named(location, [settings.account])
         if found is None:
-            raise InvalidLocation("the location is of an account that this store does not know")
+            raise OutsideStore("the location is of an account that this store does not know")
         if not found.is_complete:
             raise InvalidLocation("the location's credentials are not project:user:key")
         return found
@@ -319,3 +319,10 @@ def _check_id(image_id: str, container: str) -> None:
             f"the image id {image_id!a} makes the container's name too long",
             remedy=f"use a UUID: Swift takes names of {MAX_CONTAINER} bytes",
         )
+
+
+def _named(location: Location) -> Place:
+    place = Place.of(location)
+    if place is None:
+        raise InvalidLocation("a location of Swift ends with container and object")
+    return place

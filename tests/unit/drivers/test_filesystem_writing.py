@@ -136,18 +136,43 @@ def test_taken_meanwhile_in_another_directory(tmp_path: Path) -> None:
         assert (dirs[1] / "image").read_bytes() == b"another's"
 
 
-def test_a_directory_that_went_away(tmp_path: Path) -> None:
-    """A directory that was removed after the first add is made again."""
+@pytest.mark.parametrize("seen_by", ["add", "check", "size"])
+def test_a_directory_that_went_away(tmp_path: Path, seen_by: str) -> None:
+    """A directory that was there is not made again by an add: its share may not be mounted."""
     root = tmp_path / "images"
     with FilesystemStore("file", datadir=str(root), fsync=False) as store:
-        image = store.add("image", b"data")
-        store.delete(image.location)
+        if seen_by == "add":
+            store.delete(store.add("image", b"data"))
+        elif seen_by == "check":
+            assert store.check() == []
+        else:
+            root.mkdir()
+            (root / "image").touch()
+            assert store.size(f"file://{root}/image") == 0
+            (root / "image").unlink()
         root.rmdir()
         with pytest.raises(errors.NotFound):
-            store.get(image.location)
+            store.get(f"file://{root}/image")
         assert store.leftovers(older_than=0) == []
+        with pytest.raises(errors.Unavailable, match="vanished"):
+            store.add("image", b"data")
+        assert not root.exists()
+        assert store.check() == []
         store.add("image", b"data")
         assert (root / "image").read_bytes() == b"data"
+
+
+def test_another_directory_takes_the_place_of_one_that_went_away(tmp_path: Path) -> None:
+    """Of several directories, those that are there take images."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    dirs = [f"{first}:2", str(second)]
+    with FilesystemStore("file", datadirs=dirs, fsync=False) as store:
+        assert store.check() == []
+        first.rmdir()
+        for name in ("a", "b"):
+            store.add(name, b"data")
+        assert sorted(path.name for path in second.iterdir()) == ["a", "b"]
+        assert not first.exists()
 
 
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
