@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import re
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
+
+from glance_store._store import ImgStore
 
 LOG = logging.getLogger(__name__)
 
 _GROUP: Final = "glance_store.drivers"
+_IMGSTORES: Final = "imgstore.drivers"
 _OLD_NAME: Final = re.compile(r"glance\.store\.(\w+)\.Store")
 MODULES: Final = {
     "cinder": "cinder",
@@ -29,21 +33,35 @@ MODULES: Final = {
 def store_class(entry: str) -> Any:
     """Return the class of a driver; None, and a warning, if there is none that can be imported."""
     old = _OLD_NAME.fullmatch(entry)
-    module = MODULES.get(old[1] if old else entry)
     try:
-        if module is not None:
-            return importlib.import_module(f"glance_store._drivers.{module}").Store
-        for entry_point in entry_points(group=_GROUP, name=entry):
-            return entry_point.load()
+        cls = _imported(old[1] if old else entry, entry)
     except Exception as exc:
         LOG.warning("The driver %r cannot be imported: %s", entry, exc)
         return None
-    LOG.warning("There is no driver %r: it is not imgstore's, nor registered as %s", entry, _GROUP)
+    if cls is None:
+        LOG.warning("There is no driver %r in %s or %s", entry, _IMGSTORES, _GROUP)
+    return cls
+
+
+def _imported(name: str, entry: str) -> Any:
+    if name in MODULES:
+        return importlib.import_module(f"glance_store._drivers.{MODULES[name]}").Store
+    for entry_point in entry_points(group=_IMGSTORES, name=name):
+        return _of_imgstore(entry_point)
+    for entry_point in entry_points(group=_GROUP, name=entry):
+        return entry_point.load()
     return None
 
 
+@functools.cache
+def _of_imgstore(entry_point: EntryPoint) -> type[ImgStore]:
+    """Return a class for a driver of imgstore that glance_store never had."""
+    kind = {"KIND": entry_point.load(), "__module__": ImgStore.__module__}
+    return type("Store", (ImgStore,), kind)
+
+
 def foreign_classes() -> Iterator[Any]:
-    """Yield the classes of drivers that others have registered and that can be imported."""
+    """Yield the classes of glance_store's drivers that others have registered."""
     names = {each.name for each in entry_points(group=_GROUP) if not _is_own(each.value)}
     for name in sorted(names - MODULES.keys()):
         cls = store_class(name)
