@@ -6,8 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import subprocess
-import sys
 
 import glance_store
 import pytest
@@ -15,7 +13,7 @@ import told_driver
 from glance_store import exceptions, location, multi_backend
 from glance_store.capabilities import BitMasks
 from oslo_config import cfg
-from services import HERE, PATH, RESERVED
+from services import PATH, RESERVED
 
 from imgstore.errors import NotFound, PermissionDenied, Unavailable
 
@@ -573,17 +571,3 @@ class TestFiles:
         assert found == {"id": "nfs1", "mountpoint": f"{tmp_path}/a", "store": "a"}
         found.clear()
         assert add("a", "other")[-1]["id"] == "nfs1"
-
-
-def test_a_path_of_its_own():
-    """glance_store is not importable but from the path that the command prints."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE.parent.parent)))}
-    told = subprocess.run(
-        [sys.executable, "-m", "imgstore_glance"],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout == f"{PATH}\n"
-    assert os.listdir(told.stdout.strip()) == ["glance_store"]
