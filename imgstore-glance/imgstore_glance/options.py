@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Final, TypeAlias
 
@@ -18,20 +20,25 @@ GROUP: Final = "glance_store"
 
 def library_options(*names: str) -> list[cfg.Opt]:
     """Return the options of these names that tell which stores there are, and the default."""
+    return [_library()[name] for name in names]
+
+
+@functools.cache
+def _library() -> dict[str, cfg.Opt]:
     groups = (opts for group, opts in list_opts() if group is not None and group.name == GROUP)
-    found = {opt.name: opt for opts in groups for opt in opts}
-    return [found[name] for name in names]
+    return {opt.name: opt for opts in groups for opt in opts}
 
 
 def list_single() -> Listed:
     """Return the options of the form without ``enabled_backends``: all are in one group."""
     found = {opt.name: opt for _, opts in _of_drivers() for opt in opts}
-    return [(GROUP, [*library_options("stores", "default_store"), *found.values()])]
+    library = copy.deepcopy(library_options("stores", "default_store"))
+    return [(GROUP, [*library, *found.values()])]
 
 
 def list_multi() -> Listed:
     """Return the options of the form with ``enabled_backends``: a group stands for each driver."""
-    return [(GROUP, library_options("default_backend")), *_of_drivers()]
+    return [(GROUP, copy.deepcopy(library_options("default_backend"))), *_of_drivers()]
 
 
 def _of_drivers() -> Listed:

@@ -6,7 +6,6 @@ import functools
 import importlib
 import logging
 import re
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
@@ -46,11 +45,16 @@ def store_class(entry: str) -> Any:
 def _imported(name: str, entry: str) -> Any:
     if name in MODULES:
         return importlib.import_module(f"glance_store._drivers.{MODULES[name]}").Store
-    for entry_point in entry_points(group=_IMGSTORES, name=name):
-        return _of_imgstore(entry_point)
-    for entry_point in entry_points(group=_GROUP, name=entry):
-        return entry_point.load()
-    return None
+    if name in _registered(_IMGSTORES):
+        return _of_imgstore(_registered(_IMGSTORES)[name])
+    foreign = _registered(_GROUP).get(entry)
+    return foreign.load() if foreign is not None else None
+
+
+@functools.cache
+def _registered(group: str) -> dict[str, EntryPoint]:
+    """Return the drivers of a group by name; looking at all distributions takes its time."""
+    return {each.name: each for each in entry_points(group=group)}
 
 
 @functools.cache
@@ -60,15 +64,18 @@ def _of_imgstore(entry_point: EntryPoint) -> type[ImgStore]:
     return type("Store", (ImgStore,), kind)
 
 
-def foreign_classes() -> Iterator[Any]:
-    """Yield the classes of glance_store's drivers that others have registered."""
-    names = {each.name for each in entry_points(group=_GROUP) if not _is_own(each.value)}
-    for name in sorted(names - MODULES.keys()):
-        cls = store_class(name)
-        if cls is not None:
-            yield cls
+@functools.cache
+def foreign_classes() -> tuple[Any, ...]:
+    """Return the classes of glance_store's drivers that others have registered."""
+    foreign = _registered(_GROUP).items() - _registered_here()
+    found = (store_class(name) for name, _ in sorted(foreign))
+    return tuple(cls for cls in found if cls is not None)
 
 
-def _is_own(value: str) -> bool:
-    """Return whether an entry point is glance-store's: its modules are this package's here."""
-    return value.partition(".")[0] == "glance_store"
+def _registered_here() -> set[tuple[str, EntryPoint]]:
+    """Return glance-store's own, whose modules are this package's here."""
+    return {
+        (name, each)
+        for name, each in _registered(_GROUP).items()
+        if name in MODULES or each.value.partition(".")[0] == "glance_store"
+    }

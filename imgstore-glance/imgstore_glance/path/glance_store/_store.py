@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
-from oslo_config import cfg
-
 import imgstore
 from glance_store import capabilities, driver, exceptions, location
 from glance_store._translation import Verb, translated, translating
@@ -32,12 +30,6 @@ def bits_of(able: Capability) -> int:
     """Return glance_store's bits for what an imgstore store can do."""
     bits = (bits for each, bits in _BITS.items() if each in able)
     return functools.reduce(operator.or_, bits, BitMasks.DRIVER_REUSABLE)
-
-
-def options_of(name: str) -> list[cfg.Opt]:
-    """Return the options of a driver alone, without those of every store."""
-    common = {opt.dest for opt in driver.Store.MULTI_BACKEND_OPTIONS}
-    return [opt for opt in config.driver_options(name) if opt.dest not in common]
 
 
 def setting(name: str, *, unit: int = 1) -> Any:
@@ -106,17 +98,23 @@ class ImgStore(driver.Store):
     """A store of imgstore; each call of ``configure`` builds it from the values of then."""
 
     KIND: ClassVar[type[imgstore.Store]]
+    _DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, conf: Any, backend: str | None = None) -> None:
         self._store: imgstore.Store | None = None
         self._failure = errors.ConfigError("the store is not configured yet")
+        # The effective values by option name, of a store that failed too.
+        self.settings: dict[str, Any] = dict(self._DEFAULTS)
         super().__init__(conf, backend)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take over what imgstore's class declares."""
         super().__init_subclass__(**kwargs)
         if "KIND" in vars(cls):
-            cls.OPTIONS = options_of(cls.KIND.driver)
+            options = config.driver_options(cls.KIND.driver)
+            common = {opt.dest for opt in cls.MULTI_BACKEND_OPTIONS}
+            cls.OPTIONS = [opt for opt in options if opt.dest not in common]
+            cls._DEFAULTS = {opt.name: opt.default for opt in options}
             cls._CAPABILITIES = bits_of(cls.KIND.capabilities)
 
     # Configuration
@@ -151,7 +149,9 @@ class ImgStore(driver.Store):
         """Do what has to be done at the start, if anything; faults of the backend are logged."""
 
     def update_capabilities(self) -> None:
-        """Take over what the store can do."""
+        """Take over what the store can do, and its settings."""
+        found = self._store.settings if self._store else self._failure.settings
+        self.settings = {**self._DEFAULTS, **found}
         if self._store is not None:
             self._capabilities = bits_of(self._store.capabilities)
 
@@ -160,13 +160,6 @@ class ImgStore(driver.Store):
         if self._store is None:
             raise translated(self._failure, verb) from self._failure
         return self._store
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the effective values by option name, of a store that failed too."""
-        defaults = {opt.name: opt.default for opt in config.driver_options(self.KIND.driver)}
-        found = self._store.settings if self._store else self._failure.settings
-        return {**defaults, **found}
 
     @property
     def weight(self) -> int:
@@ -205,7 +198,7 @@ class ImgStore(driver.Store):
         check_algorithm(hashing_algo)
         with translating("add"):
             image = store.add(
-                image_id,
+                str(image_id),
                 image_file,
                 size=image_size or None,
                 algorithms=("md5", str(hashing_algo)),

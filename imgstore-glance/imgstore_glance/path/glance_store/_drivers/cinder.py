@@ -23,7 +23,7 @@ class Store(ImgStore):
     KIND = CinderStore
 
     def update_capabilities(self) -> None:
-        """Take over what the store can do, and its settings, which Glance shows."""
+        """Take over what the store can do, and its settings, as Glance asks for them."""
         super().update_capabilities()
         self.store_conf = SimpleNamespace(**self.settings)
 
