@@ -38,6 +38,12 @@ def installed(tmp_path, project):
     return site
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Return a directory that this distribution is installed in."""
+    return installed(tmp_path_factory.mktemp("installed"), HERE.parent)
+
+
 DRIVER = """
 from glance_store import driver, location
 
@@ -74,7 +80,7 @@ print(glance_store.__file__, url, glance_store.get(url, "mine"))
 """
 
 
-def test_a_driver_from_outside(tmp_path):
+def test_a_driver_from_outside(tmp_path, site):
     """Both are installed; the driver is found by its entry point, in a process of its own."""
     project = tmp_path / "shelf"
     project.mkdir()
@@ -95,11 +101,10 @@ def test_a_driver_from_outside(tmp_path):
             """
         )
     )
-    installed(tmp_path, project)
-    site = installed(tmp_path, HERE.parent)
     import imgstore  # noqa: PLC0415
 
-    base = [str(site), os.path.dirname(os.path.dirname(imgstore.__file__))]
+    base = [str(installed(tmp_path, project)), str(site)]
+    base.append(os.path.dirname(os.path.dirname(imgstore.__file__)))
     told = run(tmp_path, "-m", "imgstore_glance", PYTHONPATH=os.pathsep.join(base))
     path = told.stdout.strip()
     assert path == str(site / "imgstore_glance" / "path"), told.stderr
@@ -109,6 +114,40 @@ def test_a_driver_from_outside(tmp_path):
     names = {str(each.relative_to(site)) for each in (site / "imgstore_glance").rglob("*.py")}
     assert names == {f"imgstore_glance/{each.relative_to(PACKAGE)}" for each in MODULES}
     assert not (site / "glance_store").exists()
+
+
+GENERATE = """
+import sys
+from oslo_config import generator
+generator.main([f"--namespace={name}" for name in ("glance.store", "glance.multi_store")])
+"""
+
+
+@pytest.mark.parametrize("has_glance_store", [False, True])
+def test_a_sample_of_a_configuration(tmp_path, site, has_glance_store):
+    """Each option is listed once, by whichever distribution has the entry point."""
+    import imgstore  # noqa: PLC0415
+
+    if has_glance_store:
+        metadata = tmp_path / "other" / "glance_store-5.7.0.dist-info"
+        metadata.mkdir(parents=True)
+        head = "Metadata-Version: 2.1\nName: glance-store\nVersion: 5.7.0\n"
+        (metadata / "METADATA").write_text(head)
+        (metadata / "entry_points.txt").write_text(
+            "[oslo.config.opts]\n"
+            "glance.store = glance_store.backend:_list_opts\n"
+            "glance.multi_store = glance_store.multi_backend:_list_config_opts\n"
+        )
+    path = [site / "imgstore_glance" / "path", site, tmp_path / "other"]
+    path.append(os.path.dirname(os.path.dirname(imgstore.__file__)))
+    done = run(tmp_path, "-c", GENERATE, PYTHONPATH=os.pathsep.join(map(str, path)))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for line in ("#default_store = file", "#default_backend = <None>"):
+        assert lines.count(line) == 1
+    assert lines.count("#s3_store_bucket = <None>") == 2  # in each form
+    assert "[glance_store]" in lines
+    assert "[rbd]" in lines
 
 
 def test_functions_are_short():
