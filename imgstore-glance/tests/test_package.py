@@ -150,6 +150,17 @@ def test_a_sample_of_a_configuration(tmp_path, site, has_glance_store):
     assert "[rbd]" in lines
 
 
+def test_versions_agree():
+    """Both distributions are released together."""
+    import imgstore_glance  # noqa: PLC0415
+
+    import imgstore  # noqa: PLC0415
+
+    text = (HERE.parent / "pyproject.toml").read_text()
+    assert f'\nversion = "{imgstore_glance.__version__}"\n' in text
+    assert f'"imgstore=={imgstore.__version__}"' in text
+
+
 def test_functions_are_short():
     """Half of them have at most ten lines, docstrings and signatures included; none has forty."""
     lengths = [

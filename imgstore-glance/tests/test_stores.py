@@ -455,7 +455,10 @@ class TestAttributes:
             },
         )
         assert store("a").datadir == f"{service.tmp_path}/a"
-        assert store("a").chunk_size == 262144
+        assert store("a").chunk_size == 65536  # unset, as Glance's users know it
+        service.set("backend_defaults", filesystem_store_chunk_size=4096)
+        store("a").configure()
+        assert store("a").chunk_size == 4096
         assert (store("r").chunk_size, store("r").pool) == (4 << 20, "p")
         assert store("r").thin_provisioning is True
         assert store("s").s3_store_large_object_size == 7 << 20

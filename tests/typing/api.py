@@ -141,6 +141,8 @@ def administering(manager: StoreManager, store: Store, at: Location) -> None:
     faults = manager.check(write=False, timeout=2.5, store="fast")
     can: bool = Capability.RANGES in manager.info("fast").capabilities
     prefix: str | None = manager.info("fast").url_prefix
+    prefixes: tuple[str, ...] = store.url_prefixes
+    settings: dict[str, Any] = store.settings
     layered: Store = Limited(ReadOnly(store), 5, timeout=1.5)
     store.leftovers()  # type: ignore[call-arg]
     Limited(store)  # type: ignore[call-arg]

@@ -65,14 +65,18 @@ class BackendGroupConfiguration:
             raise AttributeError(name)
         conf = self.global_config
         try:
-            set_in = (group for group in self._groups if _is_set(conf, name, group))
+            set_in = (group for group in self._groups if is_set(conf, name, group))
             return getattr(conf[next(set_in, self.config_group)], name)
         except cfg.NoSuchOptError as exc:
             raise AttributeError(name) from exc
 
 
-def _is_set(conf: Any, name: str, group: str) -> bool:
-    location = conf.get_location(name, group)
+def is_set(conf: Any, name: str, group: str) -> bool:
+    """Return whether anybody sets an option; one that cannot be read is set."""
+    try:
+        location = conf.get_location(name, group)
+    except ValueError:
+        return True
     return location is not None and location.location is not cfg.Locations.opt_default
 
 

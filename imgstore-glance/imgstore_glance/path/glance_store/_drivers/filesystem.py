@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 import imgstore
 from glance_store import _store
 from glance_store._store import setting
+from glance_store.driver import SHARED_CONF_GROUP, is_set
+from glance_store.driver import SINGLE_CONF_GROUP as SINGLE
 from imgstore.drivers.filesystem import FilesystemStore
 
 LOG = logging.getLogger(__name__)
+
+_CHUNK_SIZE: Final = "filesystem_store_chunk_size"
+_CHUNK_SIZE_OF_OLD: Final = 65536
 
 
 class StoreLocation(_store.StoreLocation):
@@ -35,8 +40,18 @@ class Store(_store.ImgStore):
     """A directory, or several."""
 
     KIND = FilesystemStore
-    chunk_size = setting("filesystem_store_chunk_size")
     thin_provisioning = setting("filesystem_thin_provisioning")
+
+    @property
+    def chunk_size(self) -> int:
+        """Return the option as Glance shows it: unset, it is what it was with glance_store.
+
+        Reads and writes are in larger chunks then.
+        """
+        groups = (self.backend_group, SHARED_CONF_GROUP) if self.backend_group else (SINGLE,)
+        if any(is_set(self.conf, _CHUNK_SIZE, group) for group in groups):
+            return int(self.settings[_CHUNK_SIZE])
+        return _CHUNK_SIZE_OF_OLD
 
     @property
     def datadir(self) -> Any:
