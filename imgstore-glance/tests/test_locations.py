@@ -178,7 +178,7 @@ class TestRecorded:
             },
         )
         one = glance_store.get_store_from_store_identifier("w")
-        (own, _) = one.url_prefix
+        own = one.url_prefix[0]
         assert f"{own}id1" == case["url"]
         assert scheme in own
         assert address.rstrip("/") in own
@@ -187,7 +187,7 @@ class TestRecorded:
     def test_s3(self, service, case):
         options = {"s3_store_host": case["host"], "s3_store_bucket": "images"}
         service.multi(s="s3", options={"s": options})
-        (own,) = glance_store.get_store_from_store_identifier("s").url_prefix
+        own = glance_store.get_store_from_store_identifier("s").url_prefix[0]
         assert f"{own}id1" == case["url"]
 
     @pytest.mark.parametrize("case", RECORDED["rbd"], ids=str)

@@ -122,9 +122,20 @@ class TestLocations:
                 {"datadirs": ["/srv/b:1", "/srv/c:2"], "also_owns": ["file:///old", "file:///o/"]},
                 ["file:///srv/c/", "file:///srv/b/", "file:///old/", "file:///o/"],
             ),
-            (s3, {}, ["s3+https://s3.example.org/images/"]),
+            (
+                s3,
+                {},
+                [f"{scheme}://s3.example.org/images/" for scheme in ("s3+https", "s3", "s3+http")],
+            ),
             (s3, {"key_prefix": "x-", "also_owns": ["s3://k:s@h/b"]}, ["s3://h/b/"]),
-            (swift, {"container": "c"}, ["swift+https://keys.example.org/v3/c/"]),
+            (
+                swift,
+                {"container": "c"},
+                [
+                    f"{scheme}://keys.example.org/v3/c/"
+                    for scheme in ("swift+https", "swift", "swift+http")
+                ],
+            ),
             (swift, {"multiple_containers_seed": 2}, []),
             (swift, {"multi_tenant": True}, []),
             (cinder, {}, ["cinder://s/"]),

@@ -113,8 +113,10 @@ class S3Store(Store):
         return self._location("").url.rstrip("/")
 
     def _url_prefixes(self) -> Iterable[str]:
-        """Yield the bucket, if it is the store's alone."""
-        return () if self._settings.key_prefix else (f"{self.url_prefix}/",)
+        """Yield the bucket, if it is the store's alone, by each scheme of its locations."""
+        scheme, _, place = self.url_prefix.partition("://")
+        schemes = () if self._settings.key_prefix else dict.fromkeys((scheme, *self.schemes))
+        return (f"{each}://{place}/" for each in schemes)
 
     def owns(self, location: Location) -> Ownership:
         """Own the bucket's keys with the prefix; the rest of the endpoint may be readable."""

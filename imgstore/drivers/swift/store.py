@@ -129,8 +129,12 @@ class SwiftStore(Store):
         return f"{account.scheme}://{account.service}"
 
     def _url_prefixes(self) -> Iterable[str]:
-        """Yield the container, where it is one for all images."""
-        return () if self._settings.seed or not self.url_prefix else (f"{self.url_prefix}/",)
+        """Yield the container, where it is one for all images, by each scheme of such locations."""
+        scheme, _, place = (self.url_prefix or "").partition("://")
+        if self._settings.seed or not place:
+            return ()
+        others = () if scheme == CONFIG else [each for each in self.schemes if each != CONFIG]
+        return (f"{each}://{place}/" for each in dict.fromkeys((scheme, *others)))
 
     def owns(self, location: Location) -> Ownership:
         """Own the containers of the store's account; others of its services may be readable."""

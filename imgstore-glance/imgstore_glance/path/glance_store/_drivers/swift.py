@@ -13,7 +13,7 @@ from imgstore.drivers.swift import SwiftStore
 __all__ = ["BaseStore", "Store", "StoreLocation"]
 
 _MB: Final = 1_024_000  # what Swift's options call a megabyte
-_OF_ONE_ACCOUNT: Final = ("swift+http://", "swift+https://")
+_OF_ONE_ACCOUNT: Final = ("swift://", "swift+http://", "swift+https://")
 
 # Tests replace this and the method below; nothing uses them.
 swiftclient: Any = None
@@ -52,12 +52,9 @@ class BaseStore(ImgStore):
 
     def _prefixes(self, store: imgstore.Store) -> Any:
         """Return prefixes with and without credentials."""
-        plain = store.url_prefixes or (store.url_prefix or "",)
-        return (
-            tuple(dict.fromkeys([*map(self._with_credentials, plain), *plain]))
-            if any(plain)
-            else None
-        )
+        found = super()._prefixes(store) or ()
+        plain = (found,) if isinstance(found, str) else found
+        return tuple(dict.fromkeys([*map(self._with_credentials, plain), *plain])) or None
 
     def _has_acls(self) -> bool:
         """Tell it of a store that failed too: who may read images is not to be passed over."""
