@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import uuid
 
 import glance_store
 import pytest
@@ -230,6 +231,11 @@ class TestVerbs:
         assert content(url, "a") == b"0123456789"
         url = store("a").add("y", iter([b"ab", b"c"]), 0)[0]
         assert content(url, "a") == b"abc"
+
+    def test_ids_are_made_text(self, service):
+        service.multi(a="file")
+        image_id = uuid.UUID(VOLUME)
+        assert store("a").add(image_id, io.BytesIO(b"x"), 1)[0].endswith(f"/{VOLUME}")
 
     def test_what_is_read_can_be_added(self, service):
         service.multi(a="file", b="file")

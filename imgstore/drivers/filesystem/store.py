@@ -344,22 +344,31 @@ class FilesystemStore(Store):
         if root in self._prepared:
             return
         # Threads may do this side by side; none waits for another that hangs.
-        if root not in self._seen:
-            self._calls(self._make_directory, root)
+        look = self._look_again if root in self._seen else self._make_directory
+        try:
+            self._calls(look, root)
+        except FileNotFoundError:  # vanished; another directory may do
+            return
         try:
             for draft in self._calls(drafts.dead_drafts, root):
                 self._calls(drafts.remove_draft, draft)
         except PermissionError as exc:  # remove_leftovers() raises it; adds go on
             LOG.warning("store %s cannot clean up in %s: %s", self.name, root, exc)
-        except FileNotFoundError:  # vanished; another directory may do
-            return
         self._prepared.add(root)
 
     def _make_directory(self, root: str) -> None:
         if self._require_mount:
             self._require_mounted(root)
-        status = made_directory(root)
+        self._widen(root, made_directory(root))
         self._seen.add(root)
+
+    def _look_again(self, root: str) -> None:
+        if self._require_mount:
+            self._require_mounted(root)
+        self._widen(root, directory_status(root))
+
+    def _widen(self, root: str, status: os.stat_result) -> None:
+        """Let those enter a directory who may read its images."""
         bits = settings.directory_bits(self._mode)
         if bits & ~status.st_mode:
             try:

@@ -162,6 +162,17 @@ def test_a_directory_that_went_away(tmp_path: Path, seen_by: str) -> None:
         assert (root / "image").read_bytes() == b"data"
 
 
+def test_a_directory_that_was_seen_is_opened_to_readers(tmp_path: Path) -> None:
+    """Who may read images may enter their directory, also if a read came before the first add."""
+    root = tmp_path / "images"
+    root.mkdir(mode=0o700)
+    (root / "image").touch()
+    with FilesystemStore("file", datadir=str(root), file_perm=644, fsync=False) as store:
+        store.size(f"file://{root}/image")
+        store.add("another", b"data")
+        assert root.stat().st_mode & 0o777 == 0o711
+
+
 def test_another_directory_takes_the_place_of_one_that_went_away(tmp_path: Path) -> None:
     """Of several directories, those that are there take images."""
     first, second = tmp_path / "first", tmp_path / "second"
