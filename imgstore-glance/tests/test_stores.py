@@ -155,6 +155,9 @@ class TestRegistry:
         service.multi(a="file", b="file", options={"a": {"weight": 7}})
         assert glance_store.get_store_weight("a") == 7
         assert glance_store.get_store_weight("b") == 0
+        service.set("b", weight=9)
+        service.set("backend_defaults", weight=3)
+        assert [glance_store.get_store_weight(name) for name in "ab"] == [7, 9]  # as they are now
         with pytest.raises(exceptions.UnknownScheme):
             glance_store.get_store_weight("c")
 

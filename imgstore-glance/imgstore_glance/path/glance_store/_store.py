@@ -14,7 +14,7 @@ import imgstore
 from glance_store import capabilities, driver, exceptions, location
 from glance_store._translation import Verb, translated, translating
 from glance_store.capabilities import BitMasks
-from glance_store.driver import MIB
+from glance_store.driver import MIB, BackendGroupConfiguration
 from imgstore import Capability, config, errors
 
 LOG = logging.getLogger(__name__)
@@ -163,7 +163,11 @@ class ImgStore(driver.Store):
 
     @property
     def weight(self) -> int:
-        """Return the store's weight among those that hold one image; more is better."""
+        """Return the store's weight as it is now, for those that hold one image; more is better."""
+        if self.backend_group is None:
+            return 0
+        with suppress(AttributeError, ValueError):  # it cannot be read, so the store failed
+            return int(BackendGroupConfiguration((), self.backend_group, self.conf).weight)
         return int(self.settings["weight"])
 
     @property
