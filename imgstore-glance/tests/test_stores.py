@@ -151,6 +151,13 @@ class TestRegistry:
         assert multi_backend._RESERVED_STORES == RESERVED
         assert add("os_glance_staging_store")[-1] == {"store": "os_glance_staging_store"}
 
+    def test_a_reserved_store_of_any_name(self, conf):
+        """It has a directory of its own."""
+        conf.set_override("enabled_backends", {})
+        glance_store.register_store_opts(conf, {"mine": "file", **RESERVED})
+        for name in ("mine", *RESERVED):
+            assert conf[name].filesystem_store_datadir == f"/var/lib/glance/{name}"
+
     def test_weights(self, service):
         service.multi(a="file", b="file", options={"a": {"weight": 7}})
         assert glance_store.get_store_weight("a") == 7

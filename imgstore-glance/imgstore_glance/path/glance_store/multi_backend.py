@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from imgstore_glance import options
 from oslo_config import cfg
@@ -25,6 +25,9 @@ CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# A reserved store has a directory of its own, whatever it is called.
+_DATADIR: Final = "filesystem_store_datadir"
 
 # Names and drivers of the stores that a service keeps for itself.
 _RESERVED_STORES: dict[str, str] = {}
@@ -63,6 +66,8 @@ def _enabled(conf: Any) -> dict[str, str]:
 
 def _classes(conf: Any, reserved: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
     """Yield names, drivers and their classes; those that cannot be loaded are left out."""
+    for name in reserved:
+        register(conf, [cfg.StrOpt(_DATADIR, default=f"/var/lib/glance/{name}")], name)
     for name, entry in {**_enabled(conf), **reserved}.items():
         cls = store_class(entry)
         if cls is not None:
