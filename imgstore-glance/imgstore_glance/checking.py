@@ -73,9 +73,14 @@ CHANGES: Final = (
     ),
     Change(
         ("swift",),
-        lambda given: not given["swift_store_config_file"],
-        "writes user and key into locations, as glance_store does; a file that "
-        "swift_store_config_file names keeps them out",
+        lambda given: given["swift_store_large_object_type"] == "slo",
+        "writes large images as static large objects, and needs dlo in "
+        "swift_store_large_object_type where Swift has none",
+    ),
+    Change(
+        ("s3",),
+        lambda given: "://" not in (given["s3_store_host"] or "://"),
+        "uses https: s3_store_host has no scheme",
     ),
     Change(
         ("rbd",),
