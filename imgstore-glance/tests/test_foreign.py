@@ -61,6 +61,22 @@ class TestForeign:
         with pytest.raises(exceptions.BadStoreConfiguration):
             store.configure(re_raise_bsc=True)
 
+    def test_one_that_threads_may_not_share(self, service, monkeypatch):
+        """Each use gets an object of its own, configured; otherwise it is one for all."""
+        find = glance_store.get_store_from_store_identifier
+        service.multi(mine="foreign")
+        assert find("mine") is find("mine")
+        monkeypatch.setattr(foreign_driver.Store, "_CAPABILITIES", BitMasks.RW_ACCESS)
+        service.multi(mine="foreign")
+        one, two = find("mine"), find("mine")
+        assert one is not two
+        assert one.url_prefix == two.url_prefix == "foreign://here/"
+        url = glance_store.add(None, "x", io.BytesIO(b"data"), 4, "mine")[0]
+        assert glance_store.get(url, None)[1] == 4
+        service.single("foreign", foreign_place="place")
+        first, second = (glance_store.get_store_from_scheme("foreign") for _ in range(2))
+        assert first is not second
+
     def test_one_of_imgstore(self, service):
         """What is registered with imgstore works as well."""
         service.multi(told="told", m="memory")

@@ -428,8 +428,12 @@ class FilesystemStore(Store):
         try:
             directory_status(root)
         except FileNotFoundError:
+            has_vanished = root in self._seen
             raise NotFound(
-                "there is no such directory", remedy="make it, or let the first add do so"
+                "there is no such directory",
+                remedy="mount its file system, or make it"
+                if has_vanished
+                else "make it, or let the first add do so",
             ) from None
         if os.statvfs(root).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))

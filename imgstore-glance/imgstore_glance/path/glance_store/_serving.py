@@ -12,6 +12,7 @@ import imgstore_glance
 
 import imgstore
 from glance_store import exceptions, location
+from glance_store.capabilities import BitMasks
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +54,15 @@ def entries(store: Any, entry: str) -> dict[str, dict[str, Any]]:
     return {
         scheme: {"store": store, "location_class": kind, "store_entry": entry} for scheme in schemes
     }
+
+
+def usable(store: Any) -> Any:
+    """Return a store that threads may share; drivers of others that say so get one for each use."""
+    if store.is_capable(BitMasks.DRIVER_REUSABLE):
+        return store
+    fresh = type(store)(store.conf, backend=store.backend_group)
+    fresh.configure()
+    return fresh
 
 
 def enter_single(store: Any, entry: str) -> None:

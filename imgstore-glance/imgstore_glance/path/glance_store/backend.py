@@ -106,7 +106,7 @@ def get_store_from_scheme(scheme: str) -> Any:
     """Return the store that reads a scheme; raises UnknownScheme."""
     if scheme not in location.SCHEME_TO_CLS_MAP:
         raise exceptions.UnknownScheme(scheme=scheme)
-    return location.SCHEME_TO_CLS_MAP[scheme]["store"]
+    return _serving.usable(location.SCHEME_TO_CLS_MAP[scheme]["store"])
 
 
 def get_store_from_uri(uri: str) -> Any:

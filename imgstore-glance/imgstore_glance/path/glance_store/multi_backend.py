@@ -88,7 +88,7 @@ def get_store_from_store_identifier(store_identifier: str) -> Any:
     if store_identifier in {**_enabled(CONF), **_RESERVED_STORES}:
         for stores in location.SCHEME_TO_CLS_BACKEND_MAP.values():
             if store_identifier in stores:
-                return stores[store_identifier]["store"]
+                return _serving.usable(stores[store_identifier]["store"])
     raise exceptions.UnknownScheme(f"There is no store {store_identifier!r}")
 
 
@@ -202,7 +202,8 @@ def _searched(uri: str, call: Callable[[Any, location.Location], T]) -> T:
     last: exceptions.GlanceStoreException = exceptions.NotFound(image=scheme)
     for name, store in _candidates(uri, scheme):
         try:
-            return call(store, location.get_location_from_uri_and_backend(uri, name, conf=CONF))
+            at = location.get_location_from_uri_and_backend(uri, name, conf=CONF)
+            return call(_serving.usable(store), at)
         except (exceptions.NotFound, exceptions.UnknownScheme, exceptions.BadStoreUri):
             continue
         except exceptions.Forbidden as exc:
