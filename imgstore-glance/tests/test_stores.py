@@ -349,6 +349,17 @@ class TestSearch:
         url = add("os_glance_staging_store")[0]
         glance_store.delete(url, None)
 
+    def test_a_store_that_failed_hides_none(self, service):
+        """The others are asked; if none of them has it, it may lie there."""
+        wrong = {"filesystem_store_file_perm": 688}
+        service.multi(bad="file", a="file", options={"bad": wrong})
+        url = add("a")[0]
+        (service.tmp_path / "link").symlink_to(service.tmp_path / "a")
+        assert content(f"file://{service.tmp_path}/link/image", None) == b"data"
+        glance_store.delete(url, None)
+        with pytest.raises(exceptions.BadStoreConfiguration):
+            glance_store.get(url, None)
+
     def test_nobody_has_it(self, service):
         """A refusal is not taken for absence: the record stays then."""
         service.multi(a="file", told="told")

@@ -195,18 +195,19 @@ def _at(uri: str, backend: str | None, call: Callable[[Any, location.Location], 
 
 
 def _searched(uri: str, call: Callable[[Any, location.Location], T]) -> T:
-    """Try the stores that may hold an image, the surest first; a refusal counts if none has it."""
+    """Try the stores that may hold an image, the surest first; if none has it, a refusal counts."""
     scheme = location.scheme_of(uri)
     if not scheme:
         raise exceptions.UnknownScheme(scheme=scheme)
-    last: exceptions.GlanceStoreException = exceptions.NotFound(image=scheme)
+    last: exceptions.GlanceStoreException
+    last = exceptions.NotFound(image=f"at a {scheme}:// location")
     for name, store in _candidates(uri, scheme):
         try:
             at = location.get_location_from_uri_and_backend(uri, name, conf=CONF)
             return call(_serving.usable(store), at)
         except (exceptions.NotFound, exceptions.UnknownScheme, exceptions.BadStoreUri):
             continue
-        except exceptions.Forbidden as exc:
+        except (exceptions.Forbidden, exceptions.BadStoreConfiguration) as exc:
             last = exc
     raise last
 
