@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from as_glance import prefixed, serving
 from oslo_config import cfg
 from servers.buckets import Bucket
 from servers.ceph import Ceph
@@ -20,52 +18,21 @@ from imgstore.testing.harness import new_id, pattern
 
 pytestmark = pytest.mark.servers("ceph", "radosgw")
 
-ROOT = Path(__file__).parents[2] / "imgstore-glance"
 DATA = pattern(9 * 1024 * 1024 + 7)  # more than one of S3's parts, or of RBD's chunks
 
 
-@pytest.fixture(scope="module")
-def library() -> Iterator[ModuleType]:
-    """Return the package ``glance_store`` that imgstore is behind."""
-    paths = [str(ROOT / "imgstore_glance" / "path"), str(ROOT)]
-    sys.path[:0] = paths
-    import glance_store  # noqa: PLC0415
-
-    yield glance_store
-    for path in paths:
-        sys.path.remove(path)
-
-
 @pytest.fixture
-def stores(
-    library: ModuleType, ceph: Ceph, radosgw: RadosGateway, rbd_pool: RbdPool, bucket: Bucket
-) -> Iterator[Any]:
-    """Return the façade with a store of each kind, and one that is configured but down."""
-    conf = cfg.CONF
-    conf.reset()
-    conf([], project="glance", default_config_files=[], default_config_dirs=[])
-    if "enabled_backends" not in conf:
-        conf.register_opt(cfg.DictOpt("enabled_backends"))
-    conf.set_override("enabled_backends", {"pool": "rbd", "objects": "s3", "down": "s3"})
-    library.register_store_opts(conf)
-    options = bucket.options()
-    given = {
-        "pool": {f"rbd_store_{name}": value for name, value in rbd_pool.options.items()},
-        "objects": {f"s3_store_{name}": value for name, value in options.items()},
-    }
-    given["objects"]["s3_store_large_object_size"] = 5
-    given["objects"]["s3_store_large_object_chunk_size"] = 5
-    given["down"] = given["objects"] | {
-        "s3_store_host": "http://127.0.0.1:9",
-        "s3_store_max_attempts": 1,
-    }
-    for group, values in given.items():
-        for name, value in values.items():
-            conf.set_override(name, value, group=group)
-    assert library.create_multi_stores(conf) == 7
-    yield library
-    library.location.SCHEME_TO_CLS_BACKEND_MAP.clear()
-    conf.reset()
+def stores(ceph: Ceph, radosgw: RadosGateway, rbd_pool: RbdPool, bucket: Bucket) -> Iterator[Any]:
+    """Return the interface with a store of each kind, and one whose server is away."""
+    in_parts = {"large_object_size": 5, "large_object_chunk_size": 5}
+    objects = bucket.options() | in_parts
+    with serving(
+        {"pool": "rbd", "objects": "s3", "down": "s3"},
+        pool=prefixed("rbd_store_", rbd_pool.options),
+        objects=prefixed("s3_store_", objects),
+        down=prefixed("s3_store_", objects | {"host": "http://127.0.0.1:9", "max_attempts": 1}),
+    ) as library:
+        yield library
     rbd_pool.empty()
 
 

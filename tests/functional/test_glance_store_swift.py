@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from as_glance import prefixed, serving
 from oslo_config import cfg
 from servers.containers import Container
 
@@ -17,38 +16,21 @@ from imgstore.testing.harness import new_id
 
 pytestmark = pytest.mark.servers("swift", "keystone")
 
-ROOT = Path(__file__).parents[2] / "imgstore-glance"
-
 
 @pytest.fixture
 def stores(container: Container) -> Iterator[Any]:
-    """Return glance_store's interface with one store, which a user and a key are given for."""
-    paths = [str(ROOT / "imgstore_glance" / "path"), str(ROOT)]
-    sys.path[:0] = paths
-    import glance_store  # noqa: PLC0415
-
-    conf, user = cfg.CONF, container.user
-    conf.reset()
-    conf([], project="glance", default_config_files=[], default_config_dirs=[])
-    if "enabled_backends" not in conf:
-        conf.register_opt(cfg.DictOpt("enabled_backends"))
-    conf.set_override("enabled_backends", {"container": "swift"})
-    glance_store.register_store_opts(conf)
-    for name, value in {
+    """Return the interface with one store, which a user and a key are given for."""
+    user = container.user
+    options = {
         "auth_address": user.url,
         "user": f"{user.project}:{user.name}",
         "key": user.password,
         "user_domain_name": user.domain,
         "project_domain_name": user.domain,
         "container": container.name,
-    }.items():
-        conf.set_override(f"swift_store_{name}", value, group="container")
-    assert glance_store.create_multi_stores(conf) == 4
-    yield glance_store
-    glance_store.location.SCHEME_TO_CLS_BACKEND_MAP.clear()
-    conf.reset()
-    for path in paths:
-        sys.path.remove(path)
+    }
+    with serving({"container": "swift"}, container=prefixed("swift_store_", options)) as library:
+        yield library
 
 
 def test_urls_are_those_of_old(stores: Any, container: Container) -> None:
