@@ -332,6 +332,7 @@ class TestSearch:
         """Of two stores the one whose directory it is, wherever it stands in the list."""
         service.multi(a="file", b="file")
         url = add("b")[0]
+        assert [name for name, _ in multi_backend._candidates(url, "file")] == ["b", "a"]
         assert content(url, None) == b"data"
         glance_store.delete(url, None)
         with pytest.raises(exceptions.NotFound):

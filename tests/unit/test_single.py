@@ -187,6 +187,7 @@ class TestSettings:
             for store in (one, two, three):
                 assert KEY not in str(store.settings)
             assert "s3_store_secret_key" not in one.settings
+            assert "s3_store_session_token" not in one.settings  # which is not set
             assert one.settings["store_also_owns"] == ["s3://h/b"]
             assert two.settings["swift_store_auth_address"] == "https://keys.example.org/v3"
             assert three.settings["http_proxy_information"] == {"http": "proxy:80"}
