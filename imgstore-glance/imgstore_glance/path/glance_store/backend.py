@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, KeysView, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from glance_store._store import check_algorithm
 from glance_store.driver import SINGLE_CONF_GROUP, register
 
 CONF = cfg.CONF
-LOG = logging.getLogger(__name__)
 
 
 class Indexable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -22,7 +21,6 @@ from glance_store.driver import SINGLE_CONF_GROUP, register
 __all__ = ["check_location_metadata"]
 
 CONF = cfg.CONF
-LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
