@@ -1,4 +1,7 @@
-"""glance_store is imgstore's here, and the doubles are installed drivers."""
+"""glance_store is imgstore's here, and the doubles are installed drivers.
+
+That holds for the whole process: imgstore's own tests need another one.
+"""
 
 from __future__ import annotations
 
