@@ -13,6 +13,7 @@ from oslo_config import cfg
 from imgstore import errors
 from imgstore.boundary.redaction import Redaction
 from imgstore.boundary.settings import check_texts
+from imgstore.boundary.showing import shown_settings
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
@@ -34,8 +35,8 @@ class Driver(ABC):
       ``_stat(location, *, context)`` or ``_size(location, *, context)``,
       ``_add(image_id, body, *, context)``, ``_delete(location, *, context)``, ``_classify(exc)``;
     - where it can do more: ``_copy``, ``_set_acls``, ``_leftovers``, ``_remove_leftover``,
-      ``_check``, ``_holds``, ``_close``, ``url_prefix``, ``reserved_defaults``,
-      ``settings_elsewhere``, ``unread_in_files``, ``faults_together``.
+      ``_check``, ``_holds``, ``_close``, ``url_prefix``, ``_url_prefixes``,
+      ``reserved_defaults``, ``settings_elsewhere``, ``unread_in_files``, ``faults_together``.
 
     ``help(Driver._add)`` tells the contract of one.
 
@@ -67,6 +68,7 @@ class Driver(ABC):
     read_retries: int = 3
 
     _redaction: Redaction
+    _shown: Mapping[str, Any]
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
         """Note what is secret, and refuse what no header can hold, before the driver sees it."""
@@ -77,11 +79,15 @@ class Driver(ABC):
         driver = super().__new__(cls)
         secrets = Redaction.of(cls.OPTIONS, given)
         driver._redaction = secrets.watch(cls.__module__, *cls.sdk_loggers)
+        driver._shown = shown_settings(cls.OPTIONS, given, cls.alternatives)
         return driver
 
     @abstractmethod
     def owns(self, location: Location) -> Ownership:
-        """Tell without I/O whether a location of one of ``schemes`` lies in this store."""
+        """Tell without I/O whether a location of one of ``schemes`` lies in this store.
+
+        Raise InvalidLocation for one that no store of this driver could have written.
+        """
 
     @abstractmethod
     def _get(
@@ -195,6 +201,15 @@ class Driver(ABC):
         Of several places it is the preferred one's.
         """
         return None
+
+    def _url_prefixes(self) -> Iterable[str]:
+        """Yield what URLs begin with of images that are surely this store's, each up to a slash.
+
+        Nothing where no text tells, or as long as it is not known. By default it is
+        ``url_prefix``, if that ends with a slash.
+        """
+        prefix = self.url_prefix or ""
+        return (prefix,) if prefix.endswith("/") else ()
 
     @classmethod
     def reserved_defaults(cls, name: str) -> Mapping[str, Any]:

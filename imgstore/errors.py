@@ -5,6 +5,7 @@
     │   └── DriverUnavailable         a driver or its SDK is not installed
     ├── InvalidArgument (ValueError)  the caller's mistake
     │   ├── InvalidLocation           not a location of this store
+    │   │   ├── OutsideStore          a location of another store
     │   │   └── UnknownScheme         no configured store reads such locations
     │   ├── InvalidRange              outside the image
     │   └── UnknownStore              no store of that name
@@ -28,7 +29,7 @@ Exceptions of the caller's own objects (source, sinks, progress) are never wrapp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from imgstore.location import Location
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidLocation",
     "InvalidRange",
     "NotFound",
+    "OutsideStore",
     "PermissionDenied",
     "SizeMismatch",
     "StorageFull",
@@ -105,7 +107,19 @@ class ImgStoreError(Exception):
 
 
 class ConfigError(ImgStoreError):
-    """A configuration cannot be used; the message lists every fault found, one per line."""
+    """A configuration cannot be used; the message lists every fault found, one per line.
+
+    Of a store that could not be built, ``driver`` is the name of its driver, ``schemes`` are those
+    of the locations that it would read, and ``settings`` its effective values by option name, as
+    far as they can be told.
+    """
+
+    def __init__(self, reason: str = "", *, remedy: str = "") -> None:
+        """Describe the fault; what store it is of is filled in by the library."""
+        super().__init__(reason, remedy=remedy)
+        self.driver: str | None = None
+        self.schemes: tuple[str, ...] = ()
+        self.settings: dict[str, Any] = {}
 
 
 class DriverUnavailable(ConfigError):
@@ -120,6 +134,12 @@ class InvalidLocation(InvalidArgument):
     """Not a well-formed location URL, or one that lies outside the store."""
 
     usual_remedy = "pass the URL of a stored image; locations look like scheme://rest"
+
+
+class OutsideStore(InvalidLocation):
+    """A well-formed location that lies in no place of the store."""
+
+    usual_remedy = "if it is one of its former places, name it in store_also_owns"
 
 
 class UnknownScheme(InvalidLocation):

@@ -13,10 +13,11 @@ from typing import NoReturn, TypeVar
 
 from oslo_config import cfg
 
-from imgstore.config.building import build, merged
+from imgstore.config.building import build
 from imgstore.config.files import read_files
 from imgstore.config.loading import load_driver
 from imgstore.config.options import RESERVED_PREFIX
+from imgstore.config.values import merged
 from imgstore.data.reader import ImageReader
 from imgstore.data.sources import Progress, Sink, Source
 from imgstore.errors import ConfigError, ImgStoreError
@@ -152,13 +153,9 @@ class StoreManager(Mapping[str, Store]):
                 raise merged([*faults, *(unread if strict_options else ())])
             manager = cls(done.stores.values(), default=done.default)
             unfinished.pop_all()
-        failures = {name: merged(faults) for name, faults in done.failures.items()}
-        drivers = {name: done.drivers[name] for name in failures}
+        failures = {name: done.failure(name) for name in done.failures}
         manager._selection = Selection(
-            manager._stores,
-            default=done.default,
-            failures=MappingProxyType(failures),
-            failed_schemes={name: one.schemes if one else None for name, one in drivers.items()},
+            manager._stores, default=done.default, failures=MappingProxyType(failures)
         )
         manager._unread = done.unread
         return manager
@@ -188,6 +185,7 @@ class StoreManager(Mapping[str, Store]):
             default=name == self._default,
             reserved=name.startswith(RESERVED_PREFIX),
             url_prefix=store.url_prefix,
+            settings=store.settings,
         )
 
     def __getitem__(self, name: str) -> Store:

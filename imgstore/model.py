@@ -86,7 +86,10 @@ class Leftover:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store is; ``url_prefix`` is what URLs of its preferred place begin with."""
+    """What a store is; ``url_prefix`` is what URLs of its preferred place begin with.
+
+    ``settings`` are those of ``Store.settings``.
+    """
 
     name: str
     driver: str
@@ -96,3 +99,4 @@ class StoreInfo:
     default: bool
     reserved: bool
     url_prefix: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)

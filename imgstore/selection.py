@@ -10,6 +10,7 @@ from imgstore.errors import (
     InvalidArgument,
     InvalidLocation,
     NotFound,
+    OutsideStore,
     UnknownScheme,
     UnknownStore,
 )
@@ -17,14 +18,9 @@ from imgstore.location import Location
 from imgstore.model import Ownership
 from imgstore.store import Context, Store
 
-Schemes = tuple[str, ...] | None  # None where the driver is not known
-
 
 class Selection:
-    """Stores by their names, and those that could not be built.
-
-    ``failures`` says why, ``failed_schemes`` what they would have read.
-    """
+    """Stores by their names, and why others could not be built (``failures``)."""
 
     def __init__(
         self,
@@ -32,13 +28,11 @@ class Selection:
         *,
         default: str | None,
         failures: Mapping[str, ConfigError] = MappingProxyType({}),
-        failed_schemes: Mapping[str, Schemes] = MappingProxyType({}),
     ) -> None:
         """Choose among ``stores``; ``default`` is the name of one of them."""
         self.failures = failures
         self._stores = stores
         self._default = default
-        self._failed_schemes = failed_schemes
 
     def named(self, name: str) -> Store:
         """Return the store of that name; raises UnknownStore."""
@@ -79,7 +73,7 @@ class Selection:
                 f"it may lie in each of the stores {_names(candidates)}",
                 remedy="name one of them with store=…",
             )
-        raise InvalidLocation(
+        raise OutsideStore(
             f"it lies in none of the stores that read {at.scheme}://, which are "
             f"{_names(answers[Ownership.NO])}",
             remedy=self._perhaps(at.scheme)
@@ -123,8 +117,8 @@ class Selection:
         """Return the remedy for a location that a failed store might have read."""
         names = [
             repr(name)
-            for name, schemes in self._failed_schemes.items()
-            if schemes is None or scheme in schemes
+            for name, failure in self.failures.items()
+            if not failure.schemes or scheme in failure.schemes
         ]
         return f"repair {', '.join(names)}, whose configuration failed" if names else ""
 

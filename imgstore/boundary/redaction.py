@@ -321,6 +321,18 @@ def _userinfo(text: str, *, is_host: bool) -> str:
     return "" if "/" in userinfo and ":" not in userinfo else userinfo
 
 
+def without_userinfo(keyword: str, value: Any) -> Any:
+    """Return a copy of the value of an option without credentials that stand before hosts."""
+    if isinstance(value, Mapping):
+        return {key: without_userinfo(keyword, each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_userinfo(keyword, each) for each in value]
+    if not isinstance(value, str):
+        return value
+    userinfo = _userinfo(value, is_host=bool(_HOSTS.search(keyword)))
+    return value.replace(f"{userinfo}@", "", 1) if userinfo else value
+
+
 def _credentials(text: str) -> Iterator[str]:
     """Yield the credentials of a URL, and the password or token alone, encoded or not."""
     alone = text.rpartition(":")[2] if text.count(":") != 1 else text.partition(":")[2]

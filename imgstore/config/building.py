@@ -19,10 +19,11 @@ from typing import Any, Final
 from oslo_config import cfg
 
 from imgstore.boundary.settings import BESIDE, faults_without
+from imgstore.boundary.showing import shown_settings
 from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
 from imgstore.config.unread import Unread, unread
-from imgstore.config.values import EMPTY, fault_of, is_given, one_of, passed_on, value_of
+from imgstore.config.values import EMPTY, fault_of, is_given, merged, one_of, passed_on, value_of
 from imgstore.config.wanted import Default, Wanted, Wish, is_reserved, read_wish
 from imgstore.errors import ConfigError, DriverUnavailable
 from imgstore.model import Capability
@@ -38,7 +39,8 @@ class Built:
 
     ``drivers`` has the name of every store, failed ones too, and its class where that is known;
     ``default`` is the name of a store that was built. ``whole`` are faults that concern no single
-    store. ``unread`` is what nothing reads, by group.
+    store. ``unread`` is what nothing reads, by group. ``settings`` are what the stores, failed ones
+    too, were to be built with, as it may be shown.
     """
 
     stores: dict[str, Store] = field(default_factory=dict)
@@ -47,6 +49,15 @@ class Built:
     whole: list[ConfigError] = field(default_factory=list)
     failures: dict[str, list[ConfigError]] = field(default_factory=dict)
     unread: Unread = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def failure(self, name: str) -> ConfigError:
+        """Return one error for a store that failed, which tells what it would have been."""
+        error, driver = merged(self.failures[name]), self.drivers.get(name)
+        if driver is not None:
+            error.driver, error.schemes = driver.driver, driver.schemes
+        error.settings = self.settings.get(name, {})
+        return error
 
     def close(self) -> None:
         """Close the stores."""
@@ -114,6 +125,16 @@ def _note_unread(conf: cfg.ConfigOpts, wish: Wish, done: Built) -> None:
     done.unread = found
 
 
+def build_one(conf: cfg.ConfigOpts, wanted: Wanted, load: Callable[[str], type[Store]]) -> Store:
+    """Build a store; raises ConfigError with every fault found."""
+    done = Built()
+    _build(conf, wanted, load, done)
+    for store in done.stores.values():
+        return store
+    (name,) = done.failures
+    raise done.failure(name)
+
+
 def _default(
     default: Default, done: Built, among: Mapping[str, Store | type[Store] | None]
 ) -> str | None:
@@ -157,6 +178,7 @@ def _build(
     try:
         values = _values(conf, wanted, driver, faults)
         _note_files(wanted, driver, values, done)
+        done.settings[name] = shown_settings(_options(driver), values, driver.alternatives)
         if _required(driver) <= values.keys():  # it may find more faults
             values |= driver.settings_elsewhere(conf)
             store = make(values=values)
@@ -230,17 +252,23 @@ def _options(driver: type[Store]) -> dict[str, cfg.Opt]:
     return {**COMMON, **driver.OPTIONS}
 
 
+def own_options(name: str, driver: type[Store]) -> tuple[dict[str, cfg.Opt], Mapping[str, Any]]:
+    """Return the options of a store by keyword, and the defaults that only a reserved one has."""
+    options = _options(driver)
+    own = driver.reserved_defaults(name) if is_reserved(name) else {}
+    for keyword, default in own.items():
+        options[keyword] = copy.copy(options[keyword])
+        options[keyword].default = default
+    return options, own
+
+
 def _values(
     conf: cfg.ConfigOpts, wanted: Wanted, driver: type[Store], faults: dict[str, ConfigError]
 ) -> dict[str, Any]:
     """Return keywords and values for the constructor; ``faults`` gets what is wrong, by keyword."""
-    options = _options(driver)
+    options, own = own_options(wanted.name, driver)
     groups = dict.fromkeys(options, wanted.groups)
-    own = driver.reserved_defaults(wanted.name) if is_reserved(wanted.name) else {}
-    for keyword, default in own.items():
-        groups[keyword] = wanted.groups[:1]  # no fallback: it has to stay apart from others
-        options[keyword] = copy.copy(options[keyword])
-        options[keyword].default = default
+    groups |= dict.fromkeys(own, wanted.groups[:1])  # no fallback: it has to stay apart from others
     for keyword, opt in options.items():
         for group in groups[keyword]:
             register(conf, (opt,), group)
@@ -287,14 +315,3 @@ def _required(driver: type[Store]) -> set[str]:
                     required.add(keyword)
                 break
     return required
-
-
-def merged(faults: Sequence[ConfigError]) -> ConfigError:
-    """Return one error for all ``faults``, of which there is at least one."""
-    if len(faults) == 1:
-        return faults[0]
-    unavailable = all(isinstance(fault, DriverUnavailable) for fault in faults)
-    lines = "".join(f"\n  {' '.join(str(fault).split())}" for fault in faults)
-    return (DriverUnavailable if unavailable else ConfigError)(
-        f"{len(faults)} faults in the configuration:{lines}"
-    )

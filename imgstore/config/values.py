@@ -102,3 +102,14 @@ def unreadable(group: str, opt: cfg.Opt, exc: BaseException) -> ConfigError:
     if opt.secret:
         reason = "its value cannot be used (it is a secret and not shown)"
     return fault_of(f"[{group}] {opt.name}: {reason}", remedy, text=text)
+
+
+def merged(faults: Sequence[ConfigError]) -> ConfigError:
+    """Return one error for all ``faults``, of which there is at least one."""
+    if len(faults) == 1:
+        return faults[0]
+    unavailable = all(isinstance(fault, DriverUnavailable) for fault in faults)
+    lines = "".join(f"\n  {' '.join(str(fault).split())}" for fault in faults)
+    return (DriverUnavailable if unavailable else ConfigError)(
+        f"{len(faults)} faults in the configuration:{lines}"
+    )

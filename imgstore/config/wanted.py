@@ -158,10 +158,28 @@ def _single(conf: cfg.ConfigOpts, faults: list[ConfigError]) -> list[Wanted]:
     origin = f"[{LIBRARY_GROUP}] {STORES.name}"
     wanted = []
     for name in _setting(conf, STORES, faults) or ():
-        old = _OLD_DRIVER_NAME.fullmatch(name)
-        driver = _OLD_DRIVERS.get(old[1], old[1]) if old else name
+        driver = current_name(name)
         wanted.append(Wanted(driver, driver, (LIBRARY_GROUP,), origin, single=True))
     return wanted
+
+
+def current_name(driver: str) -> str:
+    """Return the name of a driver, which old files have as ``glance.store.<module>.Store``."""
+    old = _OLD_DRIVER_NAME.fullmatch(driver)
+    return _OLD_DRIVERS.get(old[1], old[1]) if old else driver
+
+
+def wanted_one(conf: cfg.ConfigOpts, name: str, driver: str, *, single: bool) -> Wanted:
+    """Return the wish for one store; raises ConfigError if it cannot have that name."""
+    driver = current_name(driver)
+    if single:
+        return Wanted(name, driver, (LIBRARY_GROUP,), f"[{LIBRARY_GROUP}]", single=True)
+    faults: list[ConfigError] = []
+    known = {name: driver}
+    wanted = _apart(known, faults) if is_reserved(name) else _multi(conf, known, faults)
+    if faults:
+        raise faults[0]
+    return wanted[0]
 
 
 def _apart(reserved: Mapping[str, str], faults: list[ConfigError]) -> list[Wanted]:

@@ -36,6 +36,7 @@ class Layer(Store):
         )
         self.inner = store
         self._redaction = store._redaction
+        self._shown = store._shown
         self.also_owns = store.also_owns
         self.capabilities = store.capabilities
         self.read_retries = store.read_retries
@@ -56,6 +57,9 @@ class Layer(Store):
     def url_prefix(self) -> str | None:
         """Return the prefix of the store inside."""
         return self.inner.url_prefix
+
+    def _url_prefixes(self) -> Iterable[str]:
+        return self.inner._url_prefixes()
 
     def owns(self, location: Location) -> Ownership:
         """Ask the store inside."""

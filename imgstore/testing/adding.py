@@ -81,6 +81,7 @@ class Adding(Harness, is_part=True):
         assert image.location.scheme in store.schemes
         assert image.store == store.name
         assert store.url_prefix is None or image.location.url.startswith(store.url_prefix)
+        assert all(prefix.endswith("/") for prefix in store.url_prefixes)
         assert content(store, image.location.url) == b"data"
 
     def test_metadata_names_the_store(self, store: Store) -> None:

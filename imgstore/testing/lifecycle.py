@@ -65,7 +65,7 @@ class Lifecycle(Harness, is_part=True):
             assert info.capabilities == self.capabilities
             assert (info.weight, info.description) == (store.weight, store.description)
             assert info.default == (default is not None)
-            assert info.url_prefix == store.url_prefix
+            assert (info.url_prefix, info.settings) == (store.url_prefix, store.settings)
             assert stores.size(location) == stores.size(location, store=store.name) == 4
 
     def test_no_credentials_are_shown(
@@ -79,7 +79,8 @@ class Lifecycle(Harness, is_part=True):
         assert content(store, location) == b"data"
         if Capability.DELETE in self.capabilities:
             store.delete(location)
-        shown = [store, location, location.url, caught.value, caught.value.__cause__]
+        shown = [store, store.settings, location, location.url]
+        shown += [caught.value, caught.value.__cause__]
         texts = [f"{thing} {thing!r}" for thing in shown]
         text = " ".join([*texts, *traceback.format_exception(caught.value), caplog.text])
         assert store.name in repr(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -62,8 +63,38 @@ class Verbs(Driver):
         # Popped by the closing thread: once, and without a lock that a fork could find held.
         self._unclosed = [True]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the effective values of the store's options, by their names in configurations.
+
+        Secret options are left out, and credentials in URLs, proxies and hosts.
+        """
+        return {
+            **copy.deepcopy(dict(self._shown)),
+            "weight": self.weight,
+            "store_description": self.description,
+            "store_also_owns": [prefix.url for prefix in self.also_owns],
+        }
+
+    @property
+    def url_prefixes(self) -> tuple[str, ...]:
+        """Return what URLs begin with of images that are surely this store's.
+
+        Every directory and former place has one, which ends with a slash. What no prefix tells, or
+        is not known yet, such as the cluster of an RBD store before its first connection, has none.
+        """
+        former = (f"{prefix.url.rstrip('/')}/" for prefix in self.also_owns)
+        return tuple(dict.fromkeys([*self._url_prefixes(), *former]))
+
     def ownership(self, location: Location) -> Ownership:
         """Tell without I/O whether a location lies in this store, former places included."""
+        try:
+            return self._ownership(location)
+        except errors.InvalidLocation:
+            return Ownership.NO
+
+    def _ownership(self, location: Location) -> Ownership:
+        """Tell it of a location, or raise InvalidLocation for one that is malformed here."""
         if location.scheme not in self.schemes:
             return Ownership.NO
         if any(is_below(location, prefix) for prefix in self.also_owns):
@@ -200,11 +231,8 @@ class Verbs(Driver):
             raise errors.InvalidLocation(
                 f"{at} is not of a scheme that this store reads: {', '.join(self.schemes)}"
             )
-        if self.ownership(at) is Ownership.NO:
-            raise errors.InvalidLocation(
-                f"{at} lies outside this store",
-                remedy="if it is one of its former places, name it in store_also_owns",
-            )
+        if self._ownership(at) is Ownership.NO:
+            raise errors.OutsideStore(f"{at} lies outside this store")
         self._redaction.note(at)
         return at
 

@@ -35,7 +35,7 @@ from imgstore import (
     __version__,
     errors,
 )
-from imgstore.config import problems
+from imgstore.config import build_store, driver_options, problems, register_store_opts
 from imgstore.data import ZEROS
 from imgstore.data.opened import Opened
 from imgstore.data.streams import Body
@@ -54,6 +54,13 @@ def stores(conf: cfg.ConfigOpts) -> None:
     StoreManager.from_conf(conf, strict_options=True)
     found: list[str] = problems("images.conf", Path("images.d"))
     problems(5)  # type: ignore[arg-type]
+    options: list[cfg.Opt] = driver_options("file")
+    register_store_opts(conf, "fast", "file")
+    single: Store = build_store(conf, "file", "file", single=True)
+    build_store(conf, "fast")  # type: ignore[call-arg]
+    failure: errors.ConfigError = errors.ConfigError("x")
+    schemes: tuple[str, ...] = failure.schemes
+    outside: errors.InvalidLocation = errors.OutsideStore("x")
     names: Mapping[str, Store] = StoreManager([MemoryStore("fast")], default="fast")
     first: list[str] = list(names)
     default: Store | None = manager.default
@@ -190,6 +197,8 @@ def administering(manager: StoreManager, store: Store, at: Location) -> None:
     faults = manager.check(write=False, timeout=2.5, store="fast")
     can: bool = Capability.RANGES in manager.info("fast").capabilities
     prefix: str | None = manager.info("fast").url_prefix
+    prefixes: tuple[str, ...] = store.url_prefixes
+    settings: dict[str, Any] = store.settings
     layered: Store = Limited(ReadOnly(store), 5, timeout=1.5)
     store.leftovers()  # type: ignore[call-arg]
     Limited(store)  # type: ignore[call-arg]

@@ -50,9 +50,9 @@ class VaultStore(MemoryStore):
         shelf: str = "(none)",
         **others: Any,
     ) -> None:
-        self.settings = {"host": host, "token": token, "shelf": shelf}
+        self.given = {"host": host, "token": token, "shelf": shelf}
         for keyword in ("pin", "slots", "tags", "shelves", "note"):
-            self.settings[keyword] = others.pop(keyword, "(not passed)")
+            self.given[keyword] = others.pop(keyword, "(not passed)")
         super().__init__(name, **others)
         if host == "refused":
             raise InvalidArgument("vault_host is refused", remedy="try another")
@@ -103,7 +103,7 @@ def vault(tmp_path: Path, text: str, *, shared: str = "") -> dict[str, Any]:
     lines = f"[DEFAULT]\nenabled_backends = v:vault\n[backend_defaults]\n{shared}\n[v]\n{text}\n"
     found = configured(tmp_path, lines)
     assert (found.whole, found.failures) == ([], {})
-    return found.stores["v"].settings  # type: ignore[attr-defined]
+    return found.stores["v"].given  # type: ignore[attr-defined]
 
 
 def faults(tmp_path: Path, text: str, **kwargs: Any) -> list[str]:
@@ -153,7 +153,7 @@ class TestValues:
         conf.register_opts(list(VaultStore.OPTIONS.values()), group="v")
         conf.set_override("vault_note", "override", group="v")
         conf.set_default("vault_slots", 5, group="v")
-        settings = build(conf, reserved=None, load=load).stores["v"].settings  # type: ignore[attr-defined]
+        settings = build(conf, reserved=None, load=load).stores["v"].given  # type: ignore[attr-defined]
         assert (settings["note"], settings["slots"], settings["host"]) == ("override", 5, "h")
 
     def test_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ class TestStores:
         assert found.default == "vault"
         assert found.stores["vault"].single
         assert found.stores["vault"].weight == 0
-        assert found.stores["vault"].settings["note"] is None  # type: ignore[attr-defined]
+        assert found.stores["vault"].given["note"] is None  # type: ignore[attr-defined]
 
     def test_the_old_single_form_by_default(self) -> None:
         """Nothing configured means files and the web; the default is the store of file URLs."""

@@ -297,7 +297,9 @@ class TestVerbs:
                 assert caught.value.store == chosen
             else:
                 assert caught.match(chosen)
-                assert type(caught.value) is errors.InvalidLocation
+                is_outside = "none" in chosen
+                kind = errors.OutsideStore if is_outside else errors.InvalidLocation
+                assert type(caught.value) is kind
 
     def test_former_places(self) -> None:
         """A store owns what ``also_owns`` says, for certain."""

@@ -27,7 +27,7 @@ from imgstore.drivers.cinder.options import OPTIONS
 from imgstore.drivers.cinder.places import SCHEME, Place
 from imgstore.drivers.cinder.reading import image_at, opened
 from imgstore.drivers.cinder.settings import USER, read
-from imgstore.errors import ConfigError, ImgStoreError, NotFound
+from imgstore.errors import ConfigError, ImgStoreError, InvalidLocation, NotFound
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
@@ -131,11 +131,14 @@ class CinderStore(Store):
         """Return ``cinder://<name>``, or ``cinder://`` for a single store."""
         return f"{SCHEME}://" if self.single else f"{SCHEME}://{self.name}"
 
+    def _url_prefixes(self) -> Iterable[str]:
+        return () if self.single else (f"{self.url_prefix}/",)
+
     def owns(self, location: Location) -> Ownership:
         """Own what names the store; volumes that no store's name stands before may lie here."""
         place = Place.of(location)
         if place is None:
-            return Ownership.NO
+            raise InvalidLocation(f"{location} names no volume by its id")
         if place.store == ("" if self.single else self.name):
             return Ownership.YES
         return Ownership.MAYBE if self.single or not place.store else Ownership.NO

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from imgstore.errors import InvalidLocation, NotFound
+from imgstore.errors import InvalidLocation, NotFound, OutsideStore
 from imgstore.location import Location
 from imgstore.process.interrupts import Descriptors
 
@@ -129,7 +129,7 @@ class Tree:
             below = real.removeprefix(root.rstrip("/") + "/")
             if below != real:
                 return root, below
-        raise InvalidLocation(
+        raise OutsideStore(
             "the path leads outside the store's directories",
             remedy="name its directory in the store's datadirs or in store_also_owns",
         )

@@ -38,7 +38,6 @@ from imgstore.drivers.filesystem.paths import (
 from imgstore.errors import (
     AlreadyExists,
     IntegrityError,
-    InvalidArgument,
     InvalidLocation,
     InvalidRange,
     NotFound,
@@ -113,6 +112,8 @@ class FilesystemStore(Store):
         self._roots = tuple(entry.path for entry in self.datadirs)
         self._tree = Tree([*self._roots, *map(path_of, self.also_owns)])
         self._prepared: set[str] = set()
+        # Directories that were there once: where one is missing later, a share is not mounted.
+        self._seen: set[str] = set()
 
     @classmethod
     def reserved_defaults(cls, name: str) -> Mapping[str, Any]:
@@ -124,13 +125,13 @@ class FilesystemStore(Store):
         """Return the URL of the preferred data directory."""
         return f"file://{self._roots[0]}"
 
+    def _url_prefixes(self) -> Iterable[str]:
+        return (f"file://{root.rstrip('/')}/" for root in self._roots)
+
     def owns(self, location: Location) -> Ownership:
         """Own what lies directly in a data directory; links may lead other paths there."""
-        try:
-            path = path_of(location)
-        except InvalidArgument:
-            return Ownership.NO
-        return Ownership.YES if os.path.dirname(path) in self._roots else Ownership.MAYBE
+        is_own = os.path.dirname(path_of(location)) in self._roots
+        return Ownership.YES if is_own else Ownership.MAYBE
 
     # Reading
 
@@ -172,15 +173,17 @@ class FilesystemStore(Store):
 
     def _of_image(self, run: Callable[..., Any], call: Callable[..., T], path: str) -> T:
         """Return ``run(call, path)``, and tell a missing image from a share that is not mounted."""
+        root = os.path.dirname(path)
         try:
             result: T = run(call, path)
+            if root in self._roots:
+                self._seen.add(root)
             return result
         except OSError as exc:
             if exc.errno in _LINKS:
                 raise InvalidLocation(NOT_REGULAR) from exc
             if exc.errno not in _ABSENT:
                 raise
-            root = os.path.dirname(path)
             if self._require_mount and root in self._roots:
                 self._calls(self._require_mounted, root)
             raise NotFound("there is no such file") from exc
@@ -295,9 +298,11 @@ class FilesystemStore(Store):
         open_checked = self._open_for_writing if self._require_mount else None
         try:
             draft.make(root, open_checked)
-        except FileNotFoundError:  # removed after the first add
-            self._calls(self._make_directory, root)
-            draft.make(root, open_checked)
+        except FileNotFoundError as exc:
+            raise Unavailable(
+                f"the data directory {root} was there and has vanished",
+                remedy="mount its file system; if it was removed, make it, or call check()",
+            ) from exc
 
     def _open_for_writing(self, held: Descriptors, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
@@ -326,7 +331,11 @@ class FilesystemStore(Store):
         if root in self._prepared:
             return
         # Threads may do this side by side; none waits for another that hangs.
-        self._calls(self._make_directory, root)
+        look = self._look_again if root in self._seen else self._make_directory
+        try:
+            self._calls(look, root)
+        except FileNotFoundError:  # vanished; another directory may do
+            return
         try:
             for draft in self._calls(drafts.dead_drafts, root):
                 self._calls(drafts.remove_draft, draft)
@@ -337,7 +346,16 @@ class FilesystemStore(Store):
     def _make_directory(self, root: str) -> None:
         if self._require_mount:
             self._require_mounted(root)
-        status = made_directory(root)
+        self._widen(root, made_directory(root))
+        self._seen.add(root)
+
+    def _look_again(self, root: str) -> None:
+        if self._require_mount:
+            self._require_mounted(root)
+        self._widen(root, directory_status(root))
+
+    def _widen(self, root: str, status: os.stat_result) -> None:
+        """Let those enter a directory who may read its images."""
         bits = settings.directory_bits(self._mode)
         if bits & ~status.st_mode:
             try:
@@ -397,8 +415,12 @@ class FilesystemStore(Store):
         try:
             directory_status(root)
         except FileNotFoundError:
+            has_vanished = root in self._seen
             raise NotFound(
-                "there is no such directory", remedy="make it, or let the first add do so"
+                "there is no such directory",
+                remedy="mount its file system, or make it"
+                if has_vanished
+                else "make it, or let the first add do so",
             ) from None
         if os.statvfs(root).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))

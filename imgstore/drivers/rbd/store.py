@@ -24,7 +24,13 @@ from imgstore.drivers.rbd.options import OPTIONS
 from imgstore.drivers.rbd.places import SCHEME, Place, is_draft, new_draft, own_pool
 from imgstore.drivers.rbd.settings import read
 from imgstore.drivers.rbd.states import identity_of, open_at, time_of
-from imgstore.errors import ImgStoreError, InvalidLocation, NotFound, PermissionDenied
+from imgstore.errors import (
+    ImgStoreError,
+    InvalidLocation,
+    NotFound,
+    OutsideStore,
+    PermissionDenied,
+)
 from imgstore.location import Location
 from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
@@ -88,9 +94,7 @@ class RbdStore(Store):
         Locations of one part, which name no cluster, may lie here. Until it was connected to, the
         cluster may have another fsid than is configured, and so may its pool.
         """
-        place = Place.of(location)
-        if place is None:
-            return Ownership.NO
+        place = _named(location)
         cluster = self._clusters.get()
         fsid = cluster.fsid or cluster.configured_fsid
         if place.fsid is None or fsid is None:
@@ -208,14 +212,12 @@ class RbdStore(Store):
         self._clusters.close()
 
     def _place(self, location: Location, connection: Connection) -> Place:
-        """Return what a location names in this cluster; raises InvalidLocation for another's."""
-        place = Place.of(location)
-        if place is None:
-            raise InvalidLocation(f"{location} has not one or four parts")
+        """Return what a location names in this cluster; raises OutsideStore for another's."""
+        place = _named(location)
         if place.fsid not in (None, connection.fsid) and not any(
             is_below(location, prefix) for prefix in self.also_owns
         ):
-            raise InvalidLocation(
+            raise OutsideStore(
                 f"{location} lies in another cluster than {connection.fsid}",
                 remedy="if it is a former one of this store, name it in store_also_owns",
             )
@@ -224,3 +226,10 @@ class RbdStore(Store):
         return Place(
             connection.fsid, place.pool or self._settings.pool, place.image, place.snapshot
         )
+
+
+def _named(location: Location) -> Place:
+    place = Place.of(location)
+    if place is None:
+        raise InvalidLocation(f"{location} has not one or four parts")
+    return place

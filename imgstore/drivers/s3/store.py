@@ -118,10 +118,16 @@ class S3Store(Store):
         """Return ``s3[+https]://<endpoint>/<bucket>``, and ``/<key prefix>`` if there is one."""
         return self._location("").url.rstrip("/")
 
+    def _url_prefixes(self) -> Iterable[str]:
+        """Yield the bucket, if it is the store's alone, by each scheme of its locations."""
+        scheme, _, place = self.url_prefix.partition("://")
+        schemes = () if self._settings.key_prefix else dict.fromkeys((scheme, *self.schemes))
+        return (f"{each}://{place}/" for each in schemes)
+
     def owns(self, location: Location) -> Ownership:
         """Own the bucket's keys with the prefix; the rest of the endpoint may be readable."""
-        place, settings = Place.of(location), self._settings
-        if place is None or not same_service(place.service, settings.endpoint.service):
+        place, settings = _named(location), self._settings
+        if not same_service(place.service, settings.endpoint.service):
             return Ownership.NO
         is_own = place.bucket == settings.bucket and place.key.startswith(settings.key_prefix)
         return Ownership.YES if is_own else Ownership.MAYBE
@@ -248,7 +254,12 @@ class S3Store(Store):
 
 
 def _at(location: Location) -> dict[str, str]:
+    place = _named(location)
+    return {"Bucket": place.bucket, "Key": place.key}
+
+
+def _named(location: Location) -> Place:
     place = Place.of(location)
     if place is None:
         raise InvalidLocation("a location of S3 ends with bucket and key")
-    return {"Bucket": place.bucket, "Key": place.key}
+    return place

@@ -32,7 +32,13 @@ from imgstore.drivers.swift.places import CONFIG, Place
 from imgstore.drivers.swift.reading import Reading, stat_of
 from imgstore.drivers.swift.session import Session
 from imgstore.drivers.swift.settings import CHECK, MAX_CONTAINER, SEGMENTS, read
-from imgstore.errors import ConfigError, ImgStoreError, InvalidArgument, InvalidLocation
+from imgstore.errors import (
+    ConfigError,
+    ImgStoreError,
+    InvalidArgument,
+    InvalidLocation,
+    OutsideStore,
+)
 from imgstore.location import Location, same_service
 from imgstore.model import Added, Capability, Leftover, Ownership, Stat
 from imgstore.process import lazy
@@ -136,11 +142,17 @@ class SwiftStore(Store):
             return f"{CONFIG}://{self._settings.default}"
         return f"{account.scheme}://{account.service}"
 
+    def _url_prefixes(self) -> Iterable[str]:
+        """Yield the container, where it is one for all images, by each scheme of such locations."""
+        scheme, _, place = (self.url_prefix or "").partition("://")
+        if self._settings.seed or not place:
+            return ()
+        others = () if scheme == CONFIG else [each for each in self.schemes if each != CONFIG]
+        return (f"{each}://{place}/" for each in dict.fromkeys((scheme, *others)))
+
     def owns(self, location: Location) -> Ownership:
         """Own the containers of the store's account; others of its services may be readable."""
-        place, settings = Place.of(location), self._settings
-        if place is None:
-            return Ownership.NO
+        place, settings = _named(location), self._settings
         if settings.multi_tenant:
             return self._may_be_tenants(location, place)
         if location.scheme == CONFIG:
@@ -168,9 +180,7 @@ class SwiftStore(Store):
     # Who asks.
 
     def _at(self, location: Location, context: RequestContext | None) -> tuple[Caller, str, str]:
-        place = Place.of(location)
-        if place is None:
-            raise InvalidLocation("a location of Swift ends with container and object")
+        place = _named(location)
         session = self._session.get()
         if self._settings.multi_tenant:
             caller = session.tenants.caller(
@@ -189,7 +199,7 @@ class SwiftStore(Store):
         if found is None and self._is_former(location) and settings.account is not None:
             found = account_named(location, [settings.account])
         if found is None:
-            raise InvalidLocation("the location is of an account that this store does not know")
+            raise OutsideStore("the location is of an account that this store does not know")
         if not found.is_complete:
             raise InvalidLocation("the location's credentials are not project:user:key")
         return found
@@ -334,3 +344,10 @@ def _check_id(image_id: str, container: str) -> None:
             f"the image id {image_id!a} makes the container's name too long",
             remedy=f"use a UUID: Swift takes names of {MAX_CONTAINER} bytes",
         )
+
+
+def _named(location: Location) -> Place:
+    place = Place.of(location)
+    if place is None:
+        raise InvalidLocation("a location of Swift ends with container and object")
+    return place

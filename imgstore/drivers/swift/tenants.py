@@ -16,7 +16,7 @@ from imgstore.drivers.swift.identity import Asker, Keystone, Login, Tokens, endp
 from imgstore.errors import (
     ConfigError,
     InvalidArgument,
-    InvalidLocation,
+    OutsideStore,
     PermissionDenied,
     Unsupported,
 )
@@ -44,14 +44,14 @@ class Tenants:
 
         With ``is_former`` the location's host is a former one of the same Swift.
 
-        Raises InvalidArgument without a token, InvalidLocation for another Swift's location.
+        Raises InvalidArgument without a token, OutsideStore for another Swift's location.
         """
         login, url = self._login(context), None
         if base is not None:
             own = urlsplit(login.url)
             host, _, path = base.rstrip("/").partition("/")
             if not (is_former or same_service(own.netloc, host)) or not path:
-                raise InvalidLocation(
+                raise OutsideStore(
                     "the location lies in another Swift than the user's token is for",
                     remedy="check swift_store_endpoint, swift_store_region and the catalogue",
                 )

@@ -98,16 +98,22 @@ class Place:
         return f"[{self.datastore.name}] {self.path}"
 
 
-def image_at(location: Location, datastores: Iterable[Datastore]) -> Place:
-    """Return the file of an image, with its datacenter; raises InvalidLocation for anything else.
-
-    Where the location does not name the datacenter, it is that of the one of ``datastores``.
-    """
+def place_of(location: Location) -> Place:
+    """Return what a location names; raises InvalidLocation for what is none of VMware."""
     place = Place.of(location)
     if place is None:
         raise InvalidLocation(
             "a location of VMware is vsphere://host/folder/<path>?dsName=…&dcPath=…"
         )
+    return place
+
+
+def image_at(location: Location, datastores: Iterable[Datastore]) -> Place:
+    """Return the file of an image, with its datacenter; raises InvalidLocation for anything else.
+
+    Where the location does not name the datacenter, it is that of the one of ``datastores``.
+    """
+    place = place_of(location)
     if place.is_draft:
         raise InvalidLocation("the location is of data that are no image")
     if place.datastore.datacenter:

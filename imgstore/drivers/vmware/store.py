@@ -20,7 +20,7 @@ from imgstore.drivers.vmware.deleting import delete
 from imgstore.drivers.vmware.errors import INSTALL, classify
 from imgstore.drivers.vmware.files import Upload
 from imgstore.drivers.vmware.options import OPTIONS
-from imgstore.drivers.vmware.places import DRAFT_PREFIX, SCHEME, Place, image_at
+from imgstore.drivers.vmware.places import DRAFT_PREFIX, SCHEME, Place, image_at, place_of
 from imgstore.drivers.vmware.settings import Settings, read
 from imgstore.errors import ImgStoreError
 from imgstore.location import Location, same_service
@@ -83,8 +83,8 @@ class VmwareStore(Store):
 
     def owns(self, location: Location) -> Ownership:
         """Own the directory for images in the datastores of the store, maybe in others."""
-        place, settings = Place.of(location), self._settings
-        if place is None or not same_service(place.service, settings.service):
+        place, settings = place_of(location), self._settings
+        if not same_service(place.service, settings.service):
             return Ownership.NO
         if place.directory != settings.directory or place.is_draft:
             return Ownership.NO

@@ -150,16 +150,28 @@ def test_taken_meanwhile_in_another_directory(tmp_path: Path) -> None:
         assert (dirs[1] / "image").read_bytes() == b"another's"
 
 
-def test_a_directory_that_went_away(tmp_path: Path) -> None:
-    """A directory that was removed after the first add is made again."""
+@pytest.mark.parametrize("seen_by", ["add", "check", "size"])
+def test_a_directory_that_went_away(tmp_path: Path, seen_by: str) -> None:
+    """A directory that was there is not made again by an add: its share may not be mounted."""
     root = tmp_path / "images"
     with FilesystemStore("file", datadir=str(root), fsync=False) as store:
-        image = store.add("image", b"data")
-        store.delete(image.location)
+        if seen_by == "add":
+            store.delete(store.add("image", b"data"))
+        elif seen_by == "check":
+            assert store.check() == []
+        else:
+            root.mkdir()
+            (root / "image").touch()
+            assert store.size(f"file://{root}/image") == 0
+            (root / "image").unlink()
         root.rmdir()
         with pytest.raises(errors.NotFound):
-            store.get(image.location)
+            store.get(f"file://{root}/image")
         assert store.leftovers(older_than=0) == []
+        with pytest.raises(errors.Unavailable, match="vanished"):
+            store.add("image", b"data")
+        assert not root.exists()
+        assert store.check() == []
         store.add("image", b"data")
         assert (root / "image").read_bytes() == b"data"
 
@@ -214,6 +226,30 @@ def test_system_calls_of_a_small_image(nameless: Path, monkeypatch: pytest.Monke
     needed = ["open", "pwrite", "link", "close"]
     # Another host's file system may report at closing, and lose an answer.
     assert calls in (needed, ["open", "pwrite", "dup", "close", "stat", "link", "close"])
+
+
+def test_a_directory_that_was_seen_is_opened_to_readers(tmp_path: Path) -> None:
+    """Who may read images may enter their directory, also if a read came before the first add."""
+    root = tmp_path / "images"
+    root.mkdir(mode=0o700)
+    (root / "image").touch()
+    with FilesystemStore("file", datadir=str(root), file_perm=644, fsync=False) as store:
+        store.size(f"file://{root}/image")
+        store.add("another", b"data")
+        assert root.stat().st_mode & 0o777 == 0o711
+
+
+def test_another_directory_takes_the_place_of_one_that_went_away(tmp_path: Path) -> None:
+    """Of several directories, those that are there take images."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    dirs = [f"{first}:2", str(second)]
+    with FilesystemStore("file", datadirs=dirs, fsync=False) as store:
+        assert store.check() == []
+        first.rmdir()
+        for name in ("a", "b"):
+            store.add(name, b"data")
+        assert sorted(path.name for path in second.iterdir()) == ["a", "b"]
+        assert not first.exists()
 
 
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:

@@ -153,4 +153,4 @@ HERE = "vsphere://vcenter.example.org/folder/openstack_glance"
 def test_what_a_store_owns(url: str, owned: Ownership) -> None:
     """Told from the location alone: images may lie in datastores that take no new ones."""
     with VmwareStore("vmware", **GIVEN) as store:
-        assert store.owns(Location.parse(url)) is owned
+        assert store.ownership(Location.parse(url)) is owned

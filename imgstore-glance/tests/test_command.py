@@ -1,0 +1,144 @@
+"""The command: the path, the file for containers, and what would change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import glance_store
+import pytest
+from glance_store import _serving
+from imgstore_glance import checking, options
+from imgstore_glance.__main__ import main
+from services import HERE, PATH, RESERVED
+
+CONFIG = """
+[DEFAULT]
+enabled_backends = fast:file, web:http, old:foreign
+[glance_store]
+default_backend = fast
+[fast]
+filesystem_store_datadir = {tmp}/fast
+[web]
+[old]
+foreign_place = x
+[os_glance_staging_store]
+filesystem_store_datadir = {tmp}/staging
+[oslo_messaging_notifications]
+driver = noop
+"""
+
+
+def python(*arguments, **env):
+    """Run another Python, which has imgstore and imgstore-glance but nothing of this one's path."""
+    import imgstore  # noqa: PLC0415
+
+    paths = (HERE.parent, os.path.dirname(os.path.dirname(imgstore.__file__)))
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **env}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+def config(tmp_path, text=CONFIG):
+    path = tmp_path / "glance-api.conf"
+    path.write_text(text.format(tmp=tmp_path))
+    return str(path)
+
+
+def test_a_path_of_its_own():
+    """glance_store is not importable but from the path that the command prints."""
+    told = python("-m", "imgstore_glance")
+    assert told.stdout == f"{PATH}\n"
+    assert os.listdir(told.stdout.strip()) == ["glance_store"]
+    show = "import glance_store; print(glance_store.__imgstore__)"
+    env = {"PYTHONPATH": os.pathsep.join([str(PATH), *python_path()])}
+    assert python("-c", show, **env).stdout.strip() == glance_store.__imgstore__
+
+
+def python_path():
+    import imgstore  # noqa: PLC0415
+
+    return [str(HERE.parent), os.path.dirname(os.path.dirname(imgstore.__file__))]
+
+
+def test_a_file_for_containers(tmp_path):
+    """Its line puts the path before all others, and the log needs no warning then."""
+    text = python("-m", "imgstore_glance", "pth").stdout
+    (tmp_path / _serving.PTH).write_text(text)
+    found = (
+        f"import site; site.addsitedir({str(tmp_path)!r}); import glance_store;"
+        "print(glance_store.__file__)"
+    )
+    assert python("-c", found).stdout.strip() == str(PATH / "glance_store" / "__init__.py")
+
+
+def test_a_child_with_such_a_file_is_served(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
+    assert not _serving.is_inherited(str(PATH))
+    (tmp_path / _serving.PTH).touch()
+    assert _serving.is_inherited(str(PATH))
+
+
+def test_what_changes(tmp_path, capsys):
+    """The libraries, and what each store does in another way; no store is asked or made."""
+    assert main(["check", config(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "import glance_store, by this Python and in this environment: imgstore" in told
+    assert "store 'web' verifies https servers" in told
+    assert "store 'fast' reads and deletes only in its directories" in told
+    assert "foreign" not in told
+    assert os.listdir(tmp_path) == ["glance-api.conf"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[fast]\nfilesystem_store_file_perm = 688", "three octal digits"),
+        ("[fast]\nfilesystem_store_datdir = /x", "did you mean"),
+        ("[more]\n[DEFAULT]\nenabled_backends = a:nothing", "nothing"),
+        ("[DEFAULT]\nenabled_backends = a", "not name:driver"),
+        ("[glance_store]\ndefault_backend = nobody", "no store is named 'nobody'"),
+    ],
+)
+def test_what_is_wrong(tmp_path, capsys, line, told):
+    """Faults, and what nothing reads; the exit status says so."""
+    text = CONFIG.replace("[old]\nforeign_place = x\n", "").replace(", old:foreign", "")
+    assert main(["check", config(tmp_path, f"{text}\n{line}\n")]) == 1
+    assert told in capsys.readouterr().out
+
+
+def test_every_change_concerns_a_driver_and_its_settings():
+    from imgstore.config import driver_options  # noqa: PLC0415
+
+    for change in checking.CHANGES:
+        for driver in change.drivers:
+            defaults = {opt.name: opt.default for opt in driver_options(driver)}
+            change.concerns(defaults)
+    assert set(checking.RESERVED) == set(RESERVED)
+
+
+class TestOptions:
+    def test_lists(self):
+        """The single form in one group, the other in one for each driver, as with glance_store."""
+        ((group, single),) = options.list_single()
+        assert group == "glance_store"
+        names = [opt.name for opt in single]
+        assert names[:2] == ["stores", "default_store"]
+        assert len(names) == len(set(names))
+        multi = dict(options.list_multi())
+        assert [opt.name for opt in multi.pop("glance_store")] == ["default_backend"]
+        assert list(multi) == list(options.DRIVERS)
+        assert {"weight", "store_description"} <= {opt.name for opt in multi["file"]}
+        assert glance_store.backend._list_opts()[0][0] == "glance_store"
+        assert glance_store.multi_backend._list_config_opts()[1][0] == "file"
+
+    def test_with_and_without_glance_store(self, monkeypatch):
+        """Installed, its own entry points list them."""
+        assert options.list_single_unless_listed() != []
+        assert options.list_multi_unless_listed() != []
+        monkeypatch.setattr(options, "distribution", lambda name: version("oslo.config"))
+        assert options.list_single_unless_listed() == []
+        assert options.list_multi_unless_listed() == []
