@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-lab test-all test-vsphere storm bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-quick test-lab test-all test-glance test-vsphere storm bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -33,6 +33,9 @@ test-lab: ## the servers' own tests, and note that these servers were tested
 
 test-all: ## every test on every setting, the servers' own and the heavy ones too: an hour or more
 	@$(PYTHON) -m tools.run_tests --all
+
+test-glance: ## Glance's own tests on the façade (GLANCE="unit functional" or "--record")
+	@$(PYTHON) -m tools.glance $(GLANCE)
 
 test-vsphere: ## run the contract on a vCenter Server or host (IMGSTORE_VSPHERE_…)
 	@$(ENVIRONMENT) tests

@@ -1,7 +1,7 @@
 """Virtual environments under .venv/, renewed only when what they are made of changed.
 
-``python -m tools.environments NAME`` sets one up: demo, bench, docs, lint, moto, openstack or
-tests.
+``python -m tools.environments NAME`` sets one up: demo, bench, docs, glance, lint, moto, openstack
+or tests.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ RECIPES = {
     "demo": Recipe(),
     "bench": Recipe(extras="all", ceph=True),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
+    "glance": Recipe("tools/requirements-glance.txt", extras="all,testing", ceph=True),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
     "openstack": Recipe("tools/requirements-servers.txt", package=False, ceph=True),
     "moto": Recipe("tools/requirements-moto.txt", package=False),
@@ -76,9 +77,22 @@ def build_wheel() -> Path:
                     target = Path(copy) / path.relative_to(REPOSITORY)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(path, target)
-                _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(directory), copy)
+                pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(directory), copy)
             _write_stamp(directory, "wheel", stamp)
         return next(directory.glob("imgstore-*.whl"))
+
+
+@contextmanager
+def kept(directory: Path, files: Iterable[Path]) -> Iterator[bool]:
+    """Tell whether a directory was made of these files; otherwise it is gone, and made inside."""
+    stamp = _digest(files)
+    with _locked(directory):
+        is_there = _stamp(directory, "made") == stamp
+        if not is_there:
+            shutil.rmtree(directory, ignore_errors=True)
+        yield is_there
+        if not is_there:
+            _write_stamp(directory, "made", stamp)
 
 
 def _is_source(path: Path) -> bool:
@@ -105,7 +119,7 @@ def _ensure_made(directory: Path, recipe: Recipe, python: str) -> None:
     if recipe.package:
         wheel = build_wheel()
         install.append(f"{wheel}[{recipe.extras}]" if recipe.extras else str(wheel))
-    _pip(str(directory / "bin" / "python"), "install", *install)
+    pip(str(directory / "bin" / "python"), "install", *install)
     if recipe.package:
         _write_stamp(directory, "package", _digest([wheel]))
     _write_stamp(directory, "made", stamp)
@@ -116,11 +130,12 @@ def _ensure_package(directory: Path, wheel: Path) -> None:
     if _stamp(directory, "package") == stamp:
         return
     python = str(directory / "bin" / "python")
-    _pip(python, "install", "--force-reinstall", "--no-deps", str(wheel))
+    pip(python, "install", "--force-reinstall", "--no-deps", str(wheel))
     _write_stamp(directory, "package", stamp)
 
 
-def _pip(python: str, *arguments: str) -> None:
+def pip(python: str, *arguments: str) -> None:
+    """Run an interpreter's pip; raises subprocess.CalledProcessError."""
     command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
 
