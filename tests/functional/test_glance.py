@@ -60,7 +60,7 @@ def glance(_glance: Glance, moto: Moto, moto_raw: Any) -> Glance:
 
 @pytest.fixture(scope="module")
 def _old(_glance: Glance) -> Iterator[str]:
-    with _glance.another("glance_store") as url:
+    with _glance.another("glance_store") as (url, _):
         yield url
 
 

@@ -4,8 +4,8 @@ It is served by the façade over imgstore, or by the glance_store that it was wr
 does for it what an operator does. IMGSTORE_GLANCE names another directory with a `glance_store`
 that stands for the façade; empty it is glance_store itself.
 
-Without a Keystone whoever asks is an admin. There is a cache of images, and web-download may fetch
-from this machine.
+Without a Keystone whoever asks is an admin. There is a cache of images unless it is asked not to
+be, and web-download may fetch from this machine.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from servers.ceph import User as CephUser
 from servers.cinder import Cinder
-from servers.keystone import Keystone, KeystoneUser
+from servers.keystone import REGION, Interface, Keystone, KeystoneUser
 from servers.missing import Missing
 from servers.openstack import Requests, ask, environment
-from servers.pools import RbdPool
 from servers.process import Process, ServerFailed, free_port
 from servers.radosgw import User
 from servers.scratch import Scratch
@@ -111,6 +111,7 @@ class Glance:
         *,
         library: Library = "imgstore",
         identity: Keystone | None = None,
+        cache: bool = True,
     ) -> None:
         if not (ENVIRONMENT / ".made.stamp").exists():
             remedy = "python -m tools.environments glance"
@@ -119,6 +120,8 @@ class Glance:
         self._home = scratch.directory("glance-data")
         self._stores = stores
         self._identity = identity
+        words = ["keystone"] if identity else []
+        self._flavor = "+".join([*words, *(["caching"] if cache else [])])
         self.requests = Requests(self._home / "access.log")
         self.user: KeystoneUser | None = None
         self.library: Library = library
@@ -128,7 +131,8 @@ class Glance:
         (self._home / "paste.ini").write_text(text)
         for name in ("locks", "cache", STAGING, TASKS):
             (self._home / name).mkdir()
-        self.process = self._server(free_port(), library)
+        self.port = free_port()
+        self.process = self._server(self.port, library)
 
     @property
     def url(self) -> str:
@@ -150,6 +154,10 @@ class Glance:
         """Make its database and start it; raises ServerFailed."""
         self._run("database", {"database": self._home / "glance.db"})
         self.process.start()
+        if self._identity is not None:
+            interfaces: tuple[Interface, ...] = ("public", "internal", "admin")
+            for interface in interfaces:
+                self._identity.endpoint("image", REGION, interface, self.url)
 
     def kill(self) -> None:
         """End it at once. Idempotent."""
@@ -163,13 +171,11 @@ class Glance:
         self.process.start()
 
     @contextlib.contextmanager
-    def another(self, library: Library) -> Iterator[str]:
-        """Run a second API on the same database and stores; give its URL."""
-        before = self.port
-        process = self._server(port := free_port(), library)
-        self.port = before
-        with process:
-            yield f"http://127.0.0.1:{port}"
+    def another(self, library: Library) -> Iterator[tuple[str, Process]]:
+        """Run a second API on the same database and stores; give its URL and its process."""
+        port = free_port()
+        with self._server(port, library) as process:
+            yield f"http://127.0.0.1:{port}", process
 
     def token(self) -> str:
         """Return what to ask with."""
@@ -178,7 +184,6 @@ class Glance:
         return self._identity.token(self.user)
 
     def _server(self, port: int, library: Library) -> Process:
-        self.port = port
         directory = self._scratch.directory(f"glance-{library}")
         trusting = self._identity is None
         options = {"port": port, "log": self.requests.path, "trusting": trusting}
@@ -187,11 +192,11 @@ class Glance:
             self._command("api", options),
             directory=directory,
             ready=lambda: ask("GET", f"http://127.0.0.1:{port}/", seconds=5).status == 300,
-            environment=self._environment(self._configure(directory), library),
+            environment=self._environment(self._configure(directory, port), library),
             start_seconds=120.0,
         )
 
-    def _configure(self, directory: Path) -> Path:
+    def _configure(self, directory: Path, port: int) -> Path:
         conf = directory / "glance-api.conf"
         conf.touch(mode=0o600)
         names = list(self._stores)
@@ -200,9 +205,9 @@ class Glance:
             home=self._home,
             staging=STAGING,
             tasks=TASKS,
-            url=self.url,
+            url=f"http://127.0.0.1:{port}",
             default=names[0],
-            flavor="caching" if self._identity is None else "keystone+caching",
+            flavor=self._flavor,
         )
         text += "".join(store.section(name) for name, store in self._stores.items())
         conf.write_text(text + self._authentication())
@@ -223,6 +228,8 @@ class Glance:
         }
         for store in self._stores.values():
             made |= store.environment
+        # There is the program with which os-brick becomes root; Cinder's stand-ins come first.
+        made["PATH"] = f"{made.get('PATH', os.defpath)}:{ENVIRONMENT / 'bin'}"
         if library == "imgstore" and (path := facade()):
             made["PYTHONPATH"] = path
         return made
@@ -263,9 +270,10 @@ def glance(
     *,
     library: Library = "imgstore",
     identity: Keystone | None = None,
+    cache: bool = True,
 ) -> Iterator[Glance]:
     """Run Glance with these stores, the first of which is the default; raises Missing."""
-    server = Glance(scratch, stores, library=library, identity=identity)
+    server = Glance(scratch, stores, library=library, identity=identity, cache=cache)
     try:
         server.start()
         yield server
@@ -315,12 +323,12 @@ def swift_store(directory: Path, user: KeystoneUser, container: str) -> GlanceSt
     return GlanceStore("swift", options)
 
 
-def rbd_store(pool: RbdPool) -> GlanceStore:
+def rbd_store(pool: str, user: CephUser) -> GlanceStore:
     """Return a store of images in a pool."""
     options = {
-        "rbd_store_pool": pool.name,
-        "rbd_store_user": pool.user.name,
-        "rbd_store_ceph_conf": pool.user.conf,
+        "rbd_store_pool": pool,
+        "rbd_store_user": user.name,
+        "rbd_store_ceph_conf": user.conf,
     }
     return GlanceStore("rbd", options)
 

@@ -23,12 +23,12 @@ class Images:
 
     def __init__(self, server: Glance, *, url: str = "") -> None:
         self.server = server
-        self._token = server.token()
-        self._url = url or server.url
+        self.token = server.token()
+        self.url = url or server.url
         with warnings.catch_warnings():  # of what others of OpenStack import
             warnings.simplefilter("ignore")
             library: Any = importlib.import_module("glanceclient.v2.client")
-        self.client = library.Client(endpoint=self._url, token=self._token)
+        self.client = library.Client(endpoint=self.url, token=self.token)
 
     def create(self, image_id: str = "", **about: Any) -> str:
         """Make an image without data, and return its id."""
@@ -100,11 +100,11 @@ class Images:
         body: object = None,
     ) -> Answer:
         """Send one plain request; a `body` that is not bytes goes as JSON."""
-        sent = {"X-Auth-Token": self._token}
+        sent = {"X-Auth-Token": self.token}
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         if data is not body:
             sent["Content-Type"] = "application/json"
-        return ask(method, f"{self._url}{path}", sent | (headers or {}), data)
+        return ask(method, f"{self.url}{path}", sent | (headers or {}), data)
 
 
 def digests(data: bytes) -> dict[str, Any]:
