@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.glance import Glance, file_store, s3_store
+from servers.glance import Glance, GlanceStore, file_store, s3_store
 from servers.glance import glance as run_glance
 from servers.glance_client import Images, digests
 from servers.hostile import Hostile
@@ -44,6 +44,7 @@ def _glance(scratch: Scratch, _moto: Moto, moto_raw: Any, places: list[Path]) ->
         "files": file_store(*places),
         # A bucket that is away is given up at once.
         "objects": s3_store(_moto.url(), any_user(), BUCKET, s3_store_max_attempts=1),
+        "nowhere": GlanceStore("s3", {}),
     }
     with run_glance(scratch, stores) as server:
         yield server
@@ -214,6 +215,26 @@ def test_the_cache(glance: Glance, images: Images, moto: Moto, store: str) -> No
     moto.heal()
     images.delete(image)
     assert image not in glance.cached
+
+
+def test_an_upload_to_a_store_that_is_down(images: Images, moto: Moto) -> None:
+    """The client is told to try again later."""
+    image = images.create()
+    upload = {"headers": {**BINARY, "X-Image-Meta-Store": "objects"}, "body": DATA}
+    moto.process.kill()
+    assert images.ask("PUT", f"/v2/images/{image}/file", **upload).status == 503
+    assert images.get(image)["status"] == "queued"
+
+
+def test_a_store_that_is_configured_badly(images: Images) -> None:
+    """Glance starts and lists it; nothing can be uploaded to it."""
+    listed = images.client.images.get_stores_info()["stores"]
+    assert [store["id"] for store in listed] == [*BOTH, "nowhere"]
+    image = images.create()
+    headers = {**BINARY, "X-Image-Meta-Store": "nowhere"}
+    answer = images.ask("PUT", f"/v2/images/{image}/file", headers=headers, body=DATA)
+    assert answer.status == 410
+    assert images.get(image)["status"] == "queued"
 
 
 def test_a_file_that_vanished(images: Images, places: list[Path]) -> None:
