@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
+import random
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,9 @@ from servers.process import until
 from servers.s3_stores import keys, uploads
 from servers.scratch import Scratch
 
+from imgstore import Store
+from imgstore.drivers.filesystem import FilesystemStore
+from imgstore.drivers.s3 import S3Store
 from imgstore.testing.harness import pattern
 
 pytestmark = pytest.mark.servers("glance", "moto")
@@ -26,8 +33,15 @@ pytestmark = pytest.mark.servers("glance", "moto")
 KIB = 1024
 MIB = 1024 * KIB
 DATA = pattern(300 * KIB + 7)
+LARGE = pattern(24 * MIB + 7)  # in S3 it goes in parts
 BUCKET = "glance"
 BOTH = ["files", "objects"]
+# A bucket that is away is given up at once; an image of some MiB goes in parts.
+BRIEF = {
+    "s3_store_max_attempts": 1,
+    "s3_store_large_object_size": 8,
+    "s3_store_large_object_chunk_size": 5,
+}
 BINARY = {"Content-Type": "application/octet-stream"}
 
 
@@ -42,8 +56,7 @@ def _glance(scratch: Scratch, _moto: Moto, moto_raw: Any, places: list[Path]) ->
     moto_raw.create_bucket(Bucket=BUCKET)
     stores = {
         "files": file_store(*places),
-        # A bucket that is away is given up at once.
-        "objects": s3_store(_moto.url(), any_user(), BUCKET, s3_store_max_attempts=1),
+        "objects": s3_store(_moto.url(), any_user(), BUCKET, **BRIEF),
         "nowhere": GlanceStore("s3", {}),
     }
     with run_glance(scratch, stores) as server:
@@ -88,6 +101,18 @@ def left(places: list[Path], glance: Glance, moto_raw: Any) -> Callable[[], list
         return [*files, *keys(moto_raw, BUCKET), *uploads(moto_raw, BUCKET), *glance.staged]
 
     return left
+
+
+@pytest.fixture
+def stores(moto: Moto, places: list[Path]) -> Iterator[list[Store]]:
+    """The stores by imgstore itself."""
+    user = any_user()
+    keys = {"access_key": user.access_key, "secret_key": user.secret_key}
+    with (
+        FilesystemStore("files", datadirs=places) as files,
+        S3Store("objects", host=moto.url(), bucket=BUCKET, **keys) as objects,
+    ):
+        yield [files, objects]
 
 
 @pytest.mark.parametrize("store", BOTH)
@@ -254,21 +279,31 @@ def test_an_upload_of_what_has_data(images: Images) -> None:
 
 @pytest.mark.parametrize("store", BOTH)
 @pytest.mark.parametrize("sent", [0, 1, 200_000])
-def test_an_upload_that_is_cut(
-    glance: Glance, images: Images, left: Any, store: str, sent: int
-) -> None:
+def test_an_upload_that_is_cut(images: Images, left: Any, store: str, sent: int) -> None:
     """Where a client goes in the middle of an upload, nothing of the image stays."""
     image = images.create()
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", glance.port)) as connection:
-        connection.putrequest("PUT", f"/v2/images/{image}/file")
-        for name, value in {**BINARY, "X-Image-Meta-Store": store}.items():
-            connection.putheader(name, value)
-        connection.putheader("Content-Length", str(len(DATA)))
-        connection.endheaders()
+    with begun(images, image, store, len(DATA)) as connection:
         connection.send(DATA[:sent])
         until(lambda: is_saving(images, image), seconds=30, what="the upload has begun")
     until(lambda: not is_saving(images, image), seconds=30, what="Glance gave the upload up")
     assert images.get(image)["status"] == "queued"
+    assert left() == []
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("run", [f"{store} {seed}" for store in BOTH for seed in range(4)])
+def test_a_service_that_is_killed(images: Images, stores: list[Store], left: Any, run: str) -> None:
+    """Where a service dies at any point of an upload, leftovers are all that stays."""
+    sent, process = random.Random(run).randrange(len(LARGE)), images.server.process
+    image = images.create()
+    with begun(images, image, run.split(maxsplit=1)[0], len(LARGE)) as connection:
+        connection.send(LARGE[:sent])
+        until(lambda: unsent(connection) == 0, seconds=60, what="Glance has taken all")
+        process.kill()
+    process.start()
+    images.delete(image)
+    for store in stores:
+        store.remove_leftovers(older_than=0)
     assert left() == []
 
 
@@ -311,6 +346,27 @@ def test_a_switch(glance: Glance, images: Images) -> None:
             assert old.read(image) == DATA + name.encode()
     finally:
         glance.switch("imgstore")
+
+
+@contextlib.contextmanager
+def begun(
+    images: Images, image: str, store: str, size: int
+) -> Iterator[http.client.HTTPConnection]:
+    """Begin an upload whose body is still to be sent."""
+    port = images.server.port
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.putrequest("PUT", f"/v2/images/{image}/file")
+        for name, value in {**BINARY, "X-Image-Meta-Store": store}.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+        yield connection
+
+
+def unsent(connection: http.client.HTTPConnection) -> int:
+    """Return how many bytes wait to be taken by the other side: SIOCOUTQ of tcp(7)."""
+    answer = fcntl.ioctl(connection.sock, termios.TIOCOUTQ, b"\0" * 4)
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def is_saving(images: Images, image: str) -> bool:
