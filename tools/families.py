@@ -33,8 +33,7 @@ class Family:
     def environments(self) -> tuple[str, ...]:
         """The environments that servers among them have of their own."""
         kinds = {"openstack": "keystone", "moto": "moto"}
-        needed = [kind for kind, server in kinds.items() if server in self.servers]
-        return (*needed, *([self.home] if self.home else []))
+        return tuple(kind for kind, server in kinds.items() if server in self.servers)
 
 
 FAMILIES = (
