@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-lab test-all test-vsphere storm bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-quick test-lab test-all test-glance test-vsphere storm bench servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -9,7 +9,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	&& echo "$$python" && break; done)
 ENVIRONMENT = $(if $(PYTHON),,$(error Python 3.10 or later is needed))$(PYTHON) -m tools.environments
 # Swift, Keystone and Cinder have an environment of their own, which only they need.
-OPENSTACK = $(if $(or $(if $(BACKENDS),,all),$(findstring swift,$(BACKENDS)),$(findstring cinder,$(BACKENDS))),$(ENVIRONMENT) openstack,:)
+OPENSTACK = $(if $(or $(if $(BACKENDS),,all),$(findstring swift,$(BACKENDS)),$(findstring cinder,$(BACKENDS)),$(findstring glance,$(BACKENDS))),$(ENVIRONMENT) openstack,:)
+GLANCE_SERVER = $(if $(or $(if $(BACKENDS),,all),$(findstring glance,$(BACKENDS))),$(ENVIRONMENT) glance,:)
 CONTROL = PYTHONPATH=tests/functional $(PYTHON) -m servers.control
 
 # What the caller's shell is told about imports must not reach the tools, nor hide a wheel.
@@ -34,6 +35,9 @@ test-lab: ## the servers' own tests, and note that these servers were tested
 test-all: ## every test on every setting, the servers' own and the heavy ones too: an hour or more
 	@$(PYTHON) -m tools.run_tests --all
 
+test-glance: ## Glance's own tests on the façade (GLANCE="unit functional" or "--record")
+	@$(PYTHON) -m tools.glance $(GLANCE)
+
 test-vsphere: ## run the contract on a vCenter Server or host (IMGSTORE_VSPHERE_…)
 	@$(ENVIRONMENT) tests
 	.venv/tests/bin/pytest --config-file pyproject.toml --rootdir . tests/real/vsphere.py
@@ -50,9 +54,10 @@ bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more 
 	@$(OPENSTACK)
 	.venv/bench/bin/python benchmarks/run.py $(if $(BACKENDS),--backends $(BACKENDS)) $(BENCH)
 
-servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,cinder,vsphere)
+servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,cinder,vsphere,glance)
 	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
 	@$(OPENSTACK)
+	@$(GLANCE_SERVER)
 	@$(CONTROL) up $(BACKENDS)
 
 servers-down: ## stop them

@@ -1,7 +1,7 @@
 """Virtual environments under .venv/, renewed only when what they are made of changed.
 
-``python -m tools.environments NAME`` sets one up: demo, bench, docs, lint, moto, openstack or
-tests.
+``python -m tools.environments NAME`` sets one up: demo, bench, docs, glance, lint, moto, openstack
+or tests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools import bindings, system_packages
@@ -23,25 +23,33 @@ from tools import bindings, system_packages
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = REPOSITORY / ".venv"
 _METADATA = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+# The directory of each distribution of this repository, and its package there.
+_DISTRIBUTIONS = {
+    "imgstore": (REPOSITORY, "imgstore"),
+    "imgstore-glance": (REPOSITORY / "imgstore-glance", "imgstore_glance"),
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What an environment holds: pinned requirements, and the package with these extras.
 
-    With ``ceph`` also Ceph's modules, where the distribution has them for the same Python.
+    With ``ceph`` also Ceph's modules, where the distribution has them for the same Python; with
+    ``facade`` the package that Glance runs on.
     """
 
     requirements: str | None = None
     extras: str | None = None
     package: bool = True
     ceph: bool = False
+    facade: bool = field(default=False, repr=False)  # installed apart, so no reason to begin anew
 
 
 RECIPES = {
     "demo": Recipe(),
     "bench": Recipe(extras="all", ceph=True),
     "docs": Recipe("tools/requirements-docs.txt", extras="http,testing"),
+    "glance": Recipe("tools/requirements-glance.txt", extras="all,testing", ceph=True, facade=True),
     "lint": Recipe("tools/requirements-lint.txt", package=False),
     "openstack": Recipe("tools/requirements-servers.txt", package=False, ceph=True),
     "moto": Recipe("tools/requirements-moto.txt", package=False),
@@ -57,28 +65,44 @@ def ensure(kind: str, *, version: str = "", python: str = sys.executable) -> Pat
         _ensure_made(directory, recipe, python)
         if recipe.package:
             _ensure_package(directory, build_wheel())
+        if recipe.facade:
+            _ensure_package(directory, build_wheel("imgstore-glance"), "facade")
         if recipe.ceph:
             bindings.link(directory / "bin" / "python")
     return directory
 
 
-def build_wheel() -> Path:
+def build_wheel(distribution: str = "imgstore") -> Path:
     """Return the checkout's wheel, built from a copy: the checkout is left as it is."""
-    directory = ENVIRONMENTS / "dist"
+    root, package = _DISTRIBUTIONS[distribution]
+    directory = ENVIRONMENTS / distribution.replace("imgstore", "dist")
     with _locked(directory):
-        sources = [REPOSITORY / name for name in _METADATA]
-        sources += [path for path in (REPOSITORY / "imgstore").rglob("*") if _is_source(path)]
+        sources = [root / name for name in _METADATA if (root / name).exists()]
+        sources += [path for path in (root / package).rglob("*") if _is_source(path)]
         stamp = _digest(sorted(sources), sys.version)
         if _stamp(directory, "wheel") != stamp:
             shutil.rmtree(directory, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix="imgstore-build-") as copy:
                 for path in sources:
-                    target = Path(copy) / path.relative_to(REPOSITORY)
+                    target = Path(copy) / path.relative_to(root)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(path, target)
-                _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(directory), copy)
+                pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(directory), copy)
             _write_stamp(directory, "wheel", stamp)
-        return next(directory.glob("imgstore-*.whl"))
+        return next(directory.glob("*.whl"))
+
+
+@contextmanager
+def kept(directory: Path, files: Iterable[Path]) -> Iterator[bool]:
+    """Tell whether a directory was made of these files; otherwise it is gone, and made inside."""
+    stamp = _digest(files)
+    with _locked(directory):
+        is_there = _stamp(directory, "made") == stamp
+        if not is_there:
+            shutil.rmtree(directory, ignore_errors=True)
+        yield is_there
+        if not is_there:
+            _write_stamp(directory, "made", stamp)
 
 
 def _is_source(path: Path) -> bool:
@@ -105,22 +129,23 @@ def _ensure_made(directory: Path, recipe: Recipe, python: str) -> None:
     if recipe.package:
         wheel = build_wheel()
         install.append(f"{wheel}[{recipe.extras}]" if recipe.extras else str(wheel))
-    _pip(str(directory / "bin" / "python"), "install", *install)
+    pip(str(directory / "bin" / "python"), "install", *install)
     if recipe.package:
         _write_stamp(directory, "package", _digest([wheel]))
     _write_stamp(directory, "made", stamp)
 
 
-def _ensure_package(directory: Path, wheel: Path) -> None:
+def _ensure_package(directory: Path, wheel: Path, name: str = "package") -> None:
     stamp = _digest([wheel])
-    if _stamp(directory, "package") == stamp:
+    if _stamp(directory, name) == stamp:
         return
     python = str(directory / "bin" / "python")
-    _pip(python, "install", "--force-reinstall", "--no-deps", str(wheel))
-    _write_stamp(directory, "package", stamp)
+    pip(python, "install", "--force-reinstall", "--no-deps", str(wheel))
+    _write_stamp(directory, name, stamp)
 
 
-def _pip(python: str, *arguments: str) -> None:
+def pip(python: str, *arguments: str) -> None:
+    """Run an interpreter's pip; raises subprocess.CalledProcessError."""
     command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
 

@@ -18,12 +18,16 @@ class NoFamily(Exception):
 
 @dataclass(frozen=True)
 class Family:
-    """Tests that share ``servers``; ``budget`` is how many seconds they should take together."""
+    """Tests that share ``servers``; ``budget`` is how many seconds they should take together.
+
+    They run in the environment ``home``, or else in that of the tests.
+    """
 
     name: str
     servers: frozenset[str]
     budget: int
     waits: bool = False
+    home: str = ""
 
     @property
     def environments(self) -> tuple[str, ...]:
@@ -39,6 +43,12 @@ FAMILIES = (
     Family("swift", frozenset({"keystone", "swift"}), 600, waits=True),
     Family("cinder", frozenset({"keystone", "cinder"}), 900, waits=True),
     Family("vsphere", frozenset({"vsphere"}), 150),
+    Family(
+        "glance",
+        frozenset({"glance", "moto", "ceph", "radosgw", "keystone", "swift", "cinder"}),
+        100,
+        home="glance",
+    ),
     Family("control", frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere"}), 120),
 )
 

@@ -27,9 +27,10 @@ FUNCTIONAL = "3.11"  # the one that distributions build Ceph's bindings for
 LIMIT = 80 * 60  # seconds for a run
 LIMIT_OF_ALL = 6 * 3600
 TESTS = REPOSITORY / "tests"
+FACADE = REPOSITORY / "imgstore-glance" / "tests"
 DURATIONS = ENVIRONMENTS / "durations.json"
 WHEEL = "wheel"
-SERVERS = {"openstack": "Swift, Keystone and Cinder", "moto": "moto's server"}
+SERVERS = {"openstack": "Swift, Keystone and Cinder", "moto": "moto's server", "glance": "Glance"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Run:
         made = [Step(WHEEL, prepare=environments.build_wheel, budget=10)]
         made += map(self._environment, self.pythons if self._is_whole else [self.main])
         if not self.quick:
-            made += [*map(_servers, SERVERS), *self._functional()]
+            kinds = [kind for kind in SERVERS if kind != "glance" or self._is_whole]
+            made += [*map(_servers, kinds), *self._functional()]
+        if self._is_whole:
+            made += [self._facade(), self._glances_own()]
         if not self.lab_only:
             made += [self._make("lint", 40)]
             made += map(self._unit, self.pythons if self._is_whole else [self.main])
@@ -85,6 +89,19 @@ class Run:
             if family.name != "control" or self._lab_counts
         ]
 
+    def _facade(self) -> Step:
+        return self._tests("facade", self.main, [str(FACADE)], 60)
+
+    def _glances_own(self) -> Step:
+        place = f"PYTHONPATH={REPOSITORY}"
+        return Step(
+            "Glance's tests",
+            ("env", "-u", "PYTHONSAFEPATH", place, sys.executable, "-m", "tools.glance"),
+            needs=(_environment("glance"),),
+            tests=True,
+            budget=400,
+        )
+
     def _tests(
         self,
         label: str,
@@ -93,10 +110,11 @@ class Run:
         budget: int,
         family: families.Family | None = None,
     ) -> Step:
-        pytest = str(ENVIRONMENTS / f"tests{version}" / "bin" / "pytest")
+        kind = (family and family.home) or f"tests{version}"
+        pytest = str(ENVIRONMENTS / kind / "bin" / "pytest")
         options = [f"--config-file={REPOSITORY / 'pyproject.toml'}", f"--rootdir={REPOSITORY}"]
         options += ["--durations=25", "-m", self._selection(version)]
-        needs = [_environment(f"tests{version}")]
+        needs = [_environment(kind)]
         if family is not None:
             needs += map(_environment, family.environments)
         return Step(

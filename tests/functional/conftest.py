@@ -52,6 +52,7 @@ _SERVERS = {
     "_keystone": "keystone",
     "_swift": "swift",
     "_cinder": "cinder",
+    "_glance": "glance",
     "_vsphere": "vsphere",
 }
 

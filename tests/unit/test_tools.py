@@ -206,3 +206,53 @@ def test_tests_that_fall_silent_are_ended(tools, tmp_path, monkeypatch):
     result = steps.run(step, time.monotonic() + 500)
     assert not result.passed
     assert result.failures() == ["deaf: stopped: no test has ended for 0.2 s"]
+
+
+@pytest.fixture
+def suite(tools, tmp_path):
+    """Give a suite of Glance's tests, of which four have ended."""
+    made = tools("glance_suites").Suite("unit", tmp_path)
+    for name, status in [("a", "success"), ("b", "fail"), ("c", "skip"), ("d", "xfail")]:
+        made._note(name, {"test_status": status, "file_bytes": b"x\n  store.NotFound: no\n"})
+    return made
+
+
+def test_outcomes_of_glances_tests(suite):
+    """Each test has one; what a test says before its end is none."""
+    suite._note("e", {"test_status": "inprogress"})
+    assert suite.outcomes == {"a": "passed", "b": "failed", "c": "skipped", "d": "passed"}
+    assert suite.failed() == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        ({"a": "passed", "b": "failed", "c": "skipped", "d": "passed"}, []),
+        ({"b": "passed"}, ["glance::b - failed, on glance_store passed. store.NotFound: no"]),
+        ({"c": "passed"}, ["glance::c - skipped, on glance_store passed. "]),
+        ({"a": "skipped"}, ["glance::a - passed, on glance_store skipped. "]),
+        ({"e": "passed"}, ["glance::e - not run, on glance_store passed. "]),
+    ],
+)
+def test_a_test_of_glance_that_ends_otherwise_is_a_failure(tools, suite, expected, said):
+    """One that fails, is skipped or vanishes, and one that was not skipped before."""
+    usual = {"a": "passed", "b": "failed", "c": "skipped", "d": "passed"}
+    found = tools("glance_suites").differences(suite, usual | expected)
+    assert found == [f"FAILED {line}" for line in said]
+
+
+def test_a_test_of_glance_that_nobody_knows_is_a_failure(tools, suite):
+    """So a module that cannot be imported is one, too."""
+    found = tools("glance_suites").differences(suite, {"b": "failed", "c": "skipped"})
+    assert [line.split(" - ")[1] for line in found] == ["passed, on glance_store unknown. "] * 2
+
+
+def test_the_outcomes_on_glance_store_are_of_both_suites(tools):
+    """The recorded file names each test once, with what became of it."""
+    outcomes = tools("glance").OUTCOMES
+    found = {name: tools("glance_suites").read(outcomes, name) for name in ("unit", "functional")}
+    assert sum(map(len, found.values())) == len(outcomes.read_text().splitlines())
+    assert {outcome for each in found.values() for outcome in each.values()} <= {
+        "passed",
+        "skipped",
+    }

@@ -25,8 +25,8 @@ Fixtures (tests/functional/conftest.py)
 
 A fixture or call that this machine cannot serve raises Missing: the test is skipped with the
 reason, or fails where IMGSTORE_REQUIRE (names separated by commas, or "all") asks for it. Names:
-nginx, openssl, ceph, radosgw, keystone, swift, cinder, vsphere, fuse, ext4, xfs, btrfs, quota,
-tmpfs, bind, run_as.
+nginx, openssl, ceph, radosgw, keystone, swift, cinder, vsphere, glance, fuse, ext4, xfs, btrfs,
+quota, tmpfs, bind, run_as.
 The logs of all servers, as far as written during a test that fails, are in its report.
 
 `make servers-up` and `make servers-down` run servers for a person: servers.control. A new backend
@@ -129,6 +129,20 @@ servers.cinder                                      types, backends: the module'
 servers.cinder_stores                               imgstore
     login(user) -> options cinder_store(server, kind="fast", **options)
     as_client(server)                               context manager: PATH, OSLO_LOCK_PATH
+servers.glance                                      IMGSTORE_GLANCE: the module's docstring
+    glance(scratch, stores, *, library="imgstore", identity=None, cache=True)
+        context manager -> Glance
+    Glance: .url .port .process .library .user .requests .staged .cached
+        .switch(library) .token()
+        .another(library)                           context manager -> URL, Process
+    file_store(*directories) s3_store(url, user, bucket, **more) rbd_store(pool, user)
+    swift_store(directory, user, container) cinder_store(server, kind="fast")   -> GlanceStore
+servers.glance_client                               python-glanceclient
+    Images(server, *, url="")
+        .create() .add(data, *, store=None) .stage(data) .bring(id, stores, *, all_must=True, **how)
+        .settled(id) -> status .read(id) .get(id) .locations(id) .stores(id) .delete(*ids) .ids()
+        .ask(method, path, *, headers=None, body=None) -> Answer .client
+    digests(data)
 servers.vsphere                                     paths, ports, faults: the module's docstring
     vsphere(scratch, *, port=0, wsdl=None)          context manager -> VSphere
     VSphere: .user .password .ca .foreign_ca .ports["https" | "http" | "expired" | "foreign"]

@@ -28,7 +28,7 @@ def configured(options: dict[str, Any]) -> Any:
     importlib.import_module("cinder.monkey_patch").patch()
     importlib.import_module("cinder.cmd.volume")  # registers what a backend's section may say
     conf = importlib.import_module("oslo_config.cfg").CONF
-    _write_one_at_a_time()
+    write_one_at_a_time()
     importlib.import_module("cinder.objects").register_all()
     logging = importlib.import_module("oslo_log.log")
     logging.register_options(conf)
@@ -42,7 +42,7 @@ def configured(options: dict[str, Any]) -> Any:
     return conf
 
 
-def _write_one_at_a_time() -> None:
+def write_one_at_a_time() -> None:
     """Let SQLite's writers wait for each other.
 
     A transaction that reads and then writes fails at once where another one wrote meanwhile. So

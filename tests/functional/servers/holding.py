@@ -14,14 +14,24 @@ from functools import cached_property
 from pathlib import Path
 
 from servers.ceph import GIB, Ceph, ceph
-from servers.cinder import cinder
+from servers.ceph import User as CephUser
+from servers.cinder import Cinder, cinder
+from servers.glance import (
+    cinder_store,
+    file_store,
+    glance,
+    rbd_store,
+    s3_store,
+    swift_store,
+)
 from servers.keeper import end_children
-from servers.keystone import Keystone, keystone
+from servers.keystone import Keystone, KeystoneUser, keystone
 from servers.nginx import PASSWORD, USER, nginx
 from servers.process import Process
-from servers.radosgw import radosgw
+from servers.radosgw import RadosGateway, radosgw
+from servers.radosgw import User as S3User
 from servers.scratch import Scratch
-from servers.swift import LARGE, swift
+from servers.swift import LARGE, Swift, swift
 from servers.vsphere import vsphere
 
 _SIZE = 32 * GIB  # of a sparse file
@@ -51,10 +61,7 @@ class _Servers:
         }
 
     def s3(self) -> dict[str, str]:
-        server = self._stack.enter_context(radosgw(self._scratch, self._ceph))
-        self.processes.append(server.process)
-        user = server.user("glance")
-        server.bucket(user, "images")
+        server, user = self._bucket
         return {
             "url": server.url(),
             "https_url": server.url("https"),
@@ -66,8 +73,7 @@ class _Servers:
         }
 
     def rbd(self) -> dict[str, str]:
-        self._ceph.pool("images")
-        user = self._ceph.user("glance", mon="profile rbd", osd="profile rbd pool=images")
+        user = self._pool
         return {
             "conf": str(user.conf),
             "user": user.name,
@@ -78,10 +84,10 @@ class _Servers:
 
     def swift(self) -> dict[str, str]:
         identity = self._keystone
-        servers = self._stack.enter_context(swift(self._scratch, identity, max_file_size=LARGE))
+        servers, user = self._containers
         secure = servers.front(tls=True)
-        self.processes += servers.processes
-        user, v1 = identity.user("glance"), servers.v1_user()
+        self.processes.append(secure.process)
+        v1 = servers.v1_user()
         return {
             "auth_url": identity.url,
             "https_auth_url": identity.secure_url,
@@ -99,10 +105,7 @@ class _Servers:
         }
 
     def cinder(self) -> dict[str, str]:
-        cluster = ceph(self._scratch, store="bluestore", size=_SIZE, mgr=True)
-        held = self._stack.enter_context(cluster)
-        server = self._stack.enter_context(cinder(self._scratch, self._keystone, held))
-        self.processes += [held.mon, held.osd, *server.services.values()]
+        server = self._volumes
         return {
             "auth_url": self._keystone.url,
             "user": server.user.name,
@@ -128,6 +131,60 @@ class _Servers:
             "directory": str(listed[0].root),
         }
 
+    def glance(self) -> dict[str, str]:
+        gateway, s3_user = self._bucket
+        stores = {
+            "files": file_store(self._scratch.directory("glance-files")),
+            "objects": s3_store(gateway.url(), s3_user, "images"),
+            "container": swift_store(
+                self._scratch.directory("glance-swift"), self._containers[1], "images"
+            ),
+            "pool": rbd_store("images", self._pool),
+            "volumes": cinder_store(self._volumes),
+        }
+        held = glance(self._scratch, stores, identity=self._keystone)
+        server = self._stack.enter_context(held)
+        self.processes.append(server.process)
+        assert server.user is not None
+        return {
+            "url": server.url,
+            "auth_url": self._keystone.url,
+            "user": server.user.name,
+            "password": server.user.password,
+            "project": server.user.project,
+            "domain": server.user.domain,
+            "stores": ",".join(stores),
+            "log": str(server.process.log),
+        }
+
+    @cached_property
+    def _bucket(self) -> tuple[RadosGateway, S3User]:
+        server = self._stack.enter_context(radosgw(self._scratch, self._ceph))
+        self.processes.append(server.process)
+        user = server.user("glance")
+        server.bucket(user, "images")
+        return server, user
+
+    @cached_property
+    def _pool(self) -> CephUser:
+        self._ceph.pool("images")
+        return self._ceph.user("glance", mon="profile rbd", osd="profile rbd pool=images")
+
+    @cached_property
+    def _containers(self) -> tuple[Swift, KeystoneUser]:
+        held = swift(self._scratch, self._keystone, max_file_size=LARGE)
+        servers = self._stack.enter_context(held)
+        self.processes += servers.processes
+        return servers, self._keystone.user("glance-swift")
+
+    @cached_property
+    def _volumes(self) -> Cinder:
+        cluster = ceph(self._scratch, store="bluestore", size=_SIZE, mgr=True)
+        held = self._stack.enter_context(cluster)
+        server = self._stack.enter_context(cinder(self._scratch, self._keystone, held))
+        self.processes += [held.mon, held.osd, *server.services.values()]
+        return server
+
     @cached_property
     def _keystone(self) -> Keystone:
         identity = self._stack.enter_context(keystone(self._scratch))
@@ -148,6 +205,7 @@ BACKENDS: dict[str, Callable[[_Servers], dict[str, str]]] = {
     "swift": _Servers.swift,
     "cinder": _Servers.cinder,
     "vsphere": _Servers.vsphere,
+    "glance": _Servers.glance,
 }
 
 

@@ -1,0 +1,288 @@
+"""A running Glance with every kind of store, and Keystone in front of it.
+
+Beside it runs another one on glance_store, with the same database and the same stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.buckets import Bucket
+from servers.buckets import bucket as make_bucket
+from servers.cinder import Cinder
+from servers.containers import Container
+from servers.containers import container as make_container
+from servers.glance import (
+    Glance,
+    cinder_store,
+    file_store,
+    rbd_store,
+    s3_store,
+    swift_store,
+)
+from servers.glance import glance as run_glance
+from servers.glance_client import Images, digests
+from servers.keystone import Keystone
+from servers.pools import RbdPool
+from servers.process import until
+from servers.radosgw import RadosGateway, User
+from servers.scratch import Scratch
+from servers.swift import Swift
+
+from imgstore.testing.harness import pattern
+
+pytestmark = [
+    pytest.mark.servers("glance", "ceph", "radosgw", "keystone", "swift", "cinder"),
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:.cgi. is deprecated"),  # WebOb, in Glance's environment
+]
+
+KIB = 1024
+DATA = pattern(700 * KIB + 7)
+STORES = ["files", "objects", "container", "pool", "volumes"]
+ROUNDS = 12  # of each client, while both kinds of Glance serve
+
+
+class Places:
+    """What is in the stores, past Glance."""
+
+    def __init__(
+        self,
+        directories: list[Path],
+        bucket: Bucket,
+        container: Container,
+        pool: RbdPool,
+        volumes: Cinder,
+    ) -> None:
+        self.directories = directories
+        self.bucket = bucket
+        self.container = container
+        self.pool = pool
+        self.volumes = volumes
+
+    def left(self) -> dict[str, list[str]]:
+        """Name all that is there, by the stores that have anything."""
+        files = [str(at) for each in self.directories for at in each.rglob("*") if at.is_file()]
+        found = {
+            "files": files,
+            "objects": [*self.bucket.keys(), *self.bucket.uploads()],
+            "container": [*self.container.names(), *self.container.segments()],
+            "pool": [*self.pool.images(), *self.pool.trash()],
+            "volumes": self.volumes.states(),
+        }
+        return {name: names for name, names in found.items() if names}
+
+    def emptied(self) -> None:
+        """Wait until nothing is there: volumes and watched images go after a while."""
+        until(lambda: self.left() == {}, seconds=60, what="nothing is left in any store")
+
+
+@pytest.fixture(scope="module")
+def places(
+    scratch: Scratch,
+    _radosgw: RadosGateway,
+    s3_user: User,
+    s3_raw: Any,
+    _swift: Swift,
+    rbd_pool: RbdPool,
+    _cinder: Cinder,
+) -> Iterator[Places]:
+    directories = [scratch.directory("images") for _ in range(2)]
+    with (
+        make_bucket(_radosgw, s3_user, s3_raw) as bucket,
+        make_container(_swift.keystone.user("images")) as container,
+    ):
+        yield Places(directories, bucket, container, rbd_pool, _cinder)
+
+
+@pytest.fixture(scope="module")
+def _glance(
+    scratch: Scratch, _radosgw: RadosGateway, s3_user: User, _keystone: Keystone, places: Places
+) -> Iterator[Glance]:
+    user = places.container.user
+    stores = {
+        "files": file_store(*places.directories),
+        "objects": s3_store(_radosgw.url(), s3_user, places.bucket.name, s3_store_max_attempts=1),
+        "container": swift_store(scratch.directory("swift"), user, places.container.name),
+        "pool": rbd_store(places.pool.name, places.pool.user),
+        "volumes": cinder_store(places.volumes),
+    }
+    with run_glance(scratch, stores, identity=_keystone) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _old(_glance: Glance) -> Iterator[str]:
+    with _glance.another("glance_store") as (url, _):
+        yield url
+
+
+@pytest.fixture
+def images(
+    _glance: Glance, radosgw: RadosGateway, swift: Swift, cinder: Cinder, places: Places
+) -> Iterator[Images]:
+    """The images of a Glance all of whose stores are well; a test's are deleted at its end."""
+    _glance.process.revive()
+    made = Images(_glance)
+    yield made
+    made.delete(*made.ids())
+    places.emptied()
+
+
+@pytest.fixture
+def old(_old: str, images: Images) -> Images:
+    """The same, by the Glance on glance_store."""
+    return Images(images.server, url=_old)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_an_image_comes_back(images: Images, places: Places, store: str) -> None:
+    """Bytes, digests, size and ranges are right; a deleted image leaves nothing."""
+    image = images.add(DATA, store=store)
+    found = images.get(image)
+    assert found | digests(DATA) | {"status": "active", "stores": store} == found
+    assert images.read(image) == DATA
+    answer = images.ask("GET", f"/v2/images/{image}/file", headers={"Range": "bytes=5000-5999"})
+    assert (answer.status, answer.body) == (206, DATA[5000:6000])
+    images.delete(image)
+    places.emptied()
+
+
+def test_what_the_stores_say_of_themselves(images: Images, places: Places) -> None:
+    """Glance shows settings of each kind; that of files in two directories names the first."""
+    said = {
+        store["id"]: store["properties"]
+        for store in images.client.images.get_stores_info_detail()["stores"]
+    }
+    assert list(said) == STORES
+    assert said["files"]["data_dir"] == str(places.directories[0])
+    assert said["container"]["container"] == places.container.name
+    assert said["pool"]["pool"] == places.pool.name
+    assert said["volumes"]["volume_type"] == "fast"
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_both_libraries_write_the_same_locations(images: Images, old: Images, store: str) -> None:
+    """A location and its metadata are those that glance_store writes, byte by byte."""
+    written = []
+    for served in (images, old):
+        image = served.add(DATA, store=store)
+        (place,) = served.locations(image)
+        own = place["url"].rpartition("/")[2] if store == "volumes" else image
+        written.append(json.dumps(place).replace(own, "the image"))
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("way", ["forward", "back"])
+@pytest.mark.parametrize("store", STORES)
+def test_each_library_takes_what_the_other_wrote(
+    images: Images, old: Images, store: str, way: str
+) -> None:
+    """It reads it, copies it and deletes it from one store; the other one reads the copy."""
+    one, other = (old, images) if way == "forward" else (images, old)
+    copied = STORES[STORES.index(store) - 1]
+    image = one.add(DATA, store=store)
+    assert other.read(image) == DATA
+    other.bring(image, [copied], method="copy-image")
+    other.client.images.delete_from_store(store, image)
+    assert one.stores(image) == [copied]
+    assert one.read(image) == DATA
+
+
+def test_an_import_into_every_store(images: Images, places: Places) -> None:
+    """One staged image is in all stores, and each copy can be read when it is the last one."""
+    image = images.stage(DATA)
+    images.bring(image, STORES)
+    assert images.stores(image) == sorted(STORES)
+    for store in STORES[:-1]:
+        assert images.read(image) == DATA
+        images.client.images.delete_from_store(store, image)
+    assert images.read(image) == DATA
+
+
+def test_a_copy_into_every_store(images: Images) -> None:
+    image = images.add(DATA, store="files")
+    images.bring(image, [], method="copy-image", all_stores=True)
+    assert images.stores(image) == sorted(STORES)
+
+
+def test_an_import_while_one_store_is_down(images: Images, radosgw: RadosGateway) -> None:
+    """The image is in all other stores, and Glance names the one that failed."""
+    image = images.stage(DATA)
+    radosgw.process.kill()
+    images.bring(image, STORES, all_must=False)
+    assert images.stores(image) == sorted(set(STORES) - {"objects"})
+    assert images.get(image)["os_glance_failed_import"] == "objects"
+    radosgw.heal()
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("seed", range(3))
+def test_an_upload_that_is_cut(images: Images, places: Places, store: str, seed: int) -> None:
+    """Where a client goes at any point of an upload, nothing of the image stays anywhere."""
+    sent = random.Random(f"{store} {seed}").randrange(len(DATA))
+    image = images.create()
+    with begun(images, image, store) as connection:
+        connection.send(DATA[:sent])
+        until(lambda: is_saving(images, image), seconds=60, what="the upload has begun")
+    until(lambda: not is_saving(images, image), seconds=120, what="Glance gave the upload up")
+    assert images.get(image)["status"] == "queued"
+    places.emptied()
+
+
+def test_two_kinds_of_glance_at_once(images: Images, old: Images, places: Places) -> None:
+    """While one process after the other is renewed, every image is served by both."""
+    stop = threading.Event()
+
+    def client(number: int) -> int:
+        chosen = random.Random(number)
+        for at in range(ROUNDS):
+            writer, reader, remover = (chosen.choice((images, old)) for _ in range(3))
+            data = pattern(chosen.randrange(1, 300 * KIB))
+            store = STORES[(number + at) % len(STORES)]
+            image = Images(writer.server, url=writer.url).add(data, store=store)
+            assert Images(reader.server, url=reader.url).read(image) == data
+            Images(remover.server, url=remover.url).delete(image)
+            if stop.is_set():
+                break
+        return at + 1
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(client, number) for number in range(4)]
+        try:
+            done = [each.result() for each in clients]
+        finally:
+            stop.set()
+    assert done == [ROUNDS] * 4
+    places.emptied()
+
+
+@contextlib.contextmanager
+def begun(images: Images, image: str, store: str) -> Iterator[http.client.HTTPConnection]:
+    """Begin an upload whose body is still to be sent."""
+    port = images.server.port
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.putrequest("PUT", f"/v2/images/{image}/file")
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(len(DATA)),
+            "X-Auth-Token": images.token,
+            "X-Image-Meta-Store": store,
+        }
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        yield connection
+
+
+def is_saving(images: Images, image: str) -> bool:
+    return bool(images.get(image)["status"] == "saving")
