@@ -269,8 +269,8 @@ class Store(Verbs):
         """Copy an image of this store to another store, or under another id to this one.
 
         The backend copies where it can and nobody asked for the bytes (sinks, progress, sizes,
-        expected digests);
-        ``digests`` is then empty. Otherwise the image is streamed, as ``add`` does it.
+        expected digests); ``digests`` is then empty. Otherwise the image is streamed, as ``add``
+        does it.
         """
         target = self if to is None else to
         given = target._checked_for_copy(

@@ -39,6 +39,8 @@ def pool(ceph: Ceph, rbd_pool: RbdPool) -> Iterator[RbdPool]:
     yield rbd_pool
     ceph.heal()
     rbd_pool.empty()
+    for name in rbd_pool.objects():  # which an OSD wrote late, when its image was removed
+        rbd_pool.context.remove_object(name)
 
 
 @pytest.fixture

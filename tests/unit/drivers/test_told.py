@@ -24,7 +24,7 @@ NAME = "imgstore-claim-image/0-60"
     "answer", [{}, {"a": None}, {"a": {}}, {"a": {"b": None}}, {"a": []}, [], None, "a"]
 )
 def test_what_is_not_told(answer: Any) -> None:
-    with pytest.raises(errors.Unsupported, match=r"no [ab]; look for a server.* not quite one of"):
+    with pytest.raises(errors.Unsupported, match=r"no [ab]; look for a server.* all of X's API"):
         told(answer, "a", "b", service="X")
 
 
@@ -51,7 +51,7 @@ def take(entry: dict[str, Any]) -> None:
     ],
 )
 def test_listings_of_swift(read: Callable[[Any], Any], entry: dict[str, Any], name: str) -> None:
-    with pytest.raises(errors.Unsupported, match=f"answer has no {name}; .*one of Swift"):
+    with pytest.raises(errors.Unsupported, match=f"answer has no {name}; .*all of Swift's"):
         read(entry)
 
 
