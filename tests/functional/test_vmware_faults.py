@@ -587,6 +587,37 @@ class TestTasks:
         vsphere.release()
         until(lambda: files(vsphere) == IMAGE, seconds=20, what="it is renamed")
 
+    @pytest.mark.parametrize("fault", ["NoPermission", "FileAlreadyExists"])
+    def test_a_move_is_held_while_another_is_refused(
+        self, vsphere: VSphere, store: VmwareStore, fault: str
+    ) -> None:
+        """The refusal counts once the draft is deleted: nothing is left to rename later."""
+        vsphere.slow("MoveDatastoreFile_Task", 600, times=1)
+        vsphere.lose("MoveDatastoreFile_Task")
+        vsphere.fail("MoveDatastoreFile_Task", fault)
+        with pytest.raises((errors.PermissionDenied, errors.AlreadyExists)) as caught:
+            store.add("image", DATA)
+        assert not caught.value.indeterminate
+        assert files(vsphere) == []
+        vsphere.release()
+        time.sleep(0.5)
+        assert files(vsphere) == []
+
+    @pytest.mark.parametrize("fault", ["NoPermission", "FileAlreadyExists"])
+    def test_a_move_is_held_and_keeps_its_file(
+        self, vsphere: VSphere, store: VmwareStore, fault: str
+    ) -> None:
+        """A refusal of the next attempt says nothing of it."""
+        vsphere.slow("MoveDatastoreFile_Task", 600, times=1)
+        vsphere.lose("MoveDatastoreFile_Task")
+        vsphere.fail("MoveDatastoreFile_Task", fault)
+        vsphere.fail("DeleteDatastoreFile_Task", "FileLocked", times=None)
+        with pytest.raises(errors.Unavailable) as caught:
+            store.add("image", DATA)
+        assert caught.value.indeterminate
+        vsphere.release()
+        until(lambda: files(vsphere) == IMAGE, seconds=20, what="it is renamed")
+
     def test_a_login_fails_before_a_move(self, vsphere: VSphere, store: VmwareStore) -> None:
         """The task was not begun, so there is no image, whatever else cannot be asked."""
         vsphere.refuse("MoveDatastoreFile_Task", "NotAuthenticated")

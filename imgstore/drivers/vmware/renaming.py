@@ -24,16 +24,28 @@ class Renaming:
     is_doubtful: bool = False  # after an attempt that may be done, or become done later
 
     def run(self) -> None:
-        """Rename, unless there is a file of that name; raises Unavailable if the data are gone."""
+        """Rename, unless there is a file of that name; raises Unavailable if the data are gone.
+
+        A failure that leaves an earlier attempt in doubt also leaves no data, or is in doubt.
+        """
         try:
             self.datastores.settings.patience.repeat(self._attempt, _may_pass)
-        except NotFound as exc:
-            raise Unavailable(exc.reason) from exc
         except Exception as exc:
-            # What an earlier attempt began may still be under way: it has the files then.
-            if is_in_doubt(exc) or not (self.is_doubtful and means(exc, Unavailable, InUse)):
+            if is_in_doubt(exc):
                 raise
-            raise in_doubt() from exc
+            if self.is_doubtful and (means(exc, Unavailable, InUse) or not self._is_withdrawn()):
+                raise in_doubt() from exc
+            if isinstance(exc, NotFound):
+                raise Unavailable(exc.reason) from exc
+            raise
+
+    def _is_withdrawn(self) -> bool:
+        """Delete the data; return whether the server did, so that no attempt finds them later."""
+        try:
+            self.datastores.delete(self.place)
+        except Exception:
+            return False
+        return True
 
     def _attempt(self) -> None:
         # What the server says is looked at in any case: where the data are counts.
