@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import random
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from servers.cinder import Cinder
 from servers.containers import Container
 from servers.containers import container as make_container
 from servers.glance import (
+    PYTHON,
     Glance,
     cinder_store,
     file_store,
@@ -49,6 +52,12 @@ pytestmark = [
 KIB = 1024
 DATA = pattern(700 * KIB + 7)
 STORES = ["files", "objects", "container", "pool", "volumes"]
+_CLEAN = """
+import sys
+from imgstore import StoreManager
+with StoreManager.from_file(sys.argv[1]) as stores:
+    stores.remove_leftovers(older_than=0)
+"""
 ROUNDS = 12  # of each client, while both kinds of Glance serve
 
 
@@ -239,6 +248,23 @@ def test_an_upload_that_is_cut(images: Images, places: Places, store: str, seed:
     places.emptied()
 
 
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_service_that_is_killed(images: Images, places: Places, store: str, seed: int) -> None:
+    """Where a service dies at any point of an upload, only leftovers of its stores stay."""
+    sent, process = random.Random(f"{store} {seed}").randrange(len(DATA)), images.server.process
+    told = Path(f"/proc/{process.pid}/environ").read_text().rstrip("\0").split("\0")
+    image = images.create()
+    with begun(images, image, store) as connection:
+        connection.send(DATA[:sent])
+        until(lambda: is_saving(images, image), seconds=60, what="the upload has begun")
+        process.kill()
+    process.start()
+    images.delete(image)
+    cleaned(dict(line.split("=", 1) for line in told))
+    places.emptied()
+
+
 def test_two_kinds_of_glance_at_once(images: Images, old: Images, places: Places) -> None:
     """While one process after the other is renewed, every image is served by both."""
     stop = threading.Event()
@@ -264,6 +290,13 @@ def test_two_kinds_of_glance_at_once(images: Images, old: Images, places: Places
             stop.set()
     assert done == [ROUNDS] * 4
     places.emptied()
+
+
+def cleaned(environment: dict[str, str]) -> None:
+    """Remove leftovers with a service's own configuration and environment, as its operator."""
+    conf = Path(environment["OS_GLANCE_CONFIG_DIR"]) / "glance-api.conf"
+    command = [os.fspath(PYTHON), "-P", "-c", _CLEAN, os.fspath(conf)]
+    subprocess.run(command, env=environment, check=True, timeout=120)
 
 
 @contextlib.contextmanager
