@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -10,6 +11,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from imgstore.data.streams import Body
 from imgstore.data.units import MIB
 from imgstore.process.committing import attempted, is_in_doubt
+from imgstore.process.per_process import PerProcess
 
 DEFAULT_BUDGET: Final = 256 * MIB
 
@@ -101,19 +103,43 @@ class PartedUpload(Protocol[D_contra, P, R_co]):
         """Remove everything that was sent; no part is in flight any more."""
 
 
+class Shares:
+    """A number of ``parts`` in memory, divided among the uploads that are under way at once."""
+
+    def __init__(self, parts: int) -> None:
+        """``parts`` is what one upload alone may have."""
+        self.parts = parts
+        self._uploads: PerProcess[set[object]] = PerProcess(set, set.clear)
+
+    @property
+    def each(self) -> int:
+        """Return how many parts each upload may have now, at least one."""
+        return max(1, self.parts // max(1, len(self._uploads.get())))
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Count an upload inside as one that is under way."""
+        uploads, upload = self._uploads.get(), object()
+        uploads.add(upload)
+        try:
+            yield
+        finally:
+            uploads.discard(upload)
+
+
 def upload_in_parts(
     body: Body,
     *,
     start: Callable[[], PartedUpload[Part, P, R]],
     put_whole: Callable[[Part], R],
     part_size: Callable[[int], int],
-    workers: int,
+    shares: Shares,
     budget: int = DEFAULT_BUDGET,
 ) -> R:
     """Upload ``body``, in one piece if it ends inside the first part, else in parts.
 
     ``start`` begins an upload in parts, once two parts are known to be needed. ``part_size``
-    gives the bytes of part 1, 2, …. At most ``workers`` parts are in memory, in flight or being
+    gives the bytes of part 1, 2, …. At most its share of parts is in memory, in flight or being
     read, and fewer where they would exceed ``budget`` bytes, but always two. The first failure
     cancels what has not begun, waits for what has, and aborts.
     """
@@ -121,8 +147,8 @@ def upload_in_parts(
     following = read_part(body, part_size(2)) if len(first) == part_size(1) else Part(())
     if not following:
         return put_whole(first)
-    with Parts(workers, start) as parts:
-        sending = _WholeParts(parts, workers, budget)
+    with shares.taken(), Parts(shares.parts, start) as parts:
+        sending = _WholeParts(parts, shares, budget)
         sending.send(first)
         sending.send(following)
         del first, following
@@ -191,23 +217,22 @@ class Parts(Generic[D, P, R]):
 class _WholeParts(Generic[P, R]):
     """Sends parts that are in memory as a whole, a bounded number at once."""
 
-    def __init__(self, parts: Parts[Part, P, R], workers: int, budget: int) -> None:
+    def __init__(self, parts: Parts[Part, P, R], shares: Shares, budget: int) -> None:
         self._parts = parts
-        self._workers = workers
+        self._shares = shares
         self._budget = budget
         self._flying: dict[Future[P], int] = {}
 
     def make_room(self, size: int) -> None:
         """Wait until a part of ``size`` bytes may be read; raises what a part raised."""
-        most = max(1, self._workers - 1)
-        while len(self._flying) > most or (
+        while len(self._flying) > max(1, self._shares.each - 1) or (
             len(self._flying) > 1 and sum(self._flying.values()) + size > self._budget
         ):
             self._land()
 
     def send(self, data: Part) -> None:
         """Send the next part as soon as a worker is free; raises what a part raised."""
-        while len(self._flying) >= self._workers:
+        while len(self._flying) >= self._shares.each:
             self._land()
         self._flying[self._parts.send(data)] = len(data)
 

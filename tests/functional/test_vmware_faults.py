@@ -685,6 +685,14 @@ class TestTasks:
         assert files(vsphere) == IMAGE
 
     @BOTH
+    def test_its_draft_is_missing(self, vsphere: VSphere, store: VmwareStore, data: bytes) -> None:
+        """An add does not say that there is no such image; here the server has kept nothing."""
+        vsphere.answer("PUT", 201)
+        with pytest.raises(errors.Unavailable, match="removed before the image was complete"):
+            store.add("image", data)
+        assert files(vsphere) == []
+
+    @BOTH
     def test_another_one_wins(self, vsphere: VSphere, store: VmwareStore, data: bytes) -> None:
         """An image that comes while this one is sent is not touched."""
 

@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from imgstore.data.parts import Part, upload_in_parts
+from imgstore.data.parts import Part, Shares, upload_in_parts
 from imgstore.data.ranges import read_in_parts
 from imgstore.data.streams import Body
 from imgstore.errors import IntegrityError, SizeMismatch, StoreError, Unavailable
@@ -66,7 +67,7 @@ class Upload:
         return bytes(data)
 
 
-def send(upload: Upload, source: object, *, size: int | None = None, **settings: int) -> bytes:
+def send(upload: Upload, source: object, *, size: int | None = None, **settings: Any) -> bytes:
     part = settings.pop("part", 10)
     with Body(source, size=size) as body:
         return upload_in_parts(
@@ -74,7 +75,7 @@ def send(upload: Upload, source: object, *, size: int | None = None, **settings:
             start=upload.start,
             put_whole=upload.put_whole,
             part_size=lambda number: part,
-            workers=settings.pop("workers", 3),
+            shares=settings.pop("shares", None) or Shares(settings.pop("workers", 3)),
             **settings,
         )
 
@@ -133,6 +134,26 @@ def test_parts_in_memory_are_bounded_by_the_workers(workers, most):
     upload = Held()
     send(upload, upload.source(), workers=workers)
     assert upload.most_held <= most
+
+
+def test_uploads_that_are_under_way_share_the_parts():
+    """Alone an upload has all; beside others its share, and at least two."""
+    shares = Shares(10)
+    with shares.taken():
+        assert shares.each == 10
+        with shares.taken(), shares.taken():  # and the upload makes four
+            upload = Held()
+            send(upload, upload.source(), shares=shares)
+            assert upload.most_held == 2
+    assert shares.each == 10
+
+
+def test_a_child_does_not_share_with_the_uploads_of_its_parent():
+    shares = Shares(10)
+    with shares.taken(), shares.taken():
+        if not (child := os.fork()):
+            os._exit(shares.each)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
 
 def test_a_part_reads_like_a_file():

@@ -83,8 +83,8 @@ OPTIONS: Final[dict[str, cfg.Opt]] = {
         "s3_store_thread_pools",
         default=10,
         min=1,
-        help="Parts of one image that are in memory at once, being uploaded or read, at least 1. "
-        "Two always are.",
+        help="Parts that are in memory at once, being uploaded or read, at least 1. Uploads that "
+        "are under way together share them, but each may have two.",
     ),
     "upload_memory": cfg.IntOpt(
         "s3_store_upload_memory",

@@ -11,7 +11,7 @@ from typing import Any, Final
 from imgstore.boundary.settings import read_options
 from imgstore.context import RequestContext
 from imgstore.data.opened import Opened
-from imgstore.data.parts import upload_in_parts
+from imgstore.data.parts import Shares, upload_in_parts
 from imgstore.data.ranges import open_ranges
 from imgstore.data.streams import Body
 from imgstore.drivers.s3 import leftovers
@@ -112,6 +112,7 @@ class S3Store(Store):
         self._client = PerProcess(partial(Client, self._settings), Client.close)
         # Uploads of this process that are under way, which leftovers() must not list.
         self._live: set[str] = set()
+        self._shares = Shares(self._settings.workers)
 
     @property
     def url_prefix(self) -> str:
@@ -164,7 +165,7 @@ class S3Store(Store):
             start=adding.start,
             put_whole=adding.put_whole,
             part_size=lambda number: settings.part(number, size),
-            workers=settings.workers,
+            shares=self._shares,
             budget=settings.memory,
         )
         return Added(self._location(image_id))

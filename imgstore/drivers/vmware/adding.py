@@ -14,7 +14,7 @@ from imgstore.drivers.vmware.deleting import delete
 from imgstore.drivers.vmware.errors import means
 from imgstore.drivers.vmware.files import Stamp, Upload
 from imgstore.drivers.vmware.places import Datastore, Place
-from imgstore.drivers.vmware.renaming import Renaming
+from imgstore.drivers.vmware.renaming import REMOVED, Renaming
 from imgstore.errors import ImgStoreError, IntegrityError, NotFound, StorageFull, Unavailable
 from imgstore.process.committing import in_doubt, is_in_doubt
 from imgstore.process.interrupts import uninterrupted
@@ -128,10 +128,13 @@ class Adding:
             self._files.put(draft, upload)
 
     def _check(self, draft: Place) -> None:
-        self._stamp = self._files.stamp(draft)
-        found = whole_number(self._stamp.size)
-        if found is None:
-            found = self._files.size(draft)
+        try:
+            self._stamp = self._files.stamp(draft)
+            found = whole_number(self._stamp.size)
+            if found is None:
+                found = self._files.size(draft)
+        except NotFound as exc:
+            raise Unavailable(REMOVED) from exc
         if found != self.size:
             raise IntegrityError(f"the server has {found} of the {self.size} bytes that were sent")
 

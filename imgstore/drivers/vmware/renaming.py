@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from imgstore.drivers.vmware.datastores import Datastores
 from imgstore.drivers.vmware.errors import DoubtfulError, may_pass, means, name_of
@@ -10,6 +11,11 @@ from imgstore.drivers.vmware.files import Stamp
 from imgstore.drivers.vmware.places import Place
 from imgstore.errors import ImgStoreError, InUse, NotFound, Unavailable
 from imgstore.process.committing import in_doubt, is_in_doubt, settled
+
+REMOVED: Final = (
+    "the data were removed before the image was complete, by a clean-up, "
+    "or by an add of the same id for which this one took too long"
+)
 
 
 @dataclass
@@ -77,10 +83,7 @@ class Renaming:
         if self.is_doubtful or means(failure, Unavailable):
             # A datastore that cannot be reached shows no files, either.
             return in_doubt()
-        return NotFound(
-            "the data were removed before the image was complete, by a clean-up, "
-            "or by an add of the same id for which this one took too long"
-        )
+        return NotFound(REMOVED)
 
     def _is_ours(self) -> bool:
         """Tell whether a file has the size and date of what was checked, as far as these are said.
