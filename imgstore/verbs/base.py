@@ -15,6 +15,7 @@ from imgstore.boundary.arguments import (
     is_below,
     is_safe_image_id,
 )
+from imgstore.boundary.redaction import without_userinfo_in
 from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
 from imgstore.data.hashing import Expected
@@ -72,7 +73,7 @@ class Verbs(Driver):
         return {
             **copy.deepcopy(dict(self._shown)),
             "weight": self.weight,
-            "store_description": self.description,
+            "store_description": without_userinfo_in(self.description),
             "store_also_owns": [prefix.url for prefix in self.also_owns],
         }
 

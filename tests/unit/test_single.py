@@ -192,6 +192,63 @@ class TestSettings:
             assert two.settings["swift_store_auth_address"] == "https://keys.example.org/v3"
             assert three.settings["http_proxy_information"] == {"http": "proxy:80"}
 
+    def test_a_description_may_tell_a_url(self) -> None:
+        """It stays readable, and its credentials are left out like those of all settings."""
+        text = f"see https://u:{KEY}@wiki/a and //v:{KEY}@share, not http://h:1/~x: ask ops@h"
+        with file(description=text) as store:
+            found = store.settings["store_description"]
+        assert found == "see https://wiki/a and //share, not http://h:1/~x: ask ops@h"
+
+    @pytest.mark.parametrize(
+        ("driver", "line"),
+        [
+            ("http", "http_proxy_information = http://u:{key}@proxy:3128"),
+            ("http", "http_proxy_information = http://u:{key}@proxy:3128, https:p:1"),
+            ("http", "http_proxy_information = http:u:a,{key}@proxy:3128"),
+            ("http", "http_proxy_information = http:u:{key},z:b@proxy:3128"),
+            ("http", "http_allowed_hosts = u:{key},z@h"),
+            ("s3", "s3_store_host = //u:{key}@h"),
+            ("s3", "s3_store_host = https://{key}/x@h"),
+            ("s3", "s3_store_bucket = https://u:{key}@h/b"),
+            ("s3", "store_also_owns = s3://K:{key},x@h/b"),
+            ("s3", "store_also_owns = s3://K:x,{key}@h/b"),
+            ("s3", "store_also_owns = K:{key}@h/b"),
+            ("s3", "store_also_owns = s3+https:K:{key}@h/b"),
+            ("swift", "swift_store_auth_address = //p:{key}@h/v3"),
+            ("swift", "store_also_owns = swift+https://p:u:x,{key}@h/v3/c"),
+            ("swift", "swift_store_endpoint = https://p:{key}@h/v1/AUTH_x"),
+            ("cinder", "cinder_endpoint_template = https://u:{key}@h/%(tenant)s"),
+            ("vmware", "vmware_server_host = //root:{key}@vc"),
+            ("file", "store_description = see //u:{key}@wiki\nfilesystem_store_timeout = -1"),
+        ],
+    )
+    def test_nothing_secret_of_a_store_that_failed(
+        self, tmp_path: Path, driver: str, line: str
+    ) -> None:
+        """Values that the driver refused, and credentials in the pieces of a list, too."""
+        text = f"[DEFAULT]\nenabled_backends = a:{driver}\n[a]\n{line.format(key=KEY)}\n"
+        with StoreManager.from_conf(conf_of(tmp_path, text), strict=False) as stores:
+            failure = stores.failures["a"]
+        assert failure.settings["weight"] == 0
+        assert KEY not in f"{failure.settings} {failure}"
+
+    def test_what_cannot_be_read_has_no_setting(self, tmp_path: Path) -> None:
+        """Not even the default, nor that of an option in whose place it stands."""
+        conf = conf_of(
+            tmp_path,
+            "[DEFAULT]\nenabled_backends = a:file, b:file\n"
+            "[a]\nfilesystem_store_chunk_size = lots\nfilesystem_store_fsync = maybe\n"
+            "weight = heavy\nfilesystem_store_timeout = 7\n"
+            "[b]\nfilesystem_store_datadirs = $nothing\n",
+        )
+        with StoreManager.from_conf(conf, strict=False) as stores:
+            one, two = (stores.failures[name].settings for name in "ab")
+        unread = {"filesystem_store_chunk_size", "filesystem_store_fsync", "weight"}
+        assert unread.isdisjoint(one)
+        assert one["filesystem_store_timeout"] == 7
+        assert one["filesystem_store_datadir"] == "/var/lib/glance/images"
+        assert {"filesystem_store_datadirs", "filesystem_store_datadir"}.isdisjoint(two)
+
     def test_info_has_them(self) -> None:
         with StoreManager([file()]) as stores:
             assert stores.info("s").settings == stores["s"].settings
