@@ -19,6 +19,7 @@ from imgstore.drivers.rbd import RbdStore
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.vmware import VmwareStore
+from imgstore.model import Ownership
 
 HAS_CEPH = all(map(importlib.util.find_spec, ("rados", "rbd")))
 NEEDS_CEPH = pytest.mark.skipif(not HAS_CEPH, reason="Ceph's modules are missing")
@@ -57,6 +58,17 @@ def vmware(**given: Any) -> Store:
 
 def file(**given: Any) -> Store:
     return FilesystemStore("s", **({} if "datadirs" in given else {"datadir": "/srv/a"}) | given)
+
+
+class Picky(MemoryStore):
+    """Has written no location of its own scheme, and could have written every other."""
+
+    schemes = ("memory", "cinder")
+
+    def owns(self, location: Location) -> Ownership:
+        if location.scheme == "memory":
+            raise errors.InvalidLocation("nothing at all is well-formed")
+        return Ownership.NO
 
 
 def conf_of(tmp_path: Path, text: str) -> cfg.ConfigOpts:
@@ -99,8 +111,25 @@ class TestLocations:
                 if elsewhere:
                     with pytest.raises(errors.OutsideStore, match="store_also_owns"):
                         verb(elsewhere)
-            with StoreManager([store]) as stores, pytest.raises(errors.OutsideStore):
-                stores.size(malformed)
+            told = str(caught.value).rpartition(": ")[2]
+            with StoreManager([store]) as stores:
+                for verb in (stores.get, stores.size, stores.delete):
+                    with pytest.raises(errors.InvalidLocation) as caught:
+                        verb(malformed)
+                    assert type(caught.value) is errors.InvalidLocation
+                    assert told in str(caught.value)
+                    if elsewhere:
+                        with pytest.raises(errors.OutsideStore, match="store_also_owns"):
+                            verb(elsewhere)
+
+    def test_malformed_for_some_stores(self) -> None:
+        """Of stores that read one scheme, one may know what another never wrote."""
+        with StoreManager([cinder(), Picky("p")]) as stores:
+            with pytest.raises(errors.OutsideStore, match="'s', 'p'"):
+                stores.size("cinder://s/no-volume")
+            with pytest.raises(errors.InvalidLocation, match="nothing at all") as caught:
+                stores.size("memory://x/y")
+            assert type(caught.value) is errors.InvalidLocation
 
     def test_a_link_that_leads_outside(self, tmp_path: Path) -> None:
         """The file system tells what the location does not."""
