@@ -185,6 +185,24 @@ class TestLocations:
                 if not location.url.startswith("rbd"):
                     assert store.ownership(location).value == "yes"
 
+    def test_prefixes_of_places_in_others(self) -> None:
+        """The longest prefix tells the store."""
+        outer, inner = file(), file(datadir="/srv/a/b")
+        location = Location.parse("file:///srv/a/b/x")
+        found = {prefix: store for store in (outer, inner) for prefix in store.url_prefixes}
+        longest = max(filter(location.url.startswith, found), key=len)
+        assert found[longest] is inner
+        assert outer.ownership(location) is Ownership.MAYBE
+        assert inner.ownership(location) is Ownership.YES
+
+    @NEEDS_CEPH
+    def test_a_cluster_that_is_only_configured_has_no_prefix(self, tmp_path: Path) -> None:
+        """It may have another fsid."""
+        (tmp_path / "ceph.conf").write_text(f"[global]\nfsid = {VOLUME}\n")
+        with rbd(ceph_conf=str(tmp_path / "ceph.conf")) as store:
+            assert store.url_prefix == f"rbd://{VOLUME}/images/"
+            assert store.url_prefixes == ()
+
 
 class TestSettings:
     def test_values_as_their_types_have_them(self) -> None:
