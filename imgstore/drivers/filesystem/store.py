@@ -243,21 +243,27 @@ class FilesystemStore(Store):
             return self._roots[0]
         if size is not None:
             size = max(size, 1)  # an empty image too needs a directory that can be written
+        faults: dict[str, OSError] = {}
         candidates = [
-            Candidate(entry.path, entry.priority, functools.partial(self._free, entry.path))
+            Candidate(entry.path, entry.priority, functools.partial(self._free, entry.path, faults))
             for entry in self.datadirs
         ]
         try:
             return pick(candidates, size)[0]
         except StorageFull:
-            self._refuse_vanished()
+            self._raise_any(faults)
             raise
 
-    def _refuse_vanished(self) -> None:
-        """Raise Unavailable if a data directory was there once and is missing."""
-        for root in self._roots:
-            if root in self._seen and not self._calls(os.path.exists, root):
-                raise self._vanished(root) from None
+    def _raise_any(self, faults: Mapping[str, OSError]) -> None:
+        """Raise why directories could not be used, where that is more than a full disk.
+
+        One that is read-only beside others is left alone on purpose.
+        """
+        for root, fault in sorted(faults.items(), key=lambda each: each[1].errno == errno.EROFS):
+            if fault.errno == errno.ENOENT:
+                raise self._vanished(root) from fault
+            if fault.errno != errno.EROFS or len(faults) == len(self._roots):
+                raise fault
 
     @staticmethod
     def _vanished(root: str) -> Unavailable:
@@ -283,14 +289,18 @@ class FilesystemStore(Store):
             f"{root} has {free} bytes free, the image needs {size}", remedy="free or add space"
         )
 
-    def _free(self, root: str) -> int:
-        """Return the bytes that may be written to a directory, 0 where none may."""
+    def _free(self, root: str, faults: dict[str, OSError]) -> int:
+        """Return the bytes that may be written to a directory, 0 where ``faults`` gets why not."""
         try:
             status = self._calls(os.statvfs, root)
         except OSError as exc:
             LOG.warning("store %s: free space of %s is unknown: %s", self.name, root, exc)
+            faults[root] = exc
             return 0
-        return 0 if status.f_flag & os.ST_RDONLY else status.f_bavail * status.f_frsize
+        if status.f_flag & os.ST_RDONLY:
+            faults[root] = OSError(errno.EROFS, os.strerror(errno.EROFS), root)
+            return 0
+        return int(status.f_bavail * status.f_frsize)
 
     @staticmethod
     def _is_taken(image_id: str, roots: Iterable[str]) -> bool:

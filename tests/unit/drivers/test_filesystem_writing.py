@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -285,6 +287,42 @@ def test_one_directory_went_away_and_the_other_is_full(tmp_path: Path) -> None:
         dirs[0].rmdir()
         with pytest.raises(errors.Unavailable, match=f"{dirs[0]} was there"):
             store.add("image", Untouched(), size=1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        ((errno.ESTALE, errno.ESTALE), errors.Unavailable),
+        ((errno.EIO, 0), errors.Unavailable),
+        ((errno.EROFS, errno.EROFS), errors.PermissionDenied),
+        ((errno.EROFS, errno.EIO), errors.Unavailable),
+        ((errno.EROFS, 0), errors.StorageFull),
+    ],
+    ids=lambda each: "-".join(map(str, each)) if isinstance(each, tuple) else each.__name__,
+)
+def test_directories_that_do_not_tell_their_space(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codes: tuple[int, int],
+    kind: type[errors.StoreError],
+) -> None:
+    """Disks that fail or are read-only are not taken for full ones; 0 is one that is full."""
+    dirs = [tmp_path / "a", tmp_path / "b"]
+    told = os.statvfs(tmp_path)
+
+    def statvfs(path: str) -> object:
+        code = dict(zip(map(str, dirs), codes, strict=True))[path]
+        if code not in {0, errno.EROFS}:
+            raise OSError(code, os.strerror(code), path)
+        flags = told.f_flag | (os.ST_RDONLY if code else 0)
+        return SimpleNamespace(f_flag=flags, f_bavail=0, f_frsize=told.f_frsize)
+
+    with FilesystemStore("file", datadirs=list(map(str, dirs)), fsync=False) as store:
+        assert store.check() == []
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        with pytest.raises(kind) as caught:
+            store.add("image", Untouched())
+        assert type(caught.value) is kind
 
 
 def test_all_directories_went_away_meanwhile(tmp_path: Path) -> None:
