@@ -203,10 +203,11 @@ class Driver(ABC):
         return None
 
     def _url_prefixes(self) -> Iterable[str]:
-        """Yield what URLs begin with of images that are surely this store's, each up to a slash.
+        """Yield what URLs begin with of images directly below its places, each up to a slash.
 
-        Nothing where no text tells, or as long as it is not known. By default it is
-        ``url_prefix``, if that ends with a slash.
+        ``owns`` is YES for them, and an add's URL begins with one, if there are any. Nothing where
+        no text tells, or as long as it is not known. By default it is ``url_prefix``, if that ends
+        with a slash.
         """
         prefix = self.url_prefix or ""
         return (prefix,) if prefix.endswith("/") else ()

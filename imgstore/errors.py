@@ -110,8 +110,9 @@ class ConfigError(ImgStoreError):
     """A configuration cannot be used; the message lists every fault found, one per line.
 
     Of a store that could not be built, ``driver`` is the name of its driver, ``schemes`` are those
-    of the locations that it would read, and ``settings`` its effective values by option name, as
-    far as they can be told.
+    of the locations that it would read, and ``settings`` its effective values by option name:
+    without secrets, values that cannot be read, and hosts and URLs with an "@" in them, whose
+    credentials may have any form.
     """
 
     def __init__(self, reason: str = "", *, remedy: str = "") -> None:

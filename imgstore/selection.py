@@ -73,9 +73,20 @@ class Selection:
                 f"it may lie in each of the stores {_names(candidates)}",
                 remedy="name one of them with store=…",
             )
-        raise OutsideStore(
-            f"it lies in none of the stores that read {at.scheme}://, which are "
-            f"{_names(answers[Ownership.NO])}",
+        raise self._refusal(at, answers[Ownership.NO])
+
+    def _refusal(self, at: Location, stores: list[Store]) -> InvalidLocation:
+        """Return why none of ``stores``, which are all that read its scheme, owns a location."""
+        faults = []
+        for store in stores:
+            try:
+                store._ownership(at)
+            except InvalidLocation as exc:
+                faults.append(exc)
+        if len(faults) == len(stores):  # no store could have written it
+            return faults[0]
+        return OutsideStore(
+            f"it lies in none of the stores that read {at.scheme}://, which are {_names(stores)}",
             remedy=self._perhaps(at.scheme)
             or "if it is a former place of one, name it in store_also_owns",
         )

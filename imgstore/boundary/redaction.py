@@ -56,7 +56,13 @@ _MARKUP: Final = (
 # Keywords whose values are hosts: credentials may stand before them without a scheme.
 _HOSTS: Final = re.compile(
     r"(?:^|_)(?:hosts?|address|endpoint|server|url|uri|proxy|proxies)(?:_information|_template)?$"
+    r"|^also_owns$"
 )
+# A URL whose host ends before a path or a query, so that no credentials can stand before it.
+_PLAIN_HOST: Final = re.compile(
+    r"(?i)(?:https?:)?//(?:\[[^\]\s@/]+\]|[^\s:@\[\]/?#]+)(?::[0-9]{0,5})?[/?#]"
+)
+_URL_IN_PROSE: Final = re.compile(r"(?:\w[\w+.-]*:)?//\S+")
 _LOCAL: Final = frozenset({"file", "filesystem"})
 # What Keystone and Cinder call secrets in JSON: OSSN-0085 is about keyrings in logs.
 _FIELD: Final = re.compile(
@@ -302,18 +308,20 @@ def _secrets_of(options: Mapping[str, cfg.Opt], given: Mapping[str, Any]) -> Ite
         opt = options.get(keyword)
         if opt is None and keyword != "also_owns":
             continue
+        is_host = bool(_HOSTS.search(keyword))
         for text in texts_in(value):
             if opt is not None and opt.secret:
                 yield text
             else:
-                yield from _credentials(_userinfo(text, is_host=bool(_HOSTS.search(keyword))))
+                yield from _credentials(_userinfo(text, is_host=is_host))
 
 
 def _userinfo(text: str, *, is_host: bool) -> str:
     """Return what stands before the last "@" of a URL or a host, if it can be credentials."""
     scheme, found, rest = text.partition("://")
     if not found:
-        rest = text if is_host and not text.startswith("/") else ""
+        is_path = text.startswith("/") and not text.startswith("//")
+        rest = text.removeprefix("//") if is_host and not is_path else ""
     elif scheme in _LOCAL:
         rest = ""
     userinfo = rest.rpartition("@")[0]
@@ -323,14 +331,29 @@ def _userinfo(text: str, *, is_host: bool) -> str:
 
 def without_userinfo(keyword: str, value: Any) -> Any:
     """Return a copy of the value of an option without credentials that stand before hosts."""
+    clean = functools.partial(without_userinfo, keyword)
     if isinstance(value, Mapping):
-        return {key: without_userinfo(keyword, each) for key, each in value.items()}
+        return {clean(key): clean(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [without_userinfo(keyword, each) for each in value]
-    if not isinstance(value, str):
+        return [clean(each) for each in value]
+    if not isinstance(value, str) or _PLAIN_HOST.match(value):
         return value
     userinfo = _userinfo(value, is_host=bool(_HOSTS.search(keyword)))
     return value.replace(f"{userinfo}@", "", 1) if userinfo else value
+
+
+def without_userinfo_in(prose: str) -> str:
+    """Return a text for people, without credentials in the URLs in it."""
+    return _URL_IN_PROSE.sub(lambda url: str(without_userinfo("url", url[0])), prose)
+
+
+def may_hold_userinfo(keyword: str, value: Any) -> bool:
+    """Return whether a value that nothing could use may hold credentials, in whatever form.
+
+    What separates entries of a list or a mapping may have been a part of a password.
+    """
+    text = str(value)
+    return "@" in text and ("//" in text or bool(_HOSTS.search(keyword)))
 
 
 def _credentials(text: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from oslo_config import cfg
 
 from imgstore.boundary.settings import BESIDE, faults_without
-from imgstore.boundary.showing import shown_settings
+from imgstore.boundary.showing import shown_of_refused
 from imgstore.config.loading import built, faults_together
 from imgstore.config.options import COMMON, LIBRARY_GROUP, register
 from imgstore.config.unread import Unread, unread
@@ -178,7 +178,9 @@ def _build(
     try:
         values = _values(conf, wanted, driver, faults)
         _note_files(wanted, driver, values, done)
-        done.settings[name] = shown_settings(_options(driver), values, driver.alternatives)
+        done.settings[name] = shown_of_refused(
+            _options(driver), values, driver.alternatives, unread=faults.keys()
+        )
         if _required(driver) <= values.keys():  # it may find more faults
             values |= driver.settings_elsewhere(conf)
             store = make(values=values)

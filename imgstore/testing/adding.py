@@ -10,6 +10,7 @@ import pytest
 
 from imgstore import Capability, Location, RequestContext, Store, errors
 from imgstore.data.sources import Source
+from imgstore.model import Ownership
 from imgstore.testing.doubles import Collected, Untouched, Watched
 from imgstore.testing.harness import (
     MIB,
@@ -74,14 +75,20 @@ class Adding(Harness, is_part=True):
 
     def test_the_result_tells_what_to_persist(self, store: Store) -> None:
         """The result has a parseable URL of the store, no credentials, and names the store."""
-        image = store.add(new_id(), b"data")
+        image_id = new_id()
+        image = store.add(image_id, b"data")
         again = Location.parse(image.location.url)
         assert again == image.location
         assert again.credentials is None
         assert image.location.scheme in store.schemes
         assert image.store == store.name
         assert store.url_prefix is None or image.location.url.startswith(store.url_prefix)
-        assert all(prefix.endswith("/") for prefix in store.url_prefixes)
+        own = tuple(store._url_prefixes())
+        assert not own or image.location.url.startswith(own)
+        for prefix in store.url_prefixes:
+            assert prefix.endswith("/")
+            inside = Location.parse(prefix + _below(image.location.url, image_id))
+            assert store.ownership(inside) is Ownership.YES
         assert content(store, image.location.url) == b"data"
 
     def test_metadata_names_the_store(self, store: Store) -> None:
@@ -195,6 +202,12 @@ class Adding(Harness, is_part=True):
             store.add(image_id, Untouched(), context=object())  # type: ignore[arg-type]
         image = store.add(new_id(), b"data", context=RequestContext(token="token"))  # noqa: S106
         assert content(store, image.location) == b"data"
+
+
+def _below(url: str, image_id: str) -> str:
+    """Return what a URL has behind the image's place; backends may give names of their own."""
+    _, found, behind = url.rpartition(image_id)
+    return found + behind if found else url.rpartition("/")[2]
 
 
 class AddingRefused(Harness, is_part=True):

@@ -15,6 +15,7 @@ from imgstore.boundary.arguments import (
     is_below,
     is_safe_image_id,
 )
+from imgstore.boundary.redaction import without_userinfo_in
 from imgstore.boundary.translation import ClosedError, describe, error_class, raise_for
 from imgstore.context import ContextLike, RequestContext
 from imgstore.data.hashing import Expected
@@ -72,16 +73,18 @@ class Verbs(Driver):
         return {
             **copy.deepcopy(dict(self._shown)),
             "weight": self.weight,
-            "store_description": self.description,
+            "store_description": without_userinfo_in(self.description),
             "store_also_owns": [prefix.url for prefix in self.also_owns],
         }
 
     @property
     def url_prefixes(self) -> tuple[str, ...]:
-        """Return what URLs begin with of images that are surely this store's.
+        """Return what URLs begin with of images directly below the places of this store.
 
-        Every directory and former place has one, which ends with a slash. What no prefix tells, or
-        is not known yet, such as the cluster of an RBD store before its first connection, has none.
+        Each ends with a slash, and is told without I/O. Places may lie in those of other stores:
+        the longest prefix counts. Users of one account service are not told apart by them. A place
+        that no text tells has none, nor one that is not known yet, such as the cluster of an RBD
+        store before its first connection.
         """
         former = (f"{prefix.url.rstrip('/')}/" for prefix in self.also_owns)
         return tuple(dict.fromkeys([*self._url_prefixes(), *former]))

@@ -365,6 +365,24 @@ class Misplacing(MemoryStore):
         return Added(Location.parse(f"{added.location.url}-2"))
 
 
+class Grasping(MemoryStore):
+    """Tells a prefix of what other stores may have."""
+
+    caught_by = "test_the_result_tells_what_to_persist"
+
+    def _url_prefixes(self):
+        return (self.url_prefix, "memory://")
+
+
+class Absent(MemoryStore):
+    """Tells a prefix that is its own, but that of no image."""
+
+    caught_by = "test_the_result_tells_what_to_persist"
+
+    def _url_prefixes(self):
+        return (f"{self.url_prefix}images/",)
+
+
 class Littering(MemoryStore):
     """A store that lists leftovers, as it should; the next ones do something wrong."""
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 
 from imgstore import Location, Store, errors
-from imgstore.boundary.redaction import Redaction
+from imgstore.boundary.redaction import Redaction, without_userinfo
 from imgstore.drivers.memory import MemoryStore
 from imgstore.layers import ReadOnly
 from imgstore.model import Capability, Ownership
@@ -207,6 +207,7 @@ def test_what_options_hold():
         "key": cfg.StrOpt("my_key", secret=True),
         "proxies": cfg.DictOpt("my_proxies"),
         "host": cfg.StrOpt("my_host"),
+        "server_host": cfg.StrOpt("my_server_host"),
     }
     redaction = Redaction.of(
         options,
@@ -214,12 +215,14 @@ def test_what_options_hold():
             "key": "the secret key",
             "proxies": {"http": "http://me:pass-of-proxy@proxy:8080"},
             "host": "user:pass/of@host-of@host",
-            "also_owns": ["http://me:pass-of-former@former/"],
+            "server_host": "//me:pass-of-server@server",
+            "also_owns": ["http://me:pass-of-former@former/", "me:pass-of-no-url@former/"],
             "other": "http://me:not-an-option@host",
         },
     )
-    text = "the secret key, pass-of-proxy, pass/of@host-of, pass-of-former, not-an-option"
-    assert redaction.text(text) == "***, ***, ***, ***, not-an-option"
+    text = "the secret key, pass-of-proxy, pass/of@host-of, pass-of-server, pass-of-former"
+    assert redaction.text(text) == "***, ***, ***, ***, ***"
+    assert redaction.text("pass-of-no-url, not-an-option") == "***, not-an-option"
 
 
 @pytest.mark.parametrize(
@@ -240,6 +243,29 @@ def test_a_path_is_no_secret(keyword, value):
     redaction = Redaction.of(options, {keyword: value})
     text = "/srv/glance/, /srv/glance/:8/, host/srv/glance/ and administrator"
     assert redaction.text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("https://u:p@h:8080/v1/AUTH_u@d", "https://d"),  # perhaps a password with "/"
+        ("https://h:8080/v1/AUTH_u@d", "https://h:8080/v1/AUTH_u@d"),
+        ("https://h:8080?user=u:x@d", "https://h:8080?user=u:x@d"),
+        ("https://h/v1/AUTH_p:u@d", "https://h/v1/AUTH_p:u@d"),
+        ("HTTP://[::1]:8080/a:b@d", "HTTP://[::1]:8080/a:b@d"),
+        ("//h:8080/a@d", "//h:8080/a@d"),
+        ("//u:p/w@h:8080/a", "//h:8080/a"),
+        ("u:p/w@h", "h"),
+        ("https://u:p/w@h", "https://h"),
+        ("s3://AK:7/x@h/b", "s3://h/b"),
+        ({"http": "u:p@h", "u:p@https": "h"}, {"http": "h", "https": "h"}),
+        (["u@h", "/a@b"], ["h", "/a@b"]),
+    ],
+    ids=str,
+)
+def test_hosts_are_shown_without_credentials(value, shown):
+    """Where a URL's host ends before its path, an "@" after it belongs to the path."""
+    assert without_userinfo("endpoint", value) == shown
 
 
 class Echo(Exception):

@@ -19,6 +19,7 @@ from imgstore.drivers.rbd import RbdStore
 from imgstore.drivers.s3 import S3Store
 from imgstore.drivers.swift import SwiftStore
 from imgstore.drivers.vmware import VmwareStore
+from imgstore.model import Ownership
 
 HAS_CEPH = all(map(importlib.util.find_spec, ("rados", "rbd")))
 NEEDS_CEPH = pytest.mark.skipif(not HAS_CEPH, reason="Ceph's modules are missing")
@@ -57,6 +58,17 @@ def vmware(**given: Any) -> Store:
 
 def file(**given: Any) -> Store:
     return FilesystemStore("s", **({} if "datadirs" in given else {"datadir": "/srv/a"}) | given)
+
+
+class Picky(MemoryStore):
+    """Has written no location of its own scheme, and could have written every other."""
+
+    schemes = ("memory", "cinder")
+
+    def owns(self, location: Location) -> Ownership:
+        if location.scheme == "memory":
+            raise errors.InvalidLocation("nothing at all is well-formed")
+        return Ownership.NO
 
 
 def conf_of(tmp_path: Path, text: str) -> cfg.ConfigOpts:
@@ -99,8 +111,25 @@ class TestLocations:
                 if elsewhere:
                     with pytest.raises(errors.OutsideStore, match="store_also_owns"):
                         verb(elsewhere)
-            with StoreManager([store]) as stores, pytest.raises(errors.OutsideStore):
-                stores.size(malformed)
+            told = str(caught.value).rpartition(": ")[2]
+            with StoreManager([store]) as stores:
+                for verb in (stores.get, stores.size, stores.delete):
+                    with pytest.raises(errors.InvalidLocation) as caught:
+                        verb(malformed)
+                    assert type(caught.value) is errors.InvalidLocation
+                    assert told in str(caught.value)
+                    if elsewhere:
+                        with pytest.raises(errors.OutsideStore, match="store_also_owns"):
+                            verb(elsewhere)
+
+    def test_malformed_for_some_stores(self) -> None:
+        """Of stores that read one scheme, one may know what another never wrote."""
+        with StoreManager([cinder(), Picky("p")]) as stores:
+            with pytest.raises(errors.OutsideStore, match="'s', 'p'"):
+                stores.size("cinder://s/no-volume")
+            with pytest.raises(errors.InvalidLocation, match="nothing at all") as caught:
+                stores.size("memory://x/y")
+            assert type(caught.value) is errors.InvalidLocation
 
     def test_a_link_that_leads_outside(self, tmp_path: Path) -> None:
         """The file system tells what the location does not."""
@@ -156,6 +185,24 @@ class TestLocations:
                 if not location.url.startswith("rbd"):
                     assert store.ownership(location).value == "yes"
 
+    def test_prefixes_of_places_in_others(self) -> None:
+        """The longest prefix tells the store."""
+        outer, inner = file(), file(datadir="/srv/a/b")
+        location = Location.parse("file:///srv/a/b/x")
+        found = {prefix: store for store in (outer, inner) for prefix in store.url_prefixes}
+        longest = max(filter(location.url.startswith, found), key=len)
+        assert found[longest] is inner
+        assert outer.ownership(location) is Ownership.MAYBE
+        assert inner.ownership(location) is Ownership.YES
+
+    @NEEDS_CEPH
+    def test_a_cluster_that_is_only_configured_has_no_prefix(self, tmp_path: Path) -> None:
+        """It may have another fsid."""
+        (tmp_path / "ceph.conf").write_text(f"[global]\nfsid = {VOLUME}\n")
+        with rbd(ceph_conf=str(tmp_path / "ceph.conf")) as store:
+            assert store.url_prefix == f"rbd://{VOLUME}/images/"
+            assert store.url_prefixes == ()
+
 
 class TestSettings:
     def test_values_as_their_types_have_them(self) -> None:
@@ -191,6 +238,63 @@ class TestSettings:
             assert one.settings["store_also_owns"] == ["s3://h/b"]
             assert two.settings["swift_store_auth_address"] == "https://keys.example.org/v3"
             assert three.settings["http_proxy_information"] == {"http": "proxy:80"}
+
+    def test_a_description_may_tell_a_url(self) -> None:
+        """It stays readable, and its credentials are left out like those of all settings."""
+        text = f"see https://u:{KEY}@wiki/a and //v:{KEY}@share, not http://h:1/~x: ask ops@h"
+        with file(description=text) as store:
+            found = store.settings["store_description"]
+        assert found == "see https://wiki/a and //share, not http://h:1/~x: ask ops@h"
+
+    @pytest.mark.parametrize(
+        ("driver", "line"),
+        [
+            ("http", "http_proxy_information = http://u:{key}@proxy:3128"),
+            ("http", "http_proxy_information = http://u:{key}@proxy:3128, https:p:1"),
+            ("http", "http_proxy_information = http:u:a,{key}@proxy:3128"),
+            ("http", "http_proxy_information = http:u:{key},z:b@proxy:3128"),
+            ("http", "http_allowed_hosts = u:{key},z@h"),
+            ("s3", "s3_store_host = //u:{key}@h"),
+            ("s3", "s3_store_host = https://{key}/x@h"),
+            ("s3", "s3_store_bucket = https://u:{key}@h/b"),
+            ("s3", "store_also_owns = s3://K:{key},x@h/b"),
+            ("s3", "store_also_owns = s3://K:x,{key}@h/b"),
+            ("s3", "store_also_owns = K:{key}@h/b"),
+            ("s3", "store_also_owns = s3+https:K:{key}@h/b"),
+            ("swift", "swift_store_auth_address = //p:{key}@h/v3"),
+            ("swift", "store_also_owns = swift+https://p:u:x,{key}@h/v3/c"),
+            ("swift", "swift_store_endpoint = https://p:{key}@h/v1/AUTH_x"),
+            ("cinder", "cinder_endpoint_template = https://u:{key}@h/%(tenant)s"),
+            ("vmware", "vmware_server_host = //root:{key}@vc"),
+            ("file", "store_description = see //u:{key}@wiki\nfilesystem_store_timeout = -1"),
+        ],
+    )
+    def test_nothing_secret_of_a_store_that_failed(
+        self, tmp_path: Path, driver: str, line: str
+    ) -> None:
+        """Values that the driver refused, and credentials in the pieces of a list, too."""
+        text = f"[DEFAULT]\nenabled_backends = a:{driver}\n[a]\n{line.format(key=KEY)}\n"
+        with StoreManager.from_conf(conf_of(tmp_path, text), strict=False) as stores:
+            failure = stores.failures["a"]
+        assert failure.settings["weight"] == 0
+        assert KEY not in f"{failure.settings} {failure}"
+
+    def test_what_cannot_be_read_has_no_setting(self, tmp_path: Path) -> None:
+        """Not even the default, nor that of an option in whose place it stands."""
+        conf = conf_of(
+            tmp_path,
+            "[DEFAULT]\nenabled_backends = a:file, b:file\n"
+            "[a]\nfilesystem_store_chunk_size = lots\nfilesystem_store_fsync = maybe\n"
+            "weight = heavy\nfilesystem_store_timeout = 7\n"
+            "[b]\nfilesystem_store_datadirs = $nothing\n",
+        )
+        with StoreManager.from_conf(conf, strict=False) as stores:
+            one, two = (stores.failures[name].settings for name in "ab")
+        unread = {"filesystem_store_chunk_size", "filesystem_store_fsync", "weight"}
+        assert unread.isdisjoint(one)
+        assert one["filesystem_store_timeout"] == 7
+        assert one["filesystem_store_datadir"] == "/var/lib/glance/images"
+        assert {"filesystem_store_datadirs", "filesystem_store_datadir"}.isdisjoint(two)
 
     def test_info_has_them(self) -> None:
         with StoreManager([file()]) as stores:

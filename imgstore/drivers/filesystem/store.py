@@ -184,9 +184,16 @@ class FilesystemStore(Store):
                 raise InvalidLocation(NOT_REGULAR) from exc
             if exc.errno not in _ABSENT:
                 raise
-            if self._require_mount and root in self._roots:
-                self._calls(self._require_mounted, root)
+            if root in self._roots:
+                if self._require_mount:
+                    self._calls(self._require_mounted, root)
+                self._note(root)
             raise NotFound("there is no such file") from exc
+
+    def _note(self, root: str) -> None:
+        """Remember that a data directory is there, if it is."""
+        if root not in self._seen and self._calls(os.path.isdir, root):
+            self._seen.add(root)
 
     # Writing
 
@@ -236,11 +243,34 @@ class FilesystemStore(Store):
             return self._roots[0]
         if size is not None:
             size = max(size, 1)  # an empty image too needs a directory that can be written
+        faults: dict[str, OSError] = {}
         candidates = [
-            Candidate(entry.path, entry.priority, functools.partial(self._free, entry.path))
+            Candidate(entry.path, entry.priority, functools.partial(self._free, entry.path, faults))
             for entry in self.datadirs
         ]
-        return pick(candidates, size)[0]
+        try:
+            return pick(candidates, size)[0]
+        except StorageFull:
+            self._raise_any(faults)
+            raise
+
+    def _raise_any(self, faults: Mapping[str, OSError]) -> None:
+        """Raise why directories could not be used, where that is more than a full disk.
+
+        One that is read-only beside others is left alone on purpose.
+        """
+        for root, fault in sorted(faults.items(), key=lambda each: each[1].errno == errno.EROFS):
+            if fault.errno == errno.ENOENT:
+                raise self._vanished(root) from fault
+            if fault.errno != errno.EROFS or len(faults) == len(self._roots):
+                raise fault
+
+    @staticmethod
+    def _vanished(root: str) -> Unavailable:
+        return Unavailable(
+            f"the data directory {root} was there and has vanished",
+            remedy="mount its file system; if it was removed, make it, or call check()",
+        )
 
     @staticmethod
     def _require_room(root: str, size: int, body: Body) -> None:
@@ -259,14 +289,18 @@ class FilesystemStore(Store):
             f"{root} has {free} bytes free, the image needs {size}", remedy="free or add space"
         )
 
-    def _free(self, root: str) -> int:
-        """Return the bytes that may be written to a directory, 0 where none may."""
+    def _free(self, root: str, faults: dict[str, OSError]) -> int:
+        """Return the bytes that may be written to a directory, 0 where ``faults`` gets why not."""
         try:
             status = self._calls(os.statvfs, root)
         except OSError as exc:
             LOG.warning("store %s: free space of %s is unknown: %s", self.name, root, exc)
+            faults[root] = exc
             return 0
-        return 0 if status.f_flag & os.ST_RDONLY else status.f_bavail * status.f_frsize
+        if status.f_flag & os.ST_RDONLY:
+            faults[root] = OSError(errno.EROFS, os.strerror(errno.EROFS), root)
+            return 0
+        return int(status.f_bavail * status.f_frsize)
 
     @staticmethod
     def _is_taken(image_id: str, roots: Iterable[str]) -> bool:
@@ -292,17 +326,14 @@ class FilesystemStore(Store):
             with suppress(FileNotFoundError):
                 open_directory(held, root)
                 return
-        raise FileNotFoundError(errno.ENOENT, "the data directories are gone")
+        raise self._vanished(self._roots[0])
 
     def _make_draft(self, draft: Draft, root: str) -> None:
         open_checked = self._open_for_writing if self._require_mount else None
         try:
             draft.make(root, open_checked)
         except FileNotFoundError as exc:
-            raise Unavailable(
-                f"the data directory {root} was there and has vanished",
-                remedy="mount its file system; if it was removed, make it, or call check()",
-            ) from exc
+            raise self._vanished(root) from exc
 
     def _open_for_writing(self, held: Descriptors, root: str) -> int:
         """Open a data directory, making sure about the mount that the descriptor is in."""
@@ -368,6 +399,7 @@ class FilesystemStore(Store):
     def _leftovers(self, older_than: timedelta) -> Iterable[Leftover]:
         limit = datetime.now(timezone.utc) - older_than
         for root in self._roots:
+            self._note(root)
             for draft in self._calls(drafts.dead_drafts, root):
                 modified = _moment(draft.modified)
                 if modified <= limit:
@@ -422,6 +454,7 @@ class FilesystemStore(Store):
                 if has_vanished
                 else "make it, or let the first add do so",
             ) from None
+        self._seen.add(root)
         if os.statvfs(root).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(root, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):

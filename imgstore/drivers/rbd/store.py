@@ -88,6 +88,10 @@ class RbdStore(Store):
         fsid = cluster.fsid or cluster.configured_fsid
         return f"{SCHEME}://{quote(fsid, safe='')}/{quote(pool, safe='')}/" if fsid else None
 
+    def _url_prefixes(self) -> Iterable[str]:
+        """Yield the pool once it was connected to: the cluster may have another fsid than said."""
+        return super()._url_prefixes() if self._clusters.get().fsid else ()
+
     def owns(self, location: Location) -> Ownership:
         """Own the pool of this cluster; other pools of it may be readable.
 

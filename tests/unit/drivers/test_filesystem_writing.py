@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +23,7 @@ from imgstore.drivers.filesystem import FilesystemStore
 from imgstore.drivers.filesystem.calls import Calls
 from imgstore.drivers.filesystem.drafts import Draft
 from imgstore.process.interrupts import Descriptors
+from imgstore.testing.doubles import Untouched
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -150,20 +153,29 @@ def test_taken_meanwhile_in_another_directory(tmp_path: Path) -> None:
         assert (dirs[1] / "image").read_bytes() == b"another's"
 
 
-@pytest.mark.parametrize("seen_by", ["add", "check", "size"])
-def test_a_directory_that_went_away(tmp_path: Path, seen_by: str) -> None:
+SEEN_BY: dict[str, Callable[[FilesystemStore, str], object]] = {
+    "add": lambda store, url: store.delete(store.add("added", b"data")),
+    "check": lambda store, url: store.check(),
+    "look": lambda store, url: store.check(write=False),
+    "leftovers": lambda store, url: list(store.leftovers(older_than=0)),
+    "get": lambda store, url: store.get(url).close(),
+    "size": lambda store, url: store.size(url),
+    "delete": lambda store, url: store.delete(url),
+    "a miss": lambda store, url: store.holds(f"{url}-missing"),
+}
+
+
+@pytest.mark.parametrize("see", SEEN_BY.values(), ids=SEEN_BY)
+def test_a_directory_that_went_away(
+    tmp_path: Path, see: Callable[[FilesystemStore, str], object]
+) -> None:
     """A directory that was there is not made again by an add: its share may not be mounted."""
     root = tmp_path / "images"
+    root.mkdir()
+    (root / "image").touch()
     with FilesystemStore("file", datadir=str(root), fsync=False) as store:
-        if seen_by == "add":
-            store.delete(store.add("image", b"data"))
-        elif seen_by == "check":
-            assert store.check() == []
-        else:
-            root.mkdir()
-            (root / "image").touch()
-            assert store.size(f"file://{root}/image") == 0
-            (root / "image").unlink()
+        see(store, f"file://{root}/image")
+        (root / "image").unlink(missing_ok=True)
         root.rmdir()
         with pytest.raises(errors.NotFound):
             store.get(f"file://{root}/image")
@@ -250,6 +262,83 @@ def test_another_directory_takes_the_place_of_one_that_went_away(tmp_path: Path)
             store.add(name, b"data")
         assert sorted(path.name for path in second.iterdir()) == ["a", "b"]
         assert not first.exists()
+
+
+@pytest.mark.parametrize("size", [4, None])
+def test_all_directories_went_away(tmp_path: Path, size: int | None) -> None:
+    """Shares that are not mounted are not taken for full disks."""
+    dirs = [tmp_path / "a", tmp_path / "b"]
+    with FilesystemStore("file", datadirs=list(map(str, dirs)), fsync=False) as store:
+        assert store.check() == []
+        for path in dirs:
+            path.rmdir()
+        with pytest.raises(errors.Unavailable, match="vanished"):
+            store.add("image", iter([b"data"]), size=size)
+        assert not any(path.exists() for path in dirs)
+
+
+def test_one_directory_went_away_and_the_other_is_full(tmp_path: Path) -> None:
+    """The one that is missing might have room."""
+    dirs = [tmp_path / "a", tmp_path / "b"]
+    with FilesystemStore("file", datadirs=list(map(str, dirs)), fsync=False) as store:
+        assert store.check() == []
+        with pytest.raises(errors.StorageFull):
+            store.add("image", Untouched(), size=1 << 60)
+        dirs[0].rmdir()
+        with pytest.raises(errors.Unavailable, match=f"{dirs[0]} was there"):
+            store.add("image", Untouched(), size=1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        ((errno.ESTALE, errno.ESTALE), errors.Unavailable),
+        ((errno.EIO, 0), errors.Unavailable),
+        ((errno.EROFS, errno.EROFS), errors.PermissionDenied),
+        ((errno.EROFS, errno.EIO), errors.Unavailable),
+        ((errno.EROFS, 0), errors.StorageFull),
+    ],
+    ids=lambda each: "-".join(map(str, each)) if isinstance(each, tuple) else each.__name__,
+)
+def test_directories_that_do_not_tell_their_space(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codes: tuple[int, int],
+    kind: type[errors.StoreError],
+) -> None:
+    """Disks that fail or are read-only are not taken for full ones; 0 is one that is full."""
+    dirs = [tmp_path / "a", tmp_path / "b"]
+    told = os.statvfs(tmp_path)
+
+    def statvfs(path: str) -> object:
+        code = dict(zip(map(str, dirs), codes, strict=True))[path]
+        if code not in {0, errno.EROFS}:
+            raise OSError(code, os.strerror(code), path)
+        flags = told.f_flag | (os.ST_RDONLY if code else 0)
+        return SimpleNamespace(f_flag=flags, f_bavail=0, f_frsize=told.f_frsize)
+
+    with FilesystemStore("file", datadirs=list(map(str, dirs)), fsync=False) as store:
+        assert store.check() == []
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        with pytest.raises(kind) as caught:
+            store.add("image", Untouched())
+        assert type(caught.value) is kind
+
+
+def test_all_directories_went_away_meanwhile(tmp_path: Path) -> None:
+    """An add that cannot make sure that its id is free any more did not miss an image."""
+    dirs = [tmp_path / "a", tmp_path / "b"]
+
+    def source() -> Iterator[bytes]:
+        yield b"data"
+        for path in dirs:
+            path.rename(path.with_name(f"former-{path.name}"))
+
+    with (
+        FilesystemStore("file", datadirs=list(map(str, dirs)), fsync=False) as store,
+        pytest.raises(errors.Unavailable),
+    ):
+        store.add("image", source())
 
 
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
