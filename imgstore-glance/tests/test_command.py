@@ -8,11 +8,12 @@ import sys
 from importlib.metadata import version
 
 import glance_store
+import imgstore_glance
 import pytest
 from glance_store import _serving
 from imgstore_glance import checking, options
 from imgstore_glance.__main__ import main
-from services import HERE, PATH, RESERVED
+from services import PATH, RESERVED
 
 CONFIG = """
 [DEFAULT]
@@ -33,10 +34,7 @@ driver = noop
 
 def python(*arguments, **env):
     """Run another Python, which has imgstore and imgstore-glance but nothing of this one's path."""
-    import imgstore  # noqa: PLC0415
-
-    paths = (HERE.parent, os.path.dirname(os.path.dirname(imgstore.__file__)))
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **env}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(python_path()), **env}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
@@ -60,7 +58,8 @@ def test_a_path_of_its_own():
 def python_path():
     import imgstore  # noqa: PLC0415
 
-    return [str(HERE.parent), os.path.dirname(os.path.dirname(imgstore.__file__))]
+    packages = (imgstore_glance, imgstore)
+    return [os.path.dirname(os.path.dirname(each.__file__)) for each in packages]
 
 
 def test_a_file_for_containers(tmp_path):

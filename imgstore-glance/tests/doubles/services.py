@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import glance_store
+import imgstore_glance
 
 HERE = Path(__file__).parent.parent
-PATH = HERE.parent / "imgstore_glance" / "path"
+PATH = Path(imgstore_glance.path())
 RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
 
 
