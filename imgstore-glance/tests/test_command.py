@@ -109,6 +109,21 @@ def test_what_is_wrong(tmp_path, capsys, line, told):
     assert told in capsys.readouterr().out
 
 
+def test_files_and_directories(tmp_path, capsys):
+    """A directory stands for its files, of which later ones win; only what is named is read."""
+    more = tmp_path / "glance-api.conf.d"
+    more.mkdir()
+    (more / "2.conf").write_text("[web]\nhttps_insecure = true\n")
+    (more / "1.conf").write_text("[web]\nhttps_insecure = nonsense\n")
+    first = config(tmp_path)
+    assert main(["check", first]) == 0
+    assert "store 'web' verifies" in capsys.readouterr().out
+    assert main(["check", first, str(more)]) == 0
+    assert "store 'web' verifies" not in capsys.readouterr().out
+    assert main(["check", first, str(tmp_path / "missing.d")]) == 1
+    assert "missing.d" in capsys.readouterr().out
+
+
 def test_every_change_concerns_a_driver_and_its_settings():
     from imgstore.config import driver_options  # noqa: PLC0415
 
