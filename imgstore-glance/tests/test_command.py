@@ -13,7 +13,7 @@ import pytest
 from glance_store import _serving
 from imgstore_glance import checking, options
 from imgstore_glance.__main__ import main
-from services import PATH, RESERVED
+from services import HERE, PATH, RESERVED
 
 CONFIG = """
 [DEFAULT]
@@ -60,6 +60,12 @@ def python_path():
 
     packages = (imgstore_glance, imgstore)
     return [os.path.dirname(os.path.dirname(each.__file__)) for each in packages]
+
+
+def test_a_run_of_everything_tests_what_is_installed():
+    """Only a person at work has the checkout tested."""
+    is_checkout = PATH.is_relative_to(HERE.parent)
+    assert not is_checkout or "IMGSTORE_WHEEL" not in os.environ
 
 
 def test_a_file_for_containers(tmp_path):
