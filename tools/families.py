@@ -51,7 +51,7 @@ FAMILIES = (
     ),
     Family(
         "control",
-        frozenset({"control", "nginx", "ceph", "keystone", "swift", "cinder", "vsphere", "glance"}),
+        frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere", "glance"}),
         200,
     ),
 )
