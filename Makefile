@@ -1,7 +1,7 @@
 # Each target sets up what it needs, in virtual environments under .venv/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-lab test-all test-glance test-vsphere storm bench servers-up servers-down docs lint clean
+.PHONY: help demo test test-quick test-lab test-all test-glance test-vsphere storm bench bench-glance servers-up servers-down docs lint clean
 
 # The first that is new enough; the tests run on every supported one that the machine has.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -35,7 +35,7 @@ test-lab: ## the servers' own tests, and note that these servers were tested
 test-all: ## every test on every setting, the servers' own and the heavy ones too: an hour or more
 	@$(PYTHON) -m tools.run_tests --all
 
-test-glance: ## Glance's own tests on the façade (GLANCE="unit functional" or "--record")
+test-glance: ## Glance's own tests on imgstore-glance (GLANCE="unit functional" or "--record")
 	@$(PYTHON) -m tools.glance $(GLANCE)
 
 test-vsphere: ## run the contract on a vCenter Server or host (IMGSTORE_VSPHERE_…)
@@ -53,6 +53,11 @@ bench: ## measure side by side with glance_store (BACKENDS=file,… BENCH="more 
 	@$(ENVIRONMENT) bench
 	@$(OPENSTACK)
 	.venv/bench/bin/python benchmarks/run.py $(if $(BACKENDS),--backends $(BACKENDS)) $(BENCH)
+
+bench-glance: ## measure a whole Glance on both libraries (BENCH="more arguments")
+	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
+	@$(ENVIRONMENT) glance
+	.venv/glance/bin/python benchmarks/glance_api.py $(BENCH)
 
 servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,cinder,vsphere,glance)
 	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'

@@ -53,7 +53,7 @@ RECIPES = {
     "lint": Recipe("tools/requirements-lint.txt", package=False),
     "openstack": Recipe("tools/requirements-servers.txt", package=False, ceph=True),
     "moto": Recipe("tools/requirements-moto.txt", package=False),
-    "tests": Recipe("tools/requirements-test.txt", extras="all,testing", ceph=True),
+    "tests": Recipe("tools/requirements-test.txt", extras="all,testing", ceph=True, facade=True),
 }
 
 

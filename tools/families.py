@@ -32,7 +32,7 @@ class Family:
     @property
     def environments(self) -> tuple[str, ...]:
         """The environments that servers among them have of their own."""
-        kinds = {"openstack": "keystone", "moto": "moto"}
+        kinds = {"openstack": "keystone", "moto": "moto", "glance": "glance"}
         return tuple(kind for kind, server in kinds.items() if server in self.servers)
 
 
@@ -44,13 +44,18 @@ FAMILIES = (
     Family("cinder", frozenset({"keystone", "cinder"}), 900, waits=True),
     Family("vsphere", frozenset({"vsphere"}), 150),
     Family(
-        "glance",
+        "running Glance",
         frozenset({"glance", "moto", "ceph", "radosgw", "keystone", "swift", "cinder"}),
         100,
         home="glance",
     ),
-    Family("control", frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere"}), 120),
+    Family(
+        "control",
+        frozenset({"control", "nginx", "ceph", "keystone", "swift", "vsphere", "glance"}),
+        200,
+    ),
 )
+HOMES = frozenset(family.home for family in FAMILIES if family.home)
 
 
 def grouped(paths: Iterable[Path]) -> dict[Family, list[Path]]:

@@ -15,7 +15,7 @@ from tools.system_packages import names
 
 RECORD = REPOSITORY / "tools" / "tested-lab.txt"
 _LAB = REPOSITORY / "tests" / "functional" / "servers"
-_PINNED = ("requirements-servers.txt", "requirements-moto.txt")
+_PINNED = ("requirements-servers.txt", "requirements-moto.txt", "requirements-glance.txt")
 
 
 def is_tested() -> bool:

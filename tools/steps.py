@@ -91,6 +91,12 @@ class Result:
         return [*named.values(), *(f"{self.step.label}: {line}" for line in said)]
 
 
+def required(what: str) -> bool:
+    """Tell whether CI=true or IMGSTORE_REQUIRE, as tests read it, makes an absence a failure."""
+    names = {name.strip() for name in os.environ.get("IMGSTORE_REQUIRE", "").split(",")}
+    return IN_CI or bool(names & {what, "all"})
+
+
 def run(step: Step, deadline: float) -> Result:
     """Carry out a step, until ``deadline`` of the monotonic clock; its log is shown at its end."""
     began = time.monotonic()

@@ -1,6 +1,7 @@
 """glance_store is imgstore's here, and the doubles are installed drivers.
 
-That holds for the whole process: imgstore's own tests need another one.
+That holds for the whole process: imgstore's own tests need another one. The façade is the one that
+is installed, or that PYTHONPATH names.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import imgstore_glance
 import pytest
 from oslo_config import cfg
 
-HERE = Path(__file__).parent
-PATHS = (HERE.parent / "imgstore_glance" / "path", HERE.parent, HERE / "doubles")
-sys.path[:0] = map(str, PATHS)
+sys.path[:0] = [imgstore_glance.path(), str(Path(__file__).with_name("doubles"))]
 
 import told_driver  # noqa: E402
 from glance_store import location, multi_backend  # noqa: E402

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import glance_store
+import imgstore_glance
 import pytest
 from glance_store import _serving
 from imgstore_glance import checking, options
@@ -33,10 +34,7 @@ driver = noop
 
 def python(*arguments, **env):
     """Run another Python, which has imgstore and imgstore-glance but nothing of this one's path."""
-    import imgstore  # noqa: PLC0415
-
-    paths = (HERE.parent, os.path.dirname(os.path.dirname(imgstore.__file__)))
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **env}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(python_path()), **env}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
@@ -60,7 +58,14 @@ def test_a_path_of_its_own():
 def python_path():
     import imgstore  # noqa: PLC0415
 
-    return [str(HERE.parent), os.path.dirname(os.path.dirname(imgstore.__file__))]
+    packages = (imgstore_glance, imgstore)
+    return [os.path.dirname(os.path.dirname(each.__file__)) for each in packages]
+
+
+def test_a_run_of_everything_tests_what_is_installed():
+    """Only a person at work has the checkout tested."""
+    is_checkout = PATH.is_relative_to(HERE.parent)
+    assert not is_checkout or "IMGSTORE_WHEEL" not in os.environ
 
 
 def test_a_file_for_containers(tmp_path):
@@ -108,6 +113,21 @@ def test_what_is_wrong(tmp_path, capsys, line, told):
     text = CONFIG.replace("[old]\nforeign_place = x\n", "").replace(", old:foreign", "")
     assert main(["check", config(tmp_path, f"{text}\n{line}\n")]) == 1
     assert told in capsys.readouterr().out
+
+
+def test_files_and_directories(tmp_path, capsys):
+    """A directory stands for its files, of which later ones win; only what is named is read."""
+    more = tmp_path / "glance-api.conf.d"
+    more.mkdir()
+    (more / "2.conf").write_text("[web]\nhttps_insecure = true\n")
+    (more / "1.conf").write_text("[web]\nhttps_insecure = nonsense\n")
+    first = config(tmp_path)
+    assert main(["check", first]) == 0
+    assert "store 'web' verifies" in capsys.readouterr().out
+    assert main(["check", first, str(more)]) == 0
+    assert "store 'web' verifies" not in capsys.readouterr().out
+    assert main(["check", first, str(tmp_path / "missing.d")]) == 1
+    assert "missing.d" in capsys.readouterr().out
 
 
 def test_every_change_concerns_a_driver_and_its_settings():

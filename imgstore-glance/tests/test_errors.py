@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import inspect
 import io
+import socket
 import threading
 
 import glance_store
@@ -282,7 +283,10 @@ class TestHttp:
     def test_addresses_that_are_not_asked(self, service):
         """Neither the metadata service of a cloud nor a port that nobody listens at."""
         service.multi(web="http")
-        for url in ("http://169.254.169.254/x", "http://127.0.0.1:9/x", "http://127.0.0.1:0/x"):
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        for at in ("169.254.169.254", f"127.0.0.1:{port}", "127.0.0.1:0"):
+            url = f"http://{at}/x"
             with pytest.raises(exceptions.BadStoreUri):
                 glance_store.get_size_from_uri_and_backend(url, "web")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import textwrap
+import zipfile
 
 import pytest
 from services import HERE
@@ -15,7 +19,6 @@ from services import HERE
 pytestmark = pytest.mark.tree
 
 PACKAGE = HERE.parent / "imgstore_glance"
-INSTALL = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--no-cache-dir")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -27,21 +30,61 @@ def run(tmp_path, *arguments, **env):
     )
 
 
-def installed(tmp_path, project):
-    """Build a project, and return the directory that it is installed in."""
-    import shutil  # noqa: PLC0415
+BUILD = """
+import sys
+from setuptools import build_meta
+into = sys.argv[1]  # each build has its own arguments there
+for build in (build_meta.build_wheel, build_meta.build_sdist):
+    build(into)
+"""
 
-    copy, site = tmp_path / f"copy-{project.name}", tmp_path / "site"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("tests", "__pycache__"))
-    done = run(tmp_path, "-m", "pip", "install", *INSTALL, "--target", site, copy)
+
+def built(tmp_path, project):
+    """Build a project; return its wheel, its source distribution and what setuptools said."""
+    copy, into = tmp_path / f"copy-{project.name}", tmp_path / f"built-{project.name}"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(into)],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
+    return *into.glob("*.whl"), *into.glob("*.tar.gz"), done.stderr
+
+
+def unpacked(wheel, site):
+    """Put a wheel of pure Python where a path of modules leads to it; return that path."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
     return site
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def distributions(tmp_path_factory):
+    """Return this distribution's wheel and source distribution, and what building them said."""
+    return built(tmp_path_factory.mktemp("built"), HERE.parent)
+
+
+@pytest.fixture(scope="module")
+def site(distributions, tmp_path_factory):
     """Return a directory that this distribution is installed in."""
-    return installed(tmp_path_factory.mktemp("installed"), HERE.parent)
+    return unpacked(distributions[0], tmp_path_factory.mktemp("installed"))
+
+
+def test_what_is_built(distributions, tmp_path, site):
+    """One package is in the wheel, every file is in the sources, and no warning is given."""
+    _, sources, said = distributions
+    assert "Warning:" not in said  # so setuptools says it; its steps say "warning:" of less
+    ((top, *more),) = [each.read_text().split() for each in site.glob("*.dist-info/top_level.txt")]
+    assert (top, more) == ("imgstore_glance", [])
+    assert sorted(path.name for path in site.iterdir() if path.suffix != ".dist-info") == [top]
+    with tarfile.open(sources) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path for path in HERE.parent.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(HERE.parent)) for path in files}
+    assert {name for name in names if "__pycache__" not in name} <= inside
 
 
 DRIVER = """
@@ -103,7 +146,8 @@ def test_a_driver_from_outside(tmp_path, site):
     )
     import imgstore  # noqa: PLC0415
 
-    base = [str(installed(tmp_path, project)), str(site)]
+    shelf = unpacked(built(tmp_path, project)[0], tmp_path / "site")
+    base = [str(shelf), str(site)]
     base.append(os.path.dirname(os.path.dirname(imgstore.__file__)))
     told = run(tmp_path, "-m", "imgstore_glance", PYTHONPATH=os.pathsep.join(base))
     path = told.stdout.strip()
@@ -174,20 +218,70 @@ def test_functions_are_short():
     assert max(len(path.read_text().splitlines()) for path in MODULES) <= 500
 
 
-def test_only_what_is_public_is_used():
-    """Imgstore's pages list what is imported of it, and no attribute of it begins with ``_``."""
-    public = {
-        "imgstore",
-        "imgstore.config",
-        "imgstore.errors",
-        *(f"imgstore.drivers.{name}" for name in ("cinder", "filesystem", "http", "rbd")),
-        *(f"imgstore.drivers.{name}" for name in ("s3", "swift", "vmware")),
-    }
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imgstore"):
-                own = (node.module or "").startswith("imgstore_glance")
-                assert own or node.module in public, f"{path}: {node.module}"
-                assert not any(
-                    each.name.startswith("_") and each.name != "__version__" for each in node.names
-                )
+PUBLIC = {
+    "imgstore",
+    "imgstore.config",
+    "imgstore.errors",
+    *(f"imgstore.drivers.{name}" for name in ("cinder", "filesystem", "http", "rbd")),
+    *(f"imgstore.drivers.{name}" for name in ("s3", "swift", "vmware")),
+}
+
+
+def used_of_imgstore(tree):
+    """Yield each module of imgstore that a module imports, with a name that is used of it."""
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                if each.name.split(".")[0] == "imgstore":
+                    modules[each.asname or "imgstore"] = "imgstore"
+                    yield each.name, ""
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "imgstore":
+            for each in node.names:
+                if f"{node.module}.{each.name}" in PUBLIC:
+                    modules[each.asname or each.name] = f"{node.module}.{each.name}"
+                yield node.module, each.name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
+            yield modules[ast.unparse(node.value)], node.attr
+
+
+def private_attributes(tree):
+    """Yield each attribute that begins with ``_``, but of the object or class itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            own = ast.unparse(node.value) in {"self", "cls", "super()"}
+            if not own and not node.attr.endswith("__"):
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    ("text", "used", "private"),
+    [
+        ("import imgstore.driver", [("imgstore.driver", "")], []),
+        ("import imgstore as i\ni._x.y", [("imgstore", ""), ("imgstore", "_x")], ["i._x"]),
+        ("from imgstore import Store", [("imgstore", "Store")], []),
+        ("import imgstore_glance\nself._store.add(super()._x)", [], []),
+        (
+            "from imgstore import config\nconfig.build_store()",
+            [("imgstore", "config"), ("imgstore.config", "build_store")],
+            [],
+        ),
+        ("store._add('x')\ntype(store).__name__", [], ["store._add"]),
+    ],
+)
+def test_what_the_next_rule_sees(text, used, private):
+    assert list(used_of_imgstore(ast.parse(text))) == used
+    assert list(private_attributes(ast.parse(text))) == private
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_what_is_public_is_used(path):
+    """Imgstore exports what is used of it, and no attribute of others begins with ``_``."""
+    tree = ast.parse(path.read_text())
+    assert list(private_attributes(tree)) == []
+    for module, name in used_of_imgstore(tree):
+        assert module in PUBLIC, f"{module}: {name}"
+        has = vars(importlib.import_module(module))
+        exported = has.get("__all__", [each for each in has if not each.startswith("_")])
+        assert not name or name in exported or f"{module}.{name}" in PUBLIC, f"{module}: {name}"

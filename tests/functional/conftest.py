@@ -21,6 +21,8 @@ from servers.containers import Container, raw_swift
 from servers.containers import container as make_container
 from servers.filesystems import Filesystems
 from servers.fuse import FaultyFilesystem, faulty
+from servers.glance import Glance
+from servers.glance_client import Images
 from servers.hostile import Hostile
 from servers.kept import Kept
 from servers.keystone import Keystone, KeystoneUser
@@ -32,6 +34,7 @@ from servers.moto import moto as run_moto
 from servers.nginx import Nginx
 from servers.nginx import nginx as run_nginx
 from servers.pools import RbdPool, admin, make_pool
+from servers.process import Process
 from servers.proxy import Proxy
 from servers.radosgw import RadosGateway, User
 from servers.radosgw import radosgw as run_radosgw
@@ -258,6 +261,19 @@ def images(request: pytest.FixtureRequest) -> Iterator[Container]:
     """A container for all tests of a class, of the `user` that it names."""
     with make_container(request.getfixturevalue(request.cls.user)) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def old_glance(_glance: Glance) -> Iterator[tuple[str, Process]]:
+    """Beside a module's Glance another one, on glance_store: its URL and its process."""
+    with _glance.another("glance_store") as made:
+        yield made
+
+
+@pytest.fixture
+def old(old_glance: tuple[str, Process], images: Images) -> Images:
+    """The same images, as that other one has them."""
+    return Images(images.server, url=old_glance[0])
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import http.client
-import json
 import random
-import sys
-import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +11,7 @@ from typing import Any
 import pytest
 from servers.glance import Glance, GlanceStore, file_store, s3_store
 from servers.glance import glance as run_glance
-from servers.glance_client import Images, digests
+from servers.glance_client import Images, digests, handed_on, interrupted, written
 from servers.hostile import Hostile
 from servers.moto import Moto, any_user
 from servers.process import until
@@ -70,18 +65,6 @@ def glance(_glance: Glance, moto: Moto, moto_raw: Any) -> Glance:
         moto_raw.create_bucket(Bucket=BUCKET)
     _glance.process.revive()
     return _glance
-
-
-@pytest.fixture(scope="module")
-def _old(_glance: Glance) -> Iterator[str]:
-    with _glance.another("glance_store") as (url, _):
-        yield url
-
-
-@pytest.fixture
-def old(_old: str, images: Images) -> Images:
-    """The same images, as a second Glance has them that runs on glance_store."""
-    return Images(images.server, url=_old)
 
 
 @pytest.fixture
@@ -282,10 +265,10 @@ def test_an_upload_of_what_has_data(images: Images) -> None:
 def test_an_upload_that_is_cut(images: Images, left: Any, store: str, sent: int) -> None:
     """Where a client goes in the middle of an upload, nothing of the image stays."""
     image = images.create()
-    with begun(images, image, store, len(DATA)) as connection:
+    with images.begun(image, len(DATA), store=store) as connection:
         connection.send(DATA[:sent])
-        until(lambda: is_saving(images, image), seconds=30, what="the upload has begun")
-    until(lambda: not is_saving(images, image), seconds=30, what="Glance gave the upload up")
+        until(lambda: images.is_saving(image), seconds=30, what="the upload has begun")
+    until(lambda: not images.is_saving(image), seconds=30, what="Glance gave the upload up")
     assert images.get(image)["status"] == "queued"
     assert left() == []
 
@@ -294,13 +277,9 @@ def test_an_upload_that_is_cut(images: Images, left: Any, store: str, sent: int)
 @pytest.mark.parametrize("run", [f"{store} {seed}" for store in BOTH for seed in range(4)])
 def test_a_service_that_is_killed(images: Images, stores: list[Store], left: Any, run: str) -> None:
     """Where a service dies at any point of an upload, leftovers are all that stays."""
-    sent, process = random.Random(run).randrange(len(LARGE)), images.server.process
     image = images.create()
-    with begun(images, image, run.split(maxsplit=1)[0], len(LARGE)) as connection:
-        connection.send(LARGE[:sent])
-        until(lambda: unsent(connection) == 0, seconds=60, what="Glance has taken all")
-        process.kill()
-    process.start()
+    sent = random.Random(run).randrange(len(LARGE))
+    interrupted(images, image, LARGE, sent=sent, store=run.split(maxsplit=1)[0])
     images.delete(image)
     for store in stores:
         store.remove_leftovers(older_than=0)
@@ -310,12 +289,7 @@ def test_a_service_that_is_killed(images: Images, stores: list[Store], left: Any
 @pytest.mark.parametrize("store", BOTH)
 def test_both_libraries_write_the_same_locations(images: Images, old: Images, store: str) -> None:
     """A location and its metadata are those that glance_store writes, byte by byte."""
-    written = []
-    for served in (images, old):
-        image = served.add(DATA, store=store)
-        # Glance never gives an id twice.
-        written.append(json.dumps(served.locations(image)).replace(image, "the image"))
-    assert written[0] == written[1]
+    assert written(images, DATA, store=store) == written(old, DATA, store=store)
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
@@ -325,12 +299,7 @@ def test_each_library_takes_what_the_other_wrote(
     """It reads it, copies it and deletes it from one store; the other one reads the copy."""
     one, other = (old, images) if way == "forward" else (images, old)
     for store, copied in (BOTH, BOTH[::-1]):
-        image = one.add(DATA, store=store)
-        assert other.read(image) == DATA
-        other.bring(image, [copied], method="copy-image")
-        other.client.images.delete_from_store(store, image)
-        assert one.locations(image) == other.locations(image)
-        assert one.read(image) == DATA
+        image = handed_on(one, other, DATA, store=store, copied=copied)
         one.delete(image)
     assert left() == []
 
@@ -346,28 +315,3 @@ def test_a_switch(glance: Glance, images: Images) -> None:
             assert old.read(image) == DATA + name.encode()
     finally:
         glance.switch("imgstore")
-
-
-@contextlib.contextmanager
-def begun(
-    images: Images, image: str, store: str, size: int
-) -> Iterator[http.client.HTTPConnection]:
-    """Begin an upload whose body is still to be sent."""
-    port = images.server.port
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
-        connection.putrequest("PUT", f"/v2/images/{image}/file")
-        for name, value in {**BINARY, "X-Image-Meta-Store": store}.items():
-            connection.putheader(name, value)
-        connection.putheader("Content-Length", str(size))
-        connection.endheaders()
-        yield connection
-
-
-def unsent(connection: http.client.HTTPConnection) -> int:
-    """Return how many bytes wait to be taken by the other side: SIOCOUTQ of tcp(7)."""
-    answer = fcntl.ioctl(connection.sock, termios.TIOCOUTQ, b"\0" * 4)
-    return int.from_bytes(answer, sys.byteorder)
-
-
-def is_saving(images: Images, image: str) -> bool:
-    return bool(images.get(image)["status"] == "saving")

@@ -6,13 +6,11 @@ Beside it runs another one on glance_store, with the same database and the same 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import random
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,10 +31,10 @@ from servers.glance import (
     swift_store,
 )
 from servers.glance import glance as run_glance
-from servers.glance_client import Images, digests
+from servers.glance_client import Images, digests, handed_on, interrupted, written
 from servers.keystone import Keystone
 from servers.pools import RbdPool
-from servers.process import until
+from servers.process import Process, until
 from servers.radosgw import RadosGateway, User
 from servers.scratch import Scratch
 from servers.swift import Swift
@@ -50,7 +48,11 @@ pytestmark = [
 ]
 
 KIB = 1024
+MIB = 1024 * KIB
 DATA = pattern(700 * KIB + 7)
+LARGE = pattern(24 * MIB + 7)  # in S3 and Swift it goes in parts
+S3_PARTS = {"s3_store_large_object_size": 8, "s3_store_large_object_chunk_size": 5}
+SWIFT_PARTS = {"swift_store_large_object_size": 8, "swift_store_large_object_chunk_size": 5}
 STORES = ["files", "objects", "container", "pool", "volumes"]
 _CLEAN = """
 import sys
@@ -58,7 +60,7 @@ from imgstore import StoreManager
 with StoreManager.from_file(sys.argv[1]) as stores:
     stores.remove_leftovers(older_than=0)
 """
-ROUNDS = 12  # of each client, while both kinds of Glance serve
+RENEWALS = 4  # of each process, an even number: each second one switches back
 
 
 class Places:
@@ -120,19 +122,17 @@ def _glance(
     user = places.container.user
     stores = {
         "files": file_store(*places.directories),
-        "objects": s3_store(_radosgw.url(), s3_user, places.bucket.name, s3_store_max_attempts=1),
-        "container": swift_store(scratch.directory("swift"), user, places.container.name),
+        "objects": s3_store(
+            _radosgw.url(), s3_user, places.bucket.name, s3_store_max_attempts=1, **S3_PARTS
+        ),
+        "container": swift_store(
+            scratch.directory("swift"), user, places.container.name, **SWIFT_PARTS
+        ),
         "pool": rbd_store(places.pool.name, places.pool.user),
         "volumes": cinder_store(places.volumes),
     }
     with run_glance(scratch, stores, identity=_keystone) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def _old(_glance: Glance) -> Iterator[str]:
-    with _glance.another("glance_store") as (url, _):
-        yield url
 
 
 @pytest.fixture
@@ -145,12 +145,6 @@ def images(
     yield made
     made.delete(*made.ids())
     places.emptied()
-
-
-@pytest.fixture
-def old(_old: str, images: Images) -> Images:
-    """The same, by the Glance on glance_store."""
-    return Images(images.server, url=_old)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -182,13 +176,7 @@ def test_what_the_stores_say_of_themselves(images: Images, places: Places) -> No
 @pytest.mark.parametrize("store", STORES)
 def test_both_libraries_write_the_same_locations(images: Images, old: Images, store: str) -> None:
     """A location and its metadata are those that glance_store writes, byte by byte."""
-    written = []
-    for served in (images, old):
-        image = served.add(DATA, store=store)
-        (place,) = served.locations(image)
-        own = place["url"].rpartition("/")[2] if store == "volumes" else image
-        written.append(json.dumps(place).replace(own, "the image"))
-    assert written[0] == written[1]
+    assert written(images, DATA, store=store) == written(old, DATA, store=store)
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
@@ -199,12 +187,7 @@ def test_each_library_takes_what_the_other_wrote(
     """It reads it, copies it and deletes it from one store; the other one reads the copy."""
     one, other = (old, images) if way == "forward" else (images, old)
     copied = STORES[STORES.index(store) - 1]
-    image = one.add(DATA, store=store)
-    assert other.read(image) == DATA
-    other.bring(image, [copied], method="copy-image")
-    other.client.images.delete_from_store(store, image)
-    assert one.stores(image) == [copied]
-    assert one.read(image) == DATA
+    handed_on(one, other, DATA, store=store, copied=copied)
 
 
 def test_an_import_into_every_store(images: Images, places: Places) -> None:
@@ -238,12 +221,12 @@ def test_an_import_while_one_store_is_down(images: Images, radosgw: RadosGateway
 @pytest.mark.parametrize("seed", range(3))
 def test_an_upload_that_is_cut(images: Images, places: Places, store: str, seed: int) -> None:
     """Where a client goes at any point of an upload, nothing of the image stays anywhere."""
-    sent = random.Random(f"{store} {seed}").randrange(len(DATA))
+    sent = random.Random(f"{store} {seed}").randrange(len(LARGE))
     image = images.create()
-    with begun(images, image, store) as connection:
-        connection.send(DATA[:sent])
-        until(lambda: is_saving(images, image), seconds=60, what="the upload has begun")
-    until(lambda: not is_saving(images, image), seconds=120, what="Glance gave the upload up")
+    with images.begun(image, len(LARGE), store=store) as connection:
+        connection.send(LARGE[:sent])
+        until(lambda: images.is_saving(image), seconds=60, what="the upload has begun")
+    until(lambda: not images.is_saving(image), seconds=120, what="Glance gave the upload up")
     assert images.get(image)["status"] == "queued"
     places.emptied()
 
@@ -252,44 +235,112 @@ def test_an_upload_that_is_cut(images: Images, places: Places, store: str, seed:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_service_that_is_killed(images: Images, places: Places, store: str, seed: int) -> None:
     """Where a service dies at any point of an upload, only leftovers of its stores stay."""
-    sent, process = random.Random(f"{store} {seed}").randrange(len(DATA)), images.server.process
-    told = Path(f"/proc/{process.pid}/environ").read_text().rstrip("\0").split("\0")
+    told = environment_of(images.server)
     image = images.create()
-    with begun(images, image, store) as connection:
-        connection.send(DATA[:sent])
-        until(lambda: is_saving(images, image), seconds=60, what="the upload has begun")
-        process.kill()
-    process.start()
+    sent = random.Random(f"{store} {seed}").randrange(len(LARGE))
+    interrupted(images, image, LARGE, sent=sent, store=store)
     images.delete(image)
-    cleaned(dict(line.split("=", 1) for line in told))
+    cleaned(told)
     places.emptied()
 
 
-def test_two_kinds_of_glance_at_once(images: Images, old: Images, places: Places) -> None:
-    """While one process after the other is renewed, every image is served by both."""
-    stop = threading.Event()
+class Service:
+    """One process of several, and the clients that a balancer sends to it."""
 
-    def client(number: int) -> int:
-        chosen = random.Random(number)
-        for at in range(ROUNDS):
-            writer, reader, remover = (chosen.choice((images, old)) for _ in range(3))
-            data = pattern(chosen.randrange(1, 300 * KIB))
-            store = STORES[(number + at) % len(STORES)]
-            image = Images(writer.server, url=writer.url).add(data, store=store)
-            assert Images(reader.server, url=reader.url).read(image) == data
-            Images(remover.server, url=remover.url).delete(image)
-            if stop.is_set():
-                break
-        return at + 1
+    def __init__(self, images: Images, renew: Callable[[], object]) -> None:
+        self.renewed = 0
+        self._images = images
+        self._renew = renew
+        self._is_away = False
+        self._changes = 0
+        self._turn = threading.Condition()
 
-    with ThreadPoolExecutor(4) as pool:
-        clients = [pool.submit(client, number) for number in range(4)]
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[Images]:
+        """Give it to a client that adds or deletes, when it is there; so long it stays."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._is_away)
+            self._changes += 1
         try:
-            done = [each.result() for each in clients]
+            yield Images(self._images.server, url=self._images.url)
+        finally:
+            with self._turn:
+                self._changes -= 1
+                self._turn.notify_all()
+
+    def read(self, image: str) -> bytes:
+        """Read an image, once more where the process went away meanwhile."""
+        while True:
+            before = self.renewed
+            try:
+                return Images(self._images.server, url=self._images.url).read(image)
+            except Exception:
+                with self._turn:
+                    if not self._is_away and self.renewed == before:
+                        raise
+                    self._turn.wait_for(lambda: not self._is_away)
+
+    def renew(self) -> None:
+        """End the process while clients read from it, and start another one in its place."""
+        with self._turn:
+            self._is_away = True
+            self._turn.wait_for(lambda: not self._changes)
+        try:
+            self._renew()
+        finally:
+            with self._turn:
+                self._is_away = False
+                self.renewed += 1
+                self._turn.notify_all()
+
+
+def client(services: list[Service], number: int, stop: threading.Event) -> int:
+    """Add, read and delete images, each by a service that is drawn; return how many."""
+    chosen, at = random.Random(number), 0
+    while not stop.is_set():
+        writer, reader, remover = (chosen.choice(services) for _ in range(3))
+        data = pattern(chosen.randrange(1, 4 * MIB))
+        with writer.changing() as served:
+            image = served.add(data, store=STORES[(number + at) % len(STORES)])
+        assert reader.read(image) == data
+        with remover.changing() as served:
+            served.delete(image)
+        at += 1
+    return at
+
+
+def test_two_kinds_of_glance_at_once(
+    images: Images, old: Images, old_glance: tuple[str, Process], places: Places
+) -> None:
+    """While one process after the other is renewed and switched, both serve every image."""
+    server, (_, process) = images.server, old_glance
+
+    def switch() -> None:
+        server.switch("glance_store" if server.library == "imgstore" else "imgstore")
+
+    def restart() -> None:
+        process.kill()
+        process.start()
+
+    services, stop = [Service(images, switch), Service(old, restart)], threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(client, services, number, stop) for number in range(4)]
+        try:
+            for service in services * RENEWALS:
+                service.renew()
         finally:
             stop.set()
-    assert done == [ROUNDS] * 4
+            if server.library != "imgstore":
+                switch()
+        done = [each.result() for each in clients]
+    assert min(done) > 0
     places.emptied()
+
+
+def environment_of(server: Glance) -> dict[str, str]:
+    """Return the variables that a running service was started with."""
+    told = Path(f"/proc/{server.process.pid}/environ").read_text().rstrip("\0").split("\0")
+    return dict(line.split("=", 1) for line in told)
 
 
 def cleaned(environment: dict[str, str]) -> None:
@@ -297,25 +348,3 @@ def cleaned(environment: dict[str, str]) -> None:
     conf = Path(environment["OS_GLANCE_CONFIG_DIR"]) / "glance-api.conf"
     command = [os.fspath(PYTHON), "-P", "-c", _CLEAN, os.fspath(conf)]
     subprocess.run(command, env=environment, check=True, timeout=120)
-
-
-@contextlib.contextmanager
-def begun(images: Images, image: str, store: str) -> Iterator[http.client.HTTPConnection]:
-    """Begin an upload whose body is still to be sent."""
-    port = images.server.port
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
-        connection.putrequest("PUT", f"/v2/images/{image}/file")
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(len(DATA)),
-            "X-Auth-Token": images.token,
-            "X-Image-Meta-Store": store,
-        }
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        connection.endheaders()
-        yield connection
-
-
-def is_saving(images: Images, image: str) -> bool:
-    return bool(images.get(image)["status"] == "saving")

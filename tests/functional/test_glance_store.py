@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from oslo_config import cfg
 from servers.buckets import Bucket
 from servers.ceph import Ceph
 from servers.pools import RbdPool
+from servers.process import free_port
 from servers.radosgw import RadosGateway
 
 from imgstore.testing.harness import new_id, pattern
@@ -22,7 +25,15 @@ DATA = pattern(9 * 1024 * 1024 + 7)  # more than one of S3's parts, or of RBD's 
 
 
 @pytest.fixture
-def stores(ceph: Ceph, radosgw: RadosGateway, rbd_pool: RbdPool, bucket: Bucket) -> Iterator[Any]:
+def down() -> str:
+    """A URL where nobody listens."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def stores(
+    ceph: Ceph, radosgw: RadosGateway, rbd_pool: RbdPool, bucket: Bucket, down: str
+) -> Iterator[Any]:
     """Return the interface with a store of each kind, and one whose server is away."""
     in_parts = {"large_object_size": 5, "large_object_chunk_size": 5}
     objects = bucket.options() | in_parts
@@ -30,7 +41,7 @@ def stores(ceph: Ceph, radosgw: RadosGateway, rbd_pool: RbdPool, bucket: Bucket)
         {"pool": "rbd", "objects": "s3", "down": "s3"},
         pool=prefixed("rbd_store_", rbd_pool.options),
         objects=prefixed("s3_store_", objects),
-        down=prefixed("s3_store_", objects | {"host": "http://127.0.0.1:9", "max_attempts": 1}),
+        down=prefixed("s3_store_", objects | {"host": down, "max_attempts": 1}),
     ) as library:
         yield library
     rbd_pool.empty()
@@ -52,12 +63,21 @@ def add(stores: Any, name: str) -> Callable[..., Any]:
     return add
 
 
-def test_an_image(stores: Any, name: str, add: Callable[..., Any]) -> None:
+def test_an_image(
+    stores: Any, name: str, add: Callable[..., Any], rbd_pool: RbdPool, bucket: Bucket
+) -> None:
     """Added with and without a size, read whole and in ranges, found by its URL, deleted."""
+    service = bucket.options()["host"].partition("://")[2]
+    own = {
+        "pool": f"rbd://{rbd_pool.cluster.fsid}/{rbd_pool.name}",
+        "objects": f"s3://{service}/{bucket.name}",
+    }[name]
     for size in (0, len(DATA)):
-        url, stored, md5, multihash, metadata = add(new_id(), size=size)
+        image_id = new_id()
+        url, stored, md5, multihash, metadata = add(image_id, size=size)
         assert (stored, len(md5), len(multihash)) == (len(DATA), 32, 128)
         assert metadata == {"store": name}
+        assert url == f"{own}/{image_id}{'/snap' if name == 'pool' else ''}"
         assert url.startswith(stores.get_store_from_store_identifier(name).url_prefix)
         data, length = stores.get(url, name)
         assert (b"".join(data), length) == (DATA, len(DATA))
@@ -67,6 +87,22 @@ def test_an_image(stores: Any, name: str, add: Callable[..., Any]) -> None:
         stores.delete(url, name)
         with pytest.raises(stores.NotFound):
             stores.get(url, name)
+
+
+def test_what_is_served_for_a_while_leaves_nothing(tmp_path: Path) -> None:
+    """Stores are closed, and where one has a wrong option everything is as it was before."""
+    before = list(sys.path)
+    place = {"filesystem_store_datadir": str(tmp_path)}
+    with serving({"files": "file"}, files=place) as library:
+        url = library.add(cfg.CONF, "x", io.BytesIO(b"data"), 4, "files")[0]
+        store = library.get_store_from_store_identifier("files")
+        at = library.location.get_location_from_uri_and_backend(url, "files")
+    with pytest.raises(ValueError, match="closed"):
+        store.get_size(at)
+    with pytest.raises(cfg.NoSuchOptError), serving({"files": "file"}, files={"no_option": 1}):
+        pass
+    assert sys.path == before
+    assert cfg.CONF.enabled_backends is None
 
 
 def test_what_is_refused(stores: Any, name: str, add: Callable[..., Any]) -> None:
@@ -108,9 +144,9 @@ def test_an_image_that_is_cloned(stores: Any, rbd_pool: RbdPool) -> None:
     stores.delete(url, "pool")
 
 
-def test_a_server_that_is_away(stores: Any) -> None:
+def test_a_server_that_is_away(stores: Any, down: str) -> None:
     """An upload or a deletion may be tried again, a download is unavailable."""
-    url = "s3://127.0.0.1:9/images/x"
+    url = f"s3://{down.partition('://')[2]}/images/x"
     with pytest.raises(stores.TimeoutError):
         stores.add(cfg.CONF, "x", io.BytesIO(b"data"), 4, "down")
     with pytest.raises(stores.TimeoutError):

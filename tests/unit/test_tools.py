@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -256,3 +258,76 @@ def test_the_outcomes_on_glance_store_are_of_both_suites(tools):
         "passed",
         "skipped",
     }
+
+
+def test_only_tests_that_wait_for_fixed_times_are_run_once_more(tools, suite):
+    """A unit test of Glance that fails once has failed, and so has a module without tests."""
+    assert suite.once_more() == []
+    suite.name = "functional"
+    suite._note("unittest.loader._FailedTest.e", {"test_status": "fail"})
+    assert suite.failed() == ["b", "unittest.loader._FailedTest.e"]
+    assert suite.once_more() == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("package", "library", "expected"),
+    [
+        ("/env/site-packages/imgstore_glance/path/glance_store/__init__.py", "facade", True),
+        ("/other/glance_store/__init__.py", "/other", True),
+        ("/env/site-packages/glance_store/__init__.py", "facade", False),
+        ("/env/site-packages/glance_store/__init__.py", "", True),
+        ("/env/site-packages/imgstore_glance/path/glance_store/__init__.py", "", False),
+    ],
+)
+def test_the_library_that_is_meant_is_tested(tools, package, library, expected):
+    """One by its directory, without asking what it says of itself; or the one that is installed."""
+    library = library.replace("facade", "/env/site-packages/imgstore_glance/path")
+    assert tools("glance_suites").is_of(package, library) is expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"), [("", 0), ("nginx", 0), ("xfs, glance", 1), ("all", 1)]
+)
+def test_glances_tests_where_there_are_no_namespaces(tmp_path, asked, status):
+    """They are left out, which is a failure where they are required."""
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    environ = {key: value for key, value in os.environ.items() if key != "CI"}
+    environ |= {"PATH": f"{tmp_path}:{environ['PATH']}", "IMGSTORE_REQUIRE": asked}
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.glance"],
+        cwd=REPOSITORY,
+        env=environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert "left out: they need namespaces" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "goes_on"), [("moto", True), ("openstack", True), ("glance", False)]
+)
+def test_an_environment_that_cannot_be_made(tools, monkeypatch, kind, goes_on):
+    """Tests that need its servers say so, unless their own pytest is what is missing."""
+    monkeypatch.setattr(tools("run_tests"), "IN_CI", False)
+
+    def refusing(kind):
+        raise subprocess.CalledProcessError(1, ["pip", "install", kind])
+
+    assert tools("run_tests").provide(kind, refusing) is goes_on
+
+
+@pytest.mark.parametrize("parts", [{}, {"quick": True}, {"everything": True}, {"lab_only": True}])
+def test_each_run_has_the_steps_that_its_steps_need(tools, parts):
+    """Each kind of run can be scheduled; imgstore-glance is tested on two interpreters."""
+    pythons = dict.fromkeys(("3.10", "3.11", "3.12"), sys.executable)
+    made = tools("run_tests").Run(pythons, **parts).steps()
+    tools("schedule").Schedule(made, 1)
+    labels = [step.label for step in made]
+    assert len(set(labels)) == len(labels)
+    of_facade = [label for label in labels if label.startswith("imgstore-glance")]
+    versions = [] if parts.keys() & {"quick", "lab_only"} else ["3.10", "3.11"]
+    assert of_facade == [f"imgstore-glance tests {version}" for version in versions]

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import glance_store
+import imgstore_glance
+from oslo_config import cfg
 
 HERE = Path(__file__).parent.parent
-PATH = HERE.parent / "imgstore_glance" / "path"
+PATH = Path(imgstore_glance.path())
 RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
+VOLUME = "3c2ae8a1-93a7-41f6-a1d2-64ac1d2eb5a0"
+S3 = {"s3_store_host": "https://s3.example.org", "s3_store_bucket": "images"}
+SWIFT = {
+    "swift_store_auth_address": "https://keys.example.org/v3",
+    "swift_store_user": "p:u",
+    "swift_store_key": "k/e:y",
+}
+VMWARE = {
+    "vmware_server_host": "vc.example.org",
+    "vmware_server_username": "u",
+    "vmware_server_password": "p",
+    "vmware_datastores": ["DC0:one:10"],
+}
+
+
+def store(name):
+    return glance_store.get_store_from_store_identifier(name)
+
+
+def add(name, image_id="image", data=b"data"):
+    return glance_store.add_with_multihash(
+        cfg.CONF, image_id, io.BytesIO(data), len(data), name, "sha256"
+    )
+
+
+def content(url, name, **given):
+    data, size = glance_store.get(url, name, **given)
+    found = b"".join(data)
+    data.close()
+    assert size == len(found)
+    return found
 
 
 class Service:

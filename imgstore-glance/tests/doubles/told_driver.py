@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from imgstore import Capability
 from imgstore.drivers.memory import MemoryStore
 
 
@@ -61,6 +60,3 @@ class ToldStore(MemoryStore):
     def _set_acls(self, location, **given):
         self._told()
         type(self).acls = given
-
-
-READ_ONLY = Capability.READ | Capability.DELETE

@@ -305,7 +305,7 @@ def s3_store(url: str, user: User, bucket: str, **more: object) -> GlanceStore:
     return GlanceStore("s3", options | more)
 
 
-def swift_store(directory: Path, user: KeystoneUser, container: str) -> GlanceStore:
+def swift_store(directory: Path, user: KeystoneUser, container: str, **more: object) -> GlanceStore:
     """Return a store of objects in a container, with its account in a file of `directory`."""
     references = directory / f"swift-{uuid.uuid4().hex[:8]}.conf"
     references.touch(mode=0o600)
@@ -314,13 +314,13 @@ def swift_store(directory: Path, user: KeystoneUser, container: str) -> GlanceSt
         f"user = {user.project}:{user.name}\nkey = {user.password}\n"
         "user_domain_id = default\nproject_domain_id = default\n"
     )
-    options = {
+    options: dict[str, object] = {
         "swift_store_config_file": references,
         "default_swift_reference": "images",
         "swift_store_container": container,
         "swift_store_create_container_on_put": True,
     }
-    return GlanceStore("swift", options)
+    return GlanceStore("swift", options | more)
 
 
 def rbd_store(pool: str, user: CephUser) -> GlanceStore:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import http.client
 import importlib
 import io
 import json
+import sys
+import termios
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from servers.glance import Glance
 from servers.openstack import Answer, ask
@@ -40,6 +46,29 @@ class Images:
         made = self.create(image_id)
         self.client.images.upload(made, io.BytesIO(data), backend=store)
         return made
+
+    @contextlib.contextmanager
+    def begun(
+        self, image_id: str, size: int, *, store: str
+    ) -> Iterator[http.client.HTTPConnection]:
+        """Begin an upload of so many bytes, which are still to be sent."""
+        where = urlsplit(self.url)
+        connection = http.client.HTTPConnection(where.hostname or "", where.port)
+        with contextlib.closing(connection):
+            connection.putrequest("PUT", f"/v2/images/{image_id}/file")
+            for name, value in {
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(size),
+                "X-Auth-Token": self.token,
+                "X-Image-Meta-Store": store,
+            }.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            yield connection
+
+    def is_saving(self, image_id: str) -> bool:
+        """Return whether Glance takes an upload, of which its store may not know yet."""
+        return bool(self.get(image_id)["status"] == "saving")
 
     def stage(self, data: bytes) -> str:
         """Make an image and upload its data into the staging area; return its id."""
@@ -105,6 +134,47 @@ class Images:
         if data is not body:
             sent["Content-Type"] = "application/json"
         return ask(method, f"{self.url}{path}", sent | (headers or {}), data)
+
+
+def unsent(connection: http.client.HTTPConnection) -> int:
+    """Return how many bytes wait to be taken by the other side: SIOCOUTQ of tcp(7)."""
+    answer = fcntl.ioctl(connection.sock, termios.TIOCOUTQ, b"\0" * 4)
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def interrupted(images: Images, image_id: str, data: bytes, *, sent: int, store: str) -> None:
+    """Kill the service when it has taken `sent` bytes of an upload, and start it again."""
+    process = images.server.process
+    with images.begun(image_id, len(data), store=store) as connection:
+        connection.send(data[:sent])
+        until(lambda: images.is_saving(image_id), seconds=60, what="the upload has begun")
+        until(lambda: unsent(connection) == 0, seconds=60, what="Glance has taken all")
+        process.kill()
+    process.start()
+
+
+def written(images: Images, data: bytes, *, store: str) -> str:
+    """Add an image, and return its location with the metadata, without what names the image."""
+    image_id = images.add(data, store=store)
+    (place,) = images.locations(image_id)
+    is_volume = place["url"].startswith("cinder:")
+    own = place["url"].rpartition("/")[2] if is_volume else image_id
+    return json.dumps(place).replace(own, "the image")
+
+
+def handed_on(one: Images, other: Images, data: bytes, *, store: str, copied: str) -> str:
+    """Let `one` add an image and `other` read it, copy it and delete the first; return its id.
+
+    Both have to find the copy then, where it is and what is in it.
+    """
+    image_id = one.add(data, store=store)
+    assert other.read(image_id) == data
+    other.bring(image_id, [copied], method="copy-image")
+    other.client.images.delete_from_store(store, image_id)
+    assert one.stores(image_id) == [copied]
+    assert one.locations(image_id) == other.locations(image_id)
+    assert one.read(image_id) == data
+    return image_id
 
 
 def digests(data: bytes) -> dict[str, Any]:
