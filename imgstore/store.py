@@ -325,7 +325,10 @@ class Store(Verbs):
             self._raise(exc, "leftovers")
 
     def remove_leftovers(self, *, older_than: timedelta | float) -> list[Leftover]:
-        """Remove what ``leftovers`` lists, and return it; raises InUse, TimedOut at the end."""
+        """Remove what ``leftovers`` lists, and return it.
+
+        One that cannot be removed keeps none of the others; its error is raised at the end.
+        """
         try:
             self._check_open()
             return remove_leftovers(self, age_limit(older_than))

@@ -30,8 +30,11 @@ def old_leftovers(store: Store, age: timedelta) -> Iterator[Leftover]:
 
 
 def remove_leftovers(store: Store, age: timedelta) -> list[Leftover]:
-    """Remove them, and return those that were; raises InUse, TimedOut at the end."""
-    removed, in_use = [], None
+    """Remove them, and return those that were; raises at the end what one of them failed with.
+
+    Only where the backend is away the others are not tried.
+    """
+    removed, failure = [], None
     # Listed to the end first: a removal may change what the driver goes through.
     for leftover in list(old_leftovers(store, age)):
         try:
@@ -39,12 +42,13 @@ def remove_leftovers(store: Store, age: timedelta) -> list[Leftover]:
             removed.append(leftover)
         except Exception as exc:
             error = store._translate(exc, "remove_leftovers")
-            if isinstance(error, errors.InUse | errors.TimedOut):
-                in_use = error
-            elif not isinstance(error, errors.NotFound):
+            if isinstance(error, errors.NotFound):
+                continue
+            if isinstance(error, errors.Unavailable) and not isinstance(error, errors.TimedOut):
                 raise
-    if in_use is not None:
-        raise in_use
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return removed
 
 

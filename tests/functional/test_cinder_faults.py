@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from servers.cinder import LIMIT, Cinder
 from servers.cinder_stores import cinder_store, login
-from servers.keystone import Keystone
+from servers.keystone import Interface, Keystone
 from servers.losing import Losing, losing
 from servers.process import until
 
@@ -476,6 +476,16 @@ class TestLostAnswers:
         return make(endpoint_template=f"{proxy.url}/v3/%(tenant)s", http_retries=0, **none)
 
     @pytest.fixture
+    def region(self, proxy: Losing, keystone: Keystone) -> Iterator[str]:
+        """One whose Cinder is behind the proxy, for stores that log in."""
+        name, url = new_id(), f"{proxy.url}/v3/%(project_id)s"
+        interfaces: tuple[Interface, ...] = ("public", "internal", "admin")
+        made = [keystone.endpoint("volumev3", name, each, url) for each in interfaces]
+        yield name
+        for endpoint in made:
+            keystone.call("DELETE", f"endpoints/{endpoint}")
+
+    @pytest.fixture
     def context(self, cinder: Cinder, keystone: Keystone) -> RequestContext:
         return RequestContext(keystone.token(cinder.user), cinder.user.project_id)
 
@@ -522,6 +532,19 @@ class TestLostAnswers:
         assert attachments(cinder) == []
         assert not difference(content(store, image.location), DATA)
         assert os.listdir(cinder.locks) == []
+
+    def test_of_what_a_dead_process_attached(
+        self, make: Any, proxy: Losing, cinder: Cinder, region: str, child: Any
+    ) -> None:
+        """A clean-up that did not end an attachment does not say that there is none."""
+        store = make(os_region_name=region, http_retries=0)
+        image = store.add(new_id(), DATA)
+        kill(child("get", image.location.url.replace("fast", "child")))
+        proxy.lose("DELETE", "/attachments", what="forbidden")
+        with pytest.raises(errors.PermissionDenied):
+            store.remove_leftovers(older_than=0)
+        assert len(store.remove_leftovers(older_than=0)) == 1
+        assert attachments(cinder) == []
 
     def test_of_detaching(
         self, anonymous: Any, proxy: Losing, context: RequestContext, cinder: Cinder

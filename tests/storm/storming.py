@@ -156,7 +156,7 @@ def _left(backend: Backend, store: Any) -> list[Violation]:
             said = f" ({exc})"
         _, rest = backend.listing()
         stuck = [each for each in rest if each in before]
-        if not rest or (is_last and not stuck):
+        if not (rest or said) or (is_last and not stuck):
             return []
         if is_last:
             text = f"clean-up leaves {', '.join(stuck[:8])}{said}"

@@ -96,9 +96,18 @@ def _delete(api: Api, volume: Volume) -> None:
         try:
             api.reset(volume.id)
         except Exception:  # it is for administrators
-            said = f"Cinder does not delete the volume, which is {volume.status!r}: {describe(exc)}"
-            raise InUse(said, retryable=True) from exc
-        present(lambda: api.delete(volume.id))
+            raise _refused(volume, exc) from exc
+        try:
+            present(lambda: api.delete(volume.id))
+        except Exception as again:
+            if not is_refusal(again):
+                raise
+            raise _refused(volume, again) from again
+
+
+def _refused(volume: Volume, exc: Exception) -> InUse:
+    said = f"Cinder does not delete the volume, which was {volume.status!r}: {describe(exc)}"
+    return InUse(said, retryable=True)
 
 
 def wait_until_gone(api: Api, volume_id: str, settings: Settings) -> None:

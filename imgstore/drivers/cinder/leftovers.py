@@ -63,6 +63,6 @@ def remove(api: Api, settings: Settings, remains: Remains, leftover: Leftover) -
         delete_draft(api, volume, settings, remains, seconds=_SECONDS)
         return
     found = present(lambda: api.volume(volume.id))
-    ended = remains.end_dead(api, found)
+    ended = remains.end_all_dead(api, found)
     if not (remains.end_forgotten(api, volume.id) or ended):
         raise NotFound("the attachment is gone")

@@ -42,7 +42,15 @@ class Remains:
 
         What goes wrong is logged: it is not what the caller wants to know.
         """
-        ended = False
+        try:
+            return self.end_all_dead(api, volume)
+        except Exception as exc:
+            LOG.warning("volume %s stays attached: %s", volume.id, describe(exc))
+            return False
+
+    def end_all_dead(self, api: Api, volume: Volume) -> bool:
+        """Do the same; raises at the end what hindered one of them to be ended."""
+        ended, failure = False, None
         uses = {use: life for use, life in volume.uses.items() if self._is_dead(life)}
         records = [
             each
@@ -54,8 +62,9 @@ class Remains:
             try:
                 ended |= self.end(api, volume.id, attachment, is_here=True)
             except Exception as exc:
-                LOG.warning("volume %s stays attached: %s", volume.id, describe(exc))
-                return ended
+                failure = failure or exc
+        if failure is not None:
+            raise failure
         for life in uses.values():
             self.lives.forget(life)
         for record in records:
