@@ -593,7 +593,7 @@ class TestFiles:
         directory = service.tmp_path / "a"
         assert directory.is_dir()
         directory.rmdir()
-        with pytest.raises(exceptions.TimeoutError, match="vanished"):
+        with pytest.raises(exceptions.TimeoutError, match="not available"):
             add("a")
         assert not directory.exists()
         store("a").configure()

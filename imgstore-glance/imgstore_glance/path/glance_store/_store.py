@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 import imgstore
 from glance_store import capabilities, driver, exceptions, location
-from glance_store._translation import Verb, translated, translating
+from glance_store._translation import Verb, refusal, translated, translating
 from glance_store.capabilities import BitMasks
 from glance_store.driver import MIB, BackendGroupConfiguration
 from imgstore import Capability, config, errors
@@ -144,7 +144,9 @@ class ImgStore(driver.Store):
             store = config.build_store(self.conf, name, self.KIND.driver, single=single)
         except errors.ConfigError as error:
             self._store, self._failure = None, error
-            raise translated(error, "get") from error
+            refused = exceptions.BadStoreConfiguration(str(error))  # for the log: nobody asks yet
+            error.add_context(store=name)
+            raise refused from error
         self._store = store
         self._prepare(store)
 
@@ -161,7 +163,7 @@ class ImgStore(driver.Store):
     def _use(self, verb: Verb) -> imgstore.Store:
         """Return the store; raises what a verb of one that failed raises."""
         if self._store is None:
-            raise translated(self._failure, verb) from self._failure
+            raise refusal(self._failure, verb) from self._failure
         return self._store
 
     @property
