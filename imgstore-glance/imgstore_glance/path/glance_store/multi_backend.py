@@ -17,6 +17,7 @@ from glance_store.backend import (
     store_add_to_backend_with_multihash,
 )
 from glance_store.driver import SINGLE_CONF_GROUP, register
+from imgstore import errors
 
 __all__ = ["check_location_metadata"]
 
@@ -193,21 +194,29 @@ def _at(uri: str, backend: str | None, call: Callable[[Any, location.Location], 
 
 
 def _searched(uri: str, call: Callable[[Any, location.Location], T]) -> T:
-    """Try the stores that may hold an image, the surest first; if none has it, a refusal counts."""
+    """Try the stores that may hold an image, the surest first.
+
+    If none has it, one in whose places it would lie knows best; then refusals count.
+    """
     scheme = location.scheme_of(uri)
     if not scheme:
         raise exceptions.UnknownScheme(scheme=scheme)
-    last: exceptions.GlanceStoreException
-    last = exceptions.NotFound(image=f"at a {scheme}:// location")
+    missing = refusal = None
     for name, store in _candidates(uri, scheme):
         try:
             at = location.get_location_from_uri_and_backend(uri, name, conf=CONF)
             return call(_serving.usable(store), at)
-        except (exceptions.NotFound, exceptions.UnknownScheme, exceptions.BadStoreUri):
+        except exceptions.NotFound as exc:
+            missing = missing or (None if _is_outside(exc) else exc)
+        except (exceptions.UnknownScheme, exceptions.BadStoreUri):
             continue
         except (exceptions.Forbidden, exceptions.BadStoreConfiguration) as exc:
-            last = exc
-    raise last
+            refusal = exc
+    raise missing or refusal or exceptions.NotFound(image=f"at a {scheme}:// location")
+
+
+def _is_outside(exc: exceptions.NotFound) -> bool:
+    return isinstance(exc.__cause__, errors.OutsideStore)
 
 
 def _candidates(uri: str, scheme: str) -> list[tuple[str, Any]]:
