@@ -123,11 +123,8 @@ class ImgStore(driver.Store):
     def register_options(cls, conf: Any, backend: str | None = None) -> None:
         """Register the options of a store of this name, or of the single form."""
         name, single = backend or cls.KIND.driver, backend is None
-        try:
+        with suppress(errors.ConfigError):  # an option has the name, as configure() tells
             config.register_store_opts(conf, name, cls.KIND.driver, single=single)
-        except errors.ConfigError:  # no store can have the name, as configure() tells
-            if name not in conf:
-                super().register_options(conf, backend)
 
     def _configure_by(self, conf: Any, backend: str | None) -> None:
         """Leave it to ``configure``."""
