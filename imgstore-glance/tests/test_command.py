@@ -110,6 +110,74 @@ def test_what_is_wrong(tmp_path, capsys, line, told):
     assert told in capsys.readouterr().out
 
 
+CINDERS = """
+[DEFAULT]
+enabled_backends = one:cinder, two:cinder
+[glance_store]
+default_backend = one
+[oslo_concurrency]
+lock_path = {tmp}
+"""
+
+
+def check(tmp_path, capfd, text):
+    status = main(["check", config(tmp_path, text)])
+    told = capfd.readouterr()
+    assert told.err == ""
+    return status, told.out
+
+
+def test_stores_that_cannot_be_beside_each_other(tmp_path, capfd, service, caplog):
+    """The command says so, and the log of the service, which starts."""
+    status, told = check(tmp_path, capfd, CINDERS)
+    assert status == 1
+    assert told.count("several cinder stores need credentials") == 2
+    service.multi(one="cinder", two="cinder", options={"oslo_concurrency": {}})
+    assert caplog.text.count("several cinder stores need credentials") == 2
+    assert "store 'one'" in caplog.text
+
+
+def test_nothing_is_configured(tmp_path, capfd):
+    """Glance has its two default stores then, and no reserved ones."""
+    status, told = check(tmp_path, capfd, "[DEFAULT]\ndebug = true\n")
+    assert status == 0
+    assert "store 'file'" in told
+    assert "store 'http'" in told
+    assert "os_glance" not in told
+
+
+def test_what_changes_for_a_store_that_failed(tmp_path, capfd):
+    text = CONFIG.replace("old:foreign", "s:s3").replace("[old]\nforeign_place = x", "[s]")
+    text = text.replace("[s]", "[s]\ns3_store_host = s3.example.org\ns3_store_max_attempts = x")
+    status, told = check(tmp_path, capfd, text)
+    assert status == 1
+    assert told.count("s3_store_max_attempts") == 1
+    assert "store 's' uses https: s3_store_host has no scheme" in told
+
+
+@pytest.mark.parametrize("name", ["ceph ssd", "röd", "glance_store"])
+def test_names_that_are_no_fault(tmp_path, capfd, name):
+    text = f"[DEFAULT]\nenabled_backends = {name}:file\n[glance_store]\ndefault_backend = {name}\n"
+    status, told = check(tmp_path, capfd, text)
+    assert (status, f"store {name!r} reads and deletes only" in told) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("enabled_backends = a:file, a:file", "listed twice"),
+        ("enabled_backends = a/b:file", "cannot be the name"),
+        ("enabled_backends = config_file:file", "the name of an option"),
+        ("enabled_backends = a:nothing", "no driver 'nothing'"),
+    ],
+)
+def test_names_and_drivers_that_are(tmp_path, capfd, line, told):
+    """Each fault is told once, and a configuration that cannot be read has no stores."""
+    status, text = check(tmp_path, capfd, f"[DEFAULT]\n{line}\n")
+    assert (status, text.count(told)) == (1, 1)
+    assert check(tmp_path, capfd, "no section")[0] == 1
+
+
 def test_every_change_concerns_a_driver_and_its_settings():
     from imgstore.config import driver_options  # noqa: PLC0415
 

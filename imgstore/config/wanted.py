@@ -181,11 +181,13 @@ def wanted_one(conf: cfg.ConfigOpts, name: str, driver: str, *, single: bool) ->
     """
     driver = current_name(driver)
     if single:
-        return Wanted(name, driver, (LIBRARY_GROUP,), f"[{LIBRARY_GROUP}]", single=True)
+        origin = f"[{LIBRARY_GROUP}] {STORES.name}"
+        return Wanted(name, driver, (LIBRARY_GROUP,), origin, single=True)
     fault = _hidden(conf, name)
     if fault:
-        raise fault_of(fault, "rename the store")
-    return Wanted(name, driver, (name, DEFAULTS_GROUP), f"[{name}]")
+        raise fault_of(f"{_ENABLED}: {fault}", "rename the store")
+    origin = "reserved stores" if is_reserved(name) else _ENABLED
+    return Wanted(name, driver, (name, DEFAULTS_GROUP), origin)
 
 
 def _apart(reserved: Mapping[str, str], faults: list[ConfigError]) -> list[Wanted]:

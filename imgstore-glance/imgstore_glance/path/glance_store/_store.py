@@ -6,9 +6,11 @@ import functools
 import hashlib
 import logging
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final
+
+from imgstore_glance.checking import faults_together
 
 import imgstore
 from glance_store import capabilities, driver, exceptions, location
@@ -272,6 +274,13 @@ class ImgStore(driver.Store):
 
     def _has_acls(self) -> bool:
         return self._store is not None and Capability.ACLS in self._store.capabilities
+
+
+def log_faults_together(stores: Iterable[Any]) -> None:
+    """Log which stores should not be beside each other; they serve as well as they can."""
+    built = [each._store for each in stores if isinstance(each, ImgStore) and each._store]
+    for name, fault in faults_together(built):
+        LOG.warning("store %r: %s", name, fault)
 
 
 __all__ = ["MIB", "ImgStore", "StoreLocation", "setting"]

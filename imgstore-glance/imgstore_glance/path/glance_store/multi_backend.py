@@ -11,6 +11,7 @@ from oslo_config import cfg
 
 from glance_store import _serving, exceptions, location
 from glance_store._loading import store_class
+from glance_store._store import log_faults_together
 from glance_store.backend import (
     check_location_metadata,
     store_add_to_backend,
@@ -50,12 +51,14 @@ def create_multi_stores(conf: Any = CONF, reserved_stores: Mapping[str, str] | N
     """Build the stores that are configured; return for how many schemes, all added up."""
     _serving.announce()
     _RESERVED_STORES.update(reserved_stores or {})
-    count = 0
+    count, made = 0, []
     for name, entry, cls in _classes(conf, reserved_stores or {}):
         with contextlib.suppress(exceptions.BadStoreConfiguration, NotImplementedError):
             store = cls(conf, backend=name)
             store.configure()
             count += _serving.enter(store, name, entry)
+            made.append(store)
+    log_faults_together(made)
     return count
 
 
