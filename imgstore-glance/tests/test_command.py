@@ -155,6 +155,14 @@ def test_what_changes_for_a_store_that_failed(tmp_path, capfd):
     assert "store 's' uses https: s3_store_host has no scheme" in told
 
 
+def test_nothing_else_is_written(tmp_path):
+    """What the report tells is not logged beside it."""
+    text = CONFIG + "[fast]\nfilesystem_store_datdir = /x\nstore_description = a #b\n"
+    told = python("-m", "imgstore_glance", "check", config(tmp_path, text))
+    assert (told.returncode, told.stderr) == (1, "")
+    assert told.stdout.count("datdir") == 1
+
+
 @pytest.mark.parametrize("name", ["ceph ssd", "röd", "glance_store"])
 def test_names_that_are_no_fault(tmp_path, capfd, name):
     text = f"[DEFAULT]\nenabled_backends = {name}:file\n[glance_store]\ndefault_backend = {name}\n"
