@@ -56,11 +56,11 @@ def entries(store: Any, entry: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def usable(store: Any) -> Any:
+def usable(store: Any, name: str | None = None) -> Any:
     """Return a store that threads may share; drivers of others that say so get one for each use."""
     if store.is_capable(BitMasks.DRIVER_REUSABLE):
         return store
-    fresh = type(store)(store.conf, backend=store.backend_group)
+    fresh = type(store)(store.conf, name) if name else type(store)(store.conf)
     fresh.configure()
     return fresh
 

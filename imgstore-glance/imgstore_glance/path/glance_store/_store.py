@@ -122,7 +122,7 @@ class ImgStore(driver.Store):
     # Configuration
 
     @classmethod
-    def register_options(cls, conf: Any, backend: str | None = None) -> None:
+    def _register_options(cls, conf: Any, backend: str | None = None) -> None:
         """Register the options of a store of this name, or of the single form."""
         name, single = backend or cls.KIND.driver, backend is None
         with suppress(errors.ConfigError):  # an option has the name, as configure() tells
