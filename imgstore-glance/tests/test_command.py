@@ -74,12 +74,39 @@ def test_a_file_for_containers(tmp_path):
     assert python("-c", found).stdout.strip() == str(PATH / "glance_store" / "__init__.py")
 
 
-def test_a_child_with_such_a_file_is_served(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "")
+def test_children_that_find_the_same(tmp_path, monkeypatch):
+    """By a file with this very path, or by a variable whose path holds in any directory."""
+    switch = _serving.switch_of_children
     monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
-    assert not _serving.is_inherited(str(PATH))
-    (tmp_path / _serving.PTH).touch()
-    assert _serving.is_inherited(str(PATH))
+    monkeypatch.setenv("PYTHONPATH", f"/other:{PATH}")
+    assert switch(str(PATH)) == "PYTHONPATH"
+    monkeypatch.chdir(PATH.parent)
+    for value in (PATH.name, "", "/other"):
+        monkeypatch.setenv("PYTHONPATH", value)
+        assert switch(str(PATH)) is None
+    (tmp_path / _serving.PTH).write_text("import sys; sys.path.insert(0, '/former')\n")
+    assert switch(str(PATH)) is None
+    (tmp_path / _serving.PTH).write_text(python("-m", "imgstore_glance", "pth").stdout)
+    assert switch(str(PATH)) == _serving.PTH
+
+
+def test_the_log_tells_of_children(tmp_path, monkeypatch, caplog):
+    """Which variable has to reach them, and that the path of this process alone does not."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
+    monkeypatch.setenv("PYTHONPATH", str(PATH))
+    _serving.announce()
+    (record,) = caplog.records
+    assert "by PYTHONPATH: a program that is started without that variable uses" in record.message
+    monkeypatch.delenv("PYTHONPATH")
+    caplog.clear()
+    _serving.announce()
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    (tmp_path / _serving.PTH).write_text(str(PATH))
+    caplog.clear()
+    _serving.announce()
+    (record,) = caplog.records
+    assert record.message.endswith(f"for every program of this environment by {_serving.PTH}")
 
 
 def test_what_changes(tmp_path, capsys):
