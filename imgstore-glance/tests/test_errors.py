@@ -38,7 +38,7 @@ TABLE = {
     errors.SizeMismatch: "Invalid - - -",
     errors.IntegrityError: "BackendException BackendException BackendException -",
     errors.DigestMismatch: "BackendException BackendException BackendException -",
-    errors.Unsupported: "StoreAddDisabled StoreGetNotSupported - StoreDeleteNotSupported",
+    errors.Unsupported: "StoreAddDisabled StoreGetNotSupported BadStoreUri StoreDeleteNotSupported",
     errors.InvalidArgument: "Invalid Invalid Invalid Invalid",
     errors.InvalidLocation: "- BadStoreUri BadStoreUri BadStoreUri",
     errors.OutsideStore: "- NotFound NotFound Forbidden",

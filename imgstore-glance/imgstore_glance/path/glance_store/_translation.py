@@ -56,7 +56,7 @@ TABLE: Final[Mapping[type[errors.ImgStoreError], Row]] = {
     errors.Unsupported: Row(
         add=exceptions.StoreAddDisabled,
         get=exceptions.StoreGetNotSupported,
-        get_size=exceptions.StoreGetNotSupported,
+        get_size=exceptions.BadStoreUri,  # Glance takes it for a location that is no good
         delete=exceptions.StoreDeleteNotSupported,
         get_range=exceptions.StoreRandomGetNotSupported,
     ),
