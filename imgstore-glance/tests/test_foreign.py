@@ -131,7 +131,7 @@ class TestForeign:
                 self.conf = conf
 
             def get_schemes(self):
-                return ("own",)
+                return ("foreign",)
 
             def configure(self, **given):
                 pass
@@ -142,9 +142,13 @@ class TestForeign:
             def is_capable(self, *bits):
                 return True
 
+            def delete(self, at, context=None):
+                return "gone"
+
         installed(Own)
         assert service.multi(mine="foreign") == 1
         assert (service.conf.mine.own_option, service.conf.mine.weight) == ("x", 0)
+        assert glance_store.delete("foreign://x", None) == "gone"
         assert service.single("foreign") == 1
         assert service.conf.glance_store.own_option == "x"
 

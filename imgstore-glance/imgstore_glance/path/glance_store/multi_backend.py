@@ -247,5 +247,5 @@ def _candidates(uri: str, scheme: str) -> list[tuple[str, Any]]:
 
 
 def _surely_holds(store: Any, uri: str) -> bool:
-    prefix = store.url_prefix
+    prefix: Any = getattr(store, "url_prefix", None)
     return bool(prefix) and uri.startswith(prefix)
