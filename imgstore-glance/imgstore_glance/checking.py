@@ -149,7 +149,7 @@ def stores_of(conf: cfg.ConfigOpts) -> list[Looked]:
                 built.append(opened.enter_context(store))
                 found.append(Looked(name, store.driver, store.settings, None))
     together = dict(faults_together(built))
-    return [each._replace(fault=each.fault or together.get(each.name)) for each in found]
+    return [Looked(*each[:-1], each.fault or together.get(each.name)) for each in found]
 
 
 def _enabled(conf: cfg.ConfigOpts) -> dict[str, str] | None:

@@ -159,6 +159,11 @@ class ImgStore(driver.Store):
         if self._store is not None:
             self._capabilities = bits_of(self._store.capabilities)
 
+    @property
+    def built(self) -> imgstore.Store | None:
+        """Return the store, None where it failed."""
+        return self._store
+
     def _use(self, verb: Verb) -> imgstore.Store:
         """Return the store; raises what a verb of one that failed raises."""
         if self._store is None:
@@ -278,8 +283,8 @@ class ImgStore(driver.Store):
 
 def log_faults_together(stores: Iterable[Any]) -> None:
     """Log which stores should not be beside each other; they serve as well as they can."""
-    built = [each._store for each in stores if isinstance(each, ImgStore) and each._store]
-    for name, fault in faults_together(built):
+    own = (each.built for each in stores if isinstance(each, ImgStore))
+    for name, fault in faults_together([each for each in own if each is not None]):
         LOG.warning("store %r: %s", name, fault)
 
 
