@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("config", nargs="+", help="a configuration file, or a directory of them")
     given = parser.parse_args(arguments)
     if given.command == "check":
+        logging.getLogger().addHandler(logging.NullHandler())  # the report tells all of it
         return checking.report(given.config)
     text = imgstore_glance.path()
     sys.stdout.write(f"{_PTH.format(path=text) if given.command == 'pth' else text}\n")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
+from oslo_config import cfg, types
+
 import imgstore
 import imgstore_glance
-from imgstore import StoreManager, errors
-from imgstore.config import problems
+from imgstore import config, errors
+from imgstore_glance import options
 
 RESERVED: Final = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
 
@@ -118,44 +123,121 @@ def _version(name: str) -> str:
         return "is not installed"
 
 
-def faults(paths: Sequence[str]) -> list[str]:
-    """Return what is wrong with configuration files, and the stores that cannot be built."""
-    found = problems(*paths)
+class Looked(NamedTuple):
+    """A store that a service would have: its effective settings, and what is wrong with it."""
+
+    name: str
+    driver: str
+    settings: Settings
+    fault: errors.ConfigError | None
+
+
+def stores_of(conf: cfg.ConfigOpts) -> list[Looked]:
+    """Return the stores that Glance would have, in the form that it would take."""
+    enabled = _enabled(conf)
+    if enabled is None:
+        return []
+    named = {**enabled, **RESERVED} if enabled else dict(_listed(conf))
+    found, built = [], []
+    with contextlib.ExitStack() as opened:
+        for name, driver in named.items():
+            try:
+                store = config.build_store(conf, name, driver, single=not enabled)
+            except errors.ConfigError as fault:
+                found.append(Looked(name, fault.driver or driver, fault.settings, fault))
+            else:
+                built.append(opened.enter_context(store))
+                found.append(Looked(name, store.driver, store.settings, None))
+    together = dict(faults_together(built))
+    return [Looked(*each[:-1], each.fault or together.get(each.name)) for each in found]
+
+
+def _enabled(conf: cfg.ConfigOpts) -> dict[str, str] | None:
+    """Return names and drivers, None if they cannot be read, as the problems tell."""
+    conf.register_opt(cfg.Opt("enabled_backends", type=types.Dict(types.String())))
     try:
-        with StoreManager.from_file(*paths, reserved=RESERVED, strict=False) as stores:
-            found += [" ".join(str(each).split()) for each in stores.failures.values()]
-    except errors.ConfigError:  # which the problems tell
-        pass
-    return [text for text in dict.fromkeys(found) if not _is_of_others(text)]
+        return dict(conf.enabled_backends or {})
+    except ValueError:
+        return None
 
 
-def _is_of_others(text: str) -> bool:
-    """Return whether a driver is missed that others have registered for glance_store."""
-    names = {each.name for each in entry_points(group="glance_store.drivers")}
-    return any(f"no driver {name!r}" in text for name in names)
+def _listed(conf: cfg.ConfigOpts) -> Iterator[tuple[str, str]]:
+    conf.register_opts(options.library_options("stores"), group=options.GROUP)
+    return ((name, name) for name in conf[options.GROUP].stores)
 
 
-def changes(paths: Sequence[str]) -> Iterator[str]:
-    """Yield what each store does in another way than with glance_store."""
+def faults_together(stores: Sequence[imgstore.Store]) -> Iterator[tuple[str, errors.ConfigError]]:
+    """Yield names of stores that cannot be beside others of their driver, and why not."""
+    kinds: dict[type[imgstore.Store], None] = dict.fromkeys(type(each) for each in stores)
+    for kind in kinds:
+        for store, fault in kind.faults_together([each for each in stores if type(each) is kind]):
+            yield store.name, fault
+
+
+def _read(paths: Sequence[str]) -> cfg.ConfigOpts | None:
+    """Return the configuration; None if it cannot be read, which the problems tell."""
+    conf = cfg.ConfigOpts()
+    given = (f"--config-{'dir' if os.path.isdir(path) else 'file'}={path}" for path in paths)
     try:
-        stores = StoreManager.from_file(*paths, reserved=RESERVED, strict=False)
-    except errors.ConfigError:
-        return
-    with stores:
-        for name in stores:
-            info = stores.info(name)
-            for change in CHANGES:
-                if info.driver in change.drivers and change.concerns(info.settings):
-                    yield f"store {name!r} {change.text}"
+        conf(list(given), project="glance", default_config_files=[], default_config_dirs=[])
+    except cfg.Error:
+        return None
+    return conf
+
+
+def faults(paths: Sequence[str], stores: Sequence[Looked]) -> list[str]:
+    """Return what is wrong with configuration files, and with the stores that they ask for."""
+    found = config.problems(*paths)
+    for each in stores:
+        for text in _lines(each.fault):
+            found.append(text if text.startswith("[") else f"[{each.name}]: {text}")
+    return [text for text in dict.fromkeys(found) if not _is_all_right(text)]
+
+
+def _lines(fault: errors.ConfigError | None) -> list[str]:
+    """Return the faults that one error lists, or the one that it is."""
+    first, *others = str(fault or "").split("\n  ")
+    return [" ".join(text.split()) for text in others or [first] if text]
+
+
+# Problems of imgstore's own rules, which hold neither for Glance's defaults nor for its names.
+_OWN_RULES: Final = re.compile(
+    r"no store is configured"
+    r"|\[DEFAULT\] enabled_backends: '.*' is (not a name made of|the name of a group or an option)"
+)
+
+
+def _is_all_right(text: str) -> bool:
+    """Return whether a problem is none in Glance, or a driver is missed that others registered."""
+    if _OWN_RULES.match(text):
+        return True
+    known = {each.name for each in entry_points(group="glance_store.drivers")}
+    return any(f"no driver {name!r}" in text for name in known)
+
+
+def changes(stores: Sequence[Looked]) -> Iterator[str]:
+    """Yield what each store does in another way than with glance_store, also where it failed."""
+    for store in stores:
+        for change in CHANGES:
+            if store.driver in change.drivers and _concerns(change, store.settings):
+                yield f"store {store.name!r} {change.text}"
+
+
+def _concerns(change: Change, settings: Settings) -> bool:
+    with contextlib.suppress(KeyError):  # a setting that cannot be read
+        return bool(change.concerns(settings))
+    return False
 
 
 def report(paths: Sequence[str]) -> int:
     """Print all of it; return 1 where something is wrong, else 0."""
-    wrong = faults(paths)
+    conf = _read(paths)
+    stores = [] if conf is None else stores_of(conf)
+    wrong = faults(paths, stores)
     for title, lines in (
         ("Libraries", libraries()),
         ("Wrong, or read by nothing", wrong),
-        ("Other than with glance_store", changes(paths)),
+        ("Other than with glance_store", changes(stores)),
     ):
         listed = "".join(f"  {line}\n" for line in lines) or "  (nothing)\n"
         sys.stdout.write(f"{title}:\n{listed}")

@@ -79,12 +79,39 @@ def test_a_file_for_containers(tmp_path):
     assert python("-c", found).stdout.strip() == str(PATH / "glance_store" / "__init__.py")
 
 
-def test_a_child_with_such_a_file_is_served(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "")
+def test_children_that_find_the_same(tmp_path, monkeypatch):
+    """By a file with this very path, or by a variable whose path holds in any directory."""
+    switch = _serving.switch_of_children
     monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
-    assert not _serving.is_inherited(str(PATH))
-    (tmp_path / _serving.PTH).touch()
-    assert _serving.is_inherited(str(PATH))
+    monkeypatch.setenv("PYTHONPATH", f"/other:{PATH}")
+    assert switch(str(PATH)) == "PYTHONPATH"
+    monkeypatch.chdir(PATH.parent)
+    for value in (PATH.name, "", "/other"):
+        monkeypatch.setenv("PYTHONPATH", value)
+        assert switch(str(PATH)) is None
+    (tmp_path / _serving.PTH).write_text("import sys; sys.path.insert(0, '/former')\n")
+    assert switch(str(PATH)) is None
+    (tmp_path / _serving.PTH).write_text(python("-m", "imgstore_glance", "pth").stdout)
+    assert switch(str(PATH)) == _serving.PTH
+
+
+def test_the_log_tells_of_children(tmp_path, monkeypatch, caplog):
+    """Which variable has to reach them, and that the path of this process alone does not."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
+    monkeypatch.setenv("PYTHONPATH", str(PATH))
+    _serving.announce()
+    (record,) = caplog.records
+    assert "by PYTHONPATH: a program that is started without that variable uses" in record.message
+    monkeypatch.delenv("PYTHONPATH")
+    caplog.clear()
+    _serving.announce()
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    (tmp_path / _serving.PTH).write_text(str(PATH))
+    caplog.clear()
+    _serving.announce()
+    (record,) = caplog.records
+    assert record.message.endswith(f"for every program of this environment by {_serving.PTH}")
 
 
 def test_what_changes(tmp_path, capsys):
@@ -128,6 +155,82 @@ def test_files_and_directories(tmp_path, capsys):
     assert "store 'web' verifies" not in capsys.readouterr().out
     assert main(["check", first, str(tmp_path / "missing.d")]) == 1
     assert "missing.d" in capsys.readouterr().out
+
+
+CINDERS = """
+[DEFAULT]
+enabled_backends = one:cinder, two:cinder
+[glance_store]
+default_backend = one
+[oslo_concurrency]
+lock_path = {tmp}
+"""
+
+
+def check(tmp_path, capfd, text):
+    status = main(["check", config(tmp_path, text)])
+    told = capfd.readouterr()
+    assert told.err == ""
+    return status, told.out
+
+
+def test_stores_that_cannot_be_beside_each_other(tmp_path, capfd, service, caplog):
+    """The command says so, and the log of the service, which starts."""
+    status, told = check(tmp_path, capfd, CINDERS)
+    assert status == 1
+    assert told.count("several cinder stores need credentials") == 2
+    service.multi(one="cinder", two="cinder", options={"oslo_concurrency": {}})
+    assert caplog.text.count("several cinder stores need credentials") == 2
+    assert "store 'one'" in caplog.text
+
+
+def test_nothing_is_configured(tmp_path, capfd):
+    """Glance has its two default stores then, and no reserved ones."""
+    status, told = check(tmp_path, capfd, "[DEFAULT]\ndebug = true\n")
+    assert status == 0
+    assert "store 'file'" in told
+    assert "store 'http'" in told
+    assert "os_glance" not in told
+
+
+def test_what_changes_for_a_store_that_failed(tmp_path, capfd):
+    text = CONFIG.replace("old:foreign", "s:s3").replace("[old]\nforeign_place = x", "[s]")
+    text = text.replace("[s]", "[s]\ns3_store_host = s3.example.org\ns3_store_max_attempts = x")
+    status, told = check(tmp_path, capfd, text)
+    assert status == 1
+    assert told.count("s3_store_max_attempts") == 1
+    assert "store 's' uses https: s3_store_host has no scheme" in told
+
+
+def test_nothing_else_is_written(tmp_path):
+    """What the report tells is not logged beside it."""
+    text = CONFIG + "[fast]\nfilesystem_store_datdir = /x\nstore_description = a #b\n"
+    told = python("-m", "imgstore_glance", "check", config(tmp_path, text))
+    assert (told.returncode, told.stderr) == (1, "")
+    assert told.stdout.count("datdir") == 1
+
+
+@pytest.mark.parametrize("name", ["ceph ssd", "röd", "glance_store"])
+def test_names_that_are_no_fault(tmp_path, capfd, name):
+    text = f"[DEFAULT]\nenabled_backends = {name}:file\n[glance_store]\ndefault_backend = {name}\n"
+    status, told = check(tmp_path, capfd, text)
+    assert (status, f"store {name!r} reads and deletes only" in told) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("enabled_backends = a:file, a:file", "listed twice"),
+        ("enabled_backends = a/b:file", "cannot be the name"),
+        ("enabled_backends = config_file:file", "the name of an option"),
+        ("enabled_backends = a:nothing", "no driver 'nothing'"),
+    ],
+)
+def test_names_and_drivers_that_are(tmp_path, capfd, line, told):
+    """Each fault is told once, and a configuration that cannot be read has no stores."""
+    status, text = check(tmp_path, capfd, f"[DEFAULT]\n{line}\n")
+    assert (status, text.count(told)) == (1, 1)
+    assert check(tmp_path, capfd, "no section")[0] == 1
 
 
 def test_every_change_concerns_a_driver_and_its_settings():

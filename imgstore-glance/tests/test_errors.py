@@ -39,7 +39,7 @@ TABLE = {
     errors.SizeMismatch: "Invalid - - -",
     errors.IntegrityError: "BackendException BackendException BackendException -",
     errors.DigestMismatch: "BackendException BackendException BackendException -",
-    errors.Unsupported: "StoreAddDisabled StoreGetNotSupported - StoreDeleteNotSupported",
+    errors.Unsupported: "StoreAddDisabled StoreGetNotSupported BadStoreUri StoreDeleteNotSupported",
     errors.InvalidArgument: "Invalid Invalid Invalid Invalid",
     errors.InvalidLocation: "- BadStoreUri BadStoreUri BadStoreUri",
     errors.OutsideStore: "- NotFound NotFound Forbidden",
@@ -81,17 +81,77 @@ def told(service):
 
 
 @pytest.mark.parametrize(("kind", "verb", "expected"), CASES)
-def test_each_row(told, kind, verb, expected):
-    """The class follows from error and verb; the text is the error's, which is the cause."""
+def test_each_row(told, caplog, kind, verb, expected):
+    """The class follows from error and verb; the error is the cause, and its text is logged."""
     told.raises = kind("it broke at 100%s", remedy="mend it")
     with pytest.raises(getattr(exceptions, expected)) as caught:
         CALLS[verb]()
     assert type(caught.value) is getattr(exceptions, expected)
     assert caught.value.__cause__ is told.raises
-    assert str(caught.value) == str(told.raises)
-    assert "it broke at 100%s; mend it" in str(caught.value)
+    assert caplog.messages.count(str(told.raises)) == 1
+    assert "it broke at 100%s; mend it" in str(told.raises)
+    assert str(caught.value).startswith("store 'told': ")
     if isinstance(caught.value, exceptions.GlanceStoreException):
         assert caught.value.msg == caught.value.message == str(caught.value)
+
+
+PLACES = (
+    "s3+http://10.1.2.3:9000/internal-bucket/x",
+    "/srv/internal/images",
+    "nas1.internal.example:2049",
+    "[fd00::1]:443",
+    "internal.example",
+    "fd00:5::7",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("verb", CALLS)
+def test_no_place_is_told(told, kind, verb):
+    """Texts go to users of the API: no URL, path or host is in them, nor where the image lies."""
+    for place in PLACES:
+        told.raises = kind(f"{place} refused", remedy=f"repair {place}")
+        known = (exceptions.GlanceStoreException, exceptions.BackendException)
+        with pytest.raises(known) as caught:
+            CALLS[verb]()
+        text = str(caught.value)
+        assert text.startswith("store 'told': ")
+        for hidden in (place, "internal", "fd00", MEMORY, "memory:", "refused"):
+            assert hidden not in text
+
+
+def test_words_for_users(told):
+    """What the request itself has wrong is told, and the option that lets former places be used."""
+    told.raises = errors.Unavailable("host nas1 is away")
+    with pytest.raises(exceptions.TimeoutError) as caught:
+        add()
+    assert caught.value.msg == (
+        "store 'told': image image: the backend is not available; try again later"
+    )
+    told.raises = errors.OutsideStore("x", remedy="name /srv/former in store_also_owns")
+    with pytest.raises(exceptions.Forbidden, match="store_also_owns") as caught:
+        CALLS["delete"]()
+    assert "/srv" not in caught.value.msg
+    told.raises = None
+    with pytest.raises(exceptions.Invalid, match="bytes"):
+        glance_store.add_with_multihash(None, "x", io.BytesIO(b"data"), 5, "told", "md5")
+    add()
+    with pytest.raises(exceptions.Invalid, match="beyond"):
+        glance_store.get(MEMORY, "told", offset=9)
+
+
+def test_texts_of_a_store_that_failed(service, caplog):
+    """The fault, which names places, is in the log of the start; users learn that there is one."""
+    service.multi(bad="file", options={"bad": {"filesystem_store_metadata_file": "/no/such.json"}})
+    assert caplog.text.count("/no/such.json") == 1
+    for call in (
+        lambda: glance_store.add(None, "x", io.BytesIO(), 0, "bad"),
+        lambda: glance_store.get("file:///no/x", "bad"),
+    ):
+        with pytest.raises(exceptions.GlanceStoreException, match="'bad'") as caught:
+            call()
+        assert "/no" not in caught.value.msg
+    assert caplog.text.count("/no/such.json") == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -317,14 +317,14 @@ class TestSearch:
         glance_store.delete(url, None)
 
     def test_a_store_that_failed_hides_none(self, service):
-        """The others are asked; if none of them has it, it may lie there."""
+        """The others are asked, and one whose directory it is knows that it is gone."""
         wrong = {"filesystem_store_file_perm": 688}
         service.multi(bad="file", a="file", options={"bad": wrong})
         url = add("a")[0]
         (service.tmp_path / "link").symlink_to(service.tmp_path / "a")
         assert content(f"file://{service.tmp_path}/link/image", None) == b"data"
         glance_store.delete(url, None)
-        with pytest.raises(exceptions.BadStoreConfiguration):
+        with pytest.raises(exceptions.NotFound):
             glance_store.get(url, None)
 
     def test_nobody_has_it(self, service):

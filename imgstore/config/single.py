@@ -29,8 +29,8 @@ def register_store_opts(
 
     They are registered in the group ``name`` and in ``[backend_defaults]``, with defaults of their
     own where the name is that of a reserved store, or, for a ``single`` one, in ``[glance_store]``.
-    ``build_store`` does without. Raises DriverUnavailable, and ConfigError for a name that no store
-    can have.
+    ``build_store`` does without. Any name will do but that of an option in ``[DEFAULT]``, which the
+    group would hide: ConfigError. Raises DriverUnavailable.
     """
     wanted = wanted_one(conf, name, driver, single=single)
     kind = load_driver(wanted.driver)
@@ -46,9 +46,11 @@ def build_store(conf: cfg.ConfigOpts, name: str, driver: str, *, single: bool = 
 
     Its options are those of the group ``name`` and ``[backend_defaults]``, as in
     ``StoreManager.from_conf``; those of a ``single`` store are in ``[glance_store]``, and it has
-    the name of its driver. A name that begins with ``os_glance_`` is that of a reserved store.
-    Values are read now. Stores that cannot be beside each other are not found out, nor what
-    nothing reads. Raises ConfigError with every fault of the store, DriverUnavailable.
+    the name of its driver. A name that begins with ``os_glance_`` is that of a reserved store. The
+    name may be one that files cannot list, such as ``glance_store`` or one with spaces, as long as
+    no option in ``[DEFAULT]`` has it and a Store takes it. Values are read now. Stores that cannot
+    be beside each other are not found out, nor what nothing reads. Raises ConfigError with every
+    fault of the store, DriverUnavailable.
     """
     wanted = wanted_one(conf, name, driver, single=single)
     return build_one(conf, wanted, load_driver)

@@ -147,6 +147,11 @@ def _refusal(conf: cfg.ConfigOpts, name: str) -> str | None:
         return f"{name!r}: names that begin with {RESERVED_PREFIX!r} are for reserved stores"
     if name.lower() in _LIBRARY_NAMES:
         return f"{name!r} is the name of a group or an option of this library"
+    return _hidden(conf, name)
+
+
+def _hidden(conf: cfg.ConfigOpts, name: str) -> str | None:
+    """Return the fault of a name whose group would hide an option of the application's."""
     with suppress(*NOT_READABLE):  # an option with a bad value is an option too
         if name not in conf or isinstance(conf[name], cfg.ConfigOpts.GroupAttr):
             return None
@@ -170,16 +175,19 @@ def current_name(driver: str) -> str:
 
 
 def wanted_one(conf: cfg.ConfigOpts, name: str, driver: str, *, single: bool) -> Wanted:
-    """Return the wish for one store; raises ConfigError if it cannot have that name."""
+    """Return the wish for one store, whose name is the caller's affair.
+
+    Raises ConfigError for the one kind of name that would do harm to the application.
+    """
     driver = current_name(driver)
     if single:
-        return Wanted(name, driver, (LIBRARY_GROUP,), f"[{LIBRARY_GROUP}]", single=True)
-    faults: list[ConfigError] = []
-    known = {name: driver}
-    wanted = _apart(known, faults) if is_reserved(name) else _multi(conf, known, faults)
-    if faults:
-        raise faults[0]
-    return wanted[0]
+        origin = f"[{LIBRARY_GROUP}] {STORES.name}"
+        return Wanted(name, driver, (LIBRARY_GROUP,), origin, single=True)
+    fault = _hidden(conf, name)
+    if fault:
+        raise fault_of(f"{_ENABLED}: {fault}", "rename the store")
+    origin = "reserved stores" if is_reserved(name) else _ENABLED
+    return Wanted(name, driver, (name, DEFAULTS_GROUP), origin)
 
 
 def _apart(reserved: Mapping[str, str], faults: list[ConfigError]) -> list[Wanted]:

@@ -366,7 +366,7 @@ class TestOne:
                 assert after.url_prefix == "file:///srv/two"
 
     def test_faults(self, tmp_path: Path) -> None:
-        """All of a store's, with what it would have been; a name that no store can have is one."""
+        """All of a store's, with what it would have been."""
         conf = conf_of(
             tmp_path,
             "[bad]\nfilesystem_store_chunk_size = 0\nfilesystem_store_timeout = -1\n",
@@ -377,8 +377,23 @@ class TestOne:
         assert caught.value.settings["filesystem_store_file_perm"] == 0
         with pytest.raises(errors.DriverUnavailable, match="nothing"):
             build_store(conf, "bad", "nothing")
-        for name in ("glance_store", "weight", "a/b"):
-            with pytest.raises(errors.ConfigError):
-                build_store(conf, name, "file")
-            with pytest.raises(errors.ConfigError):
-                register_store_opts(conf, name, "file")
+
+    @pytest.mark.parametrize("name", ["glance_store", "weight", "ceph ssd", "röd", "-x", "a.b"])
+    def test_names(self, tmp_path: Path, name: str) -> None:
+        """An application that lists its stores itself may have named them before."""
+        conf = conf_of(tmp_path, f"[{name}]\nfilesystem_store_datadir = /srv/one\nweight = 3\n")
+        register_store_opts(conf, name, "file")
+        assert conf[name].weight == 3
+        with build_store(conf, name, "file") as store:
+            assert (store.name, store.url_prefix) == (name, "file:///srv/one")
+
+    def test_names_that_no_store_can_have(self, tmp_path: Path) -> None:
+        """That of an option, which the group would hide, and one that no URL can hold."""
+        conf = conf_of(tmp_path, "[DEFAULT]\ndebug = x\n")
+        conf.register_opt(cfg.StrOpt("debug"))
+        for call in (register_store_opts, build_store):
+            with pytest.raises(errors.ConfigError, match="option in"):
+                call(conf, "debug", "file")
+        assert conf.debug == "x"
+        with pytest.raises(errors.ConfigError, match="a/b"):
+            build_store(conf, "a/b", "file")

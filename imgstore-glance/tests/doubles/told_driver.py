@@ -17,6 +17,7 @@ class ToldStore(MemoryStore):
     }
     raises = None
     raises_midway = None
+    owning = None
     calls = 0
 
     def __init__(self, name, *, needed="x", secret=None, **common):
@@ -24,6 +25,9 @@ class ToldStore(MemoryStore):
         if needed == "refused":
             raise ValueError("told_needed is refused")
         self.read_retries = 0
+
+    def owns(self, location):
+        return self.owning or super().owns(location)
 
     def _told(self):
         type(self).calls += 1

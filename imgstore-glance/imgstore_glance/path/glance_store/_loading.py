@@ -65,11 +65,11 @@ def _of_imgstore(entry_point: EntryPoint) -> type[ImgStore]:
 
 
 @functools.cache
-def foreign_classes() -> tuple[Any, ...]:
-    """Return the classes of glance_store's drivers that others have registered."""
+def foreign_drivers() -> tuple[tuple[str, Any], ...]:
+    """Return the drivers of glance_store that others have registered: a name, and the class."""
     foreign = _registered(_GROUP).items() - _registered_here()
-    found = (store_class(name) for name, _ in sorted(foreign))
-    return tuple(cls for cls in found if cls is not None)
+    found = {store_class(name): name for name, _ in sorted(foreign, reverse=True)}
+    return tuple(sorted((name, cls) for cls, name in found.items() if cls is not None))
 
 
 def _registered_here() -> set[tuple[str, EntryPoint]]:

@@ -6,13 +6,15 @@ import functools
 import hashlib
 import logging
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
+from imgstore_glance.checking import faults_together
+
 import imgstore
 from glance_store import capabilities, driver, exceptions, location
-from glance_store._translation import Verb, translated, translating
+from glance_store._translation import Verb, refusal, translated, translating
 from glance_store.capabilities import BitMasks
 from glance_store.driver import MIB, BackendGroupConfiguration
 from imgstore import Capability, config, errors
@@ -120,14 +122,11 @@ class ImgStore(driver.Store):
     # Configuration
 
     @classmethod
-    def register_options(cls, conf: Any, backend: str | None = None) -> None:
+    def _register_options(cls, conf: Any, backend: str | None = None) -> None:
         """Register the options of a store of this name, or of the single form."""
         name, single = backend or cls.KIND.driver, backend is None
-        try:
+        with suppress(errors.ConfigError):  # an option has the name, as configure() tells
             config.register_store_opts(conf, name, cls.KIND.driver, single=single)
-        except errors.ConfigError:  # no store can have the name, as configure() tells
-            if name not in conf:
-                super().register_options(conf, backend)
 
     def _configure_by(self, conf: Any, backend: str | None) -> None:
         """Leave it to ``configure``."""
@@ -144,7 +143,9 @@ class ImgStore(driver.Store):
             store = config.build_store(self.conf, name, self.KIND.driver, single=single)
         except errors.ConfigError as error:
             self._store, self._failure = None, error
-            raise translated(error, "get") from error
+            refused = exceptions.BadStoreConfiguration(str(error))  # for the log: nobody asks yet
+            error.add_context(store=name)
+            raise refused from error
         self._store = store
         self._prepare(store)
 
@@ -158,10 +159,15 @@ class ImgStore(driver.Store):
         if self._store is not None:
             self._capabilities = bits_of(self._store.capabilities)
 
+    @property
+    def built(self) -> imgstore.Store | None:
+        """Return the store, None where it failed."""
+        return self._store
+
     def _use(self, verb: Verb) -> imgstore.Store:
         """Return the store; raises what a verb of one that failed raises."""
         if self._store is None:
-            raise translated(self._failure, verb) from self._failure
+            raise refusal(self._failure, verb) from self._failure
         return self._store
 
     @property
@@ -273,6 +279,13 @@ class ImgStore(driver.Store):
 
     def _has_acls(self) -> bool:
         return self._store is not None and Capability.ACLS in self._store.capabilities
+
+
+def log_faults_together(stores: Iterable[Any]) -> None:
+    """Log which stores should not be beside each other; they serve as well as they can."""
+    own = (each.built for each in stores if isinstance(each, ImgStore))
+    for name, fault in faults_together([each for each in own if each is not None]):
+        LOG.warning("store %r: %s", name, fault)
 
 
 __all__ = ["MIB", "ImgStore", "StoreLocation", "setting"]

@@ -10,36 +10,49 @@ from imgstore_glance import options
 from oslo_config import cfg
 
 from glance_store import _serving, exceptions, location
-from glance_store._loading import foreign_classes, store_class
+from glance_store._loading import foreign_drivers, store_class
 from glance_store._store import check_algorithm
-from glance_store.driver import SINGLE_CONF_GROUP, register
+from glance_store.driver import SINGLE_CONF_GROUP, register, register_options
 
 CONF = cfg.CONF
 
 
 class Indexable:
-    """An iterable of bytes with a length, which can be sliced from where it stands to its end."""
+    """Chunks of an iterable by the position of a byte, asked for in order.
 
-    def __init__(self, wrapped: Any, size: int) -> None:
+    A slice, or an index, gives what is left of the chunk that it lies in, or the next chunk.
+    """
+
+    def __init__(self, wrapped: Any, size: int | None) -> None:
         self.wrapped = wrapped
-        self.size = int(size)
-        self.wrapped_iter: Iterator[bytes] = iter(wrapped)
+        self.size = int(size) if size else int(getattr(wrapped, "len", 0))
+        self.cursor = 0
+        self.chunk: Any = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return self.wrapped_iter
+        for chunk in self.wrapped:
+            self.chunk = chunk
+            yield chunk
 
     def __getitem__(self, index: slice | int) -> Any:
-        """Return the rest for a slice, the next chunk for an index."""
-        if isinstance(index, slice):
-            return self
-        return next(self.wrapped_iter)
+        """Return the bytes from a position to the end of their chunk."""
+        start = (index.start or 0) if isinstance(index, slice) else index
+        if start < self.cursor:
+            return self.chunk[start - self.cursor :]
+        self.chunk = self.another()
+        self.cursor += len(self.chunk or b"")
+        return self.chunk
 
     def __len__(self) -> int:
         return self.size
 
     def another(self) -> Any:
-        """Return the same bytes from their beginning; subclasses that can do."""
+        """Return the next chunk; subclasses do."""
         raise NotImplementedError
+
+    def getvalue(self) -> Any:
+        """Return all that a wrapped file in memory holds."""
+        return self.wrapped.getvalue()
 
 
 # Options and stores
@@ -49,13 +62,17 @@ def register_opts(conf: Any) -> None:
     """Register the options of all drivers in ``[glance_store]``, and which of them are used."""
     register(conf, options.library_options("stores", "default_store"), SINGLE_CONF_GROUP)
     known = (store_class(name) for name in options.DRIVERS)
-    for cls in (*known, *foreign_classes()):
+    for cls in (*known, *(cls for _, cls in foreign_drivers())):
         if cls is not None:
-            cls.register_options(conf)
+            register_options(cls, conf)
 
 
 def _list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    return options.list_single()
+    """Return the options of all drivers, those of others behind imgstore's."""
+    ((group, known),) = options.list_single()
+    foreign = (opt for _, cls in foreign_drivers() for opt in getattr(cls, "OPTIONS", None) or ())
+    found = {opt.name: opt for opt in [*foreign, *known]}
+    return [(group, [*known, *(opt for opt in found.values() if opt not in known)])]
 
 
 def _load_store(conf: Any, store_entry: str, invoke_load: bool = True) -> Any:
@@ -240,7 +257,7 @@ def set_acls(
         get_store_from_uri(location_uri).set_acls(
             at,
             public=public,
-            read_tenants=read_tenants,
-            write_tenants=write_tenants,
+            read_tenants=list(read_tenants or ()),
+            write_tenants=list(write_tenants or ()),
             context=context,
         )

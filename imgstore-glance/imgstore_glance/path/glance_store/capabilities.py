@@ -79,10 +79,10 @@ def check(store_op_fun: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(store_op_fun)
     def checked(store: StoreCapability, *args: Any, **kwargs: Any) -> Any:
         bits, refusal = _NEEDED.get(store_op_fun.__name__, (0, exceptions.Invalid))
-        if not store.is_capable(bits):
-            raise refusal
         if store_op_fun.__name__ == "get":
             _check_range(store, kwargs.get("offset") or 0, kwargs.get("chunk_size"))
+        if not store.is_capable(bits):
+            raise refusal
         return store_op_fun(store, *args, **kwargs)
 
     return checked

@@ -33,40 +33,63 @@ def register(conf: Any, options: Iterable[cfg.Opt], group: str) -> None:
             conf.register_opt(option, group=group)
 
 
+def register_options(cls: Any, conf: Any, backend: str | None = None) -> None:
+    """Register the options of a store of this name, or of the single form, by its class."""
+    own = getattr(cls, "_register_options", None)
+    if own is not None:
+        own(conf, backend)
+        return
+    found = list(getattr(cls, "OPTIONS", None) or ())
+    register(conf, found, SHARED_CONF_GROUP)
+    if backend is not None:
+        found += getattr(cls, "MULTI_BACKEND_OPTIONS", None) or _MULTI_BACKEND_OPTIONS
+        register(conf, found, SHARED_CONF_GROUP)
+    register(conf, found, backend or SINGLE_CONF_GROUP)
+
+
 class BackendGroupConfiguration:
     """The options of one store: its group's values, else those of ``[backend_defaults]``."""
 
     def __init__(
         self, store_opts: Sequence[cfg.Opt], config_group: str | None = None, conf: Any = None
     ) -> None:
-        self.global_config = CONF if conf is None else conf
+        self.conf = CONF if conf is None else conf
         self.config_group = config_group or SINGLE_CONF_GROUP
         self._groups = [self.config_group]
         if config_group:
             self._groups.append(SHARED_CONF_GROUP)
         self.append_config_values(store_opts)
 
+    @property
+    def backend_conf(self) -> Any:
+        """Return the store's group."""
+        return self.conf[self._groups[0]]
+
+    @property
+    def shared_backend_conf(self) -> Any:
+        """Return the group whose values count where the store's has none."""
+        return self.conf[self._groups[-1]]
+
     def append_config_values(self, store_opts: Sequence[cfg.Opt]) -> None:
         """Register more options, in both groups."""
         for group in self._groups:
-            register(self.global_config, store_opts, group)
+            register(self.conf, store_opts, group)
 
-    def set_default(self, name: str, value: Any) -> None:
-        """Set the default that an option has in the store's group."""
-        self.global_config.set_default(name, value, group=self.config_group)
+    def set_default(self, opt_name: str, default: Any) -> None:
+        """Set the default that an option has in ``[backend_defaults]``."""
+        self.conf.set_default(opt_name, default, group=self._groups[-1])
 
-    def get(self, value: str) -> Any:
-        """Return the value of an option, None if there is none of that name."""
-        return getattr(self, value, None)
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of an option, ``default`` if there is none of that name."""
+        return getattr(self, key, default)
 
     def __getattr__(self, name: str) -> Any:
         """Return the value of an option."""
         if name.startswith("_"):
             raise AttributeError(name)
-        conf = self.global_config
         try:
-            set_in = (group for group in self._groups if is_set(conf, name, group))
-            return getattr(conf[next(set_in, self.config_group)], name)
+            set_in = (group for group in self._groups if is_set(self.conf, name, group))
+            return getattr(self.conf[next(set_in, self.config_group)], name)
         except cfg.NoSuchOptError as exc:
             raise AttributeError(name) from exc
 
@@ -96,19 +119,11 @@ class Store(capabilities.StoreCapability):
         super().__init__()
         self.conf = conf
         self.backend_group = backend
+        self.store_location_class: Any = None
         self._url_prefix: str | None = None
         self.store_conf: Any
-        self.register_options(conf, backend)
+        register_options(type(self), conf, backend)
         self._configure_by(conf, backend)
-
-    @classmethod
-    def register_options(cls, conf: Any, backend: str | None = None) -> None:
-        """Register the options of a store of this name, or of the single form."""
-        if backend is None:
-            register(conf, cls.OPTIONS or (), SINGLE_CONF_GROUP)
-            return
-        for group in (backend, SHARED_CONF_GROUP):
-            register(conf, [*(cls.OPTIONS or ()), *cls.MULTI_BACKEND_OPTIONS], group)
 
     def _configure_by(self, conf: Any, backend: str | None) -> None:
         if backend is not None:
@@ -122,7 +137,7 @@ class Store(capabilities.StoreCapability):
     @property
     def weight(self) -> int:
         """Return the store's weight among those that hold one image; more is better."""
-        return int(self.store_conf.weight) if self.backend_group else 0
+        return int(self.conf[self.backend_group].weight) if self.backend_group else 0
 
     def configure(self, re_raise_bsc: bool = False) -> None:
         """Prepare for use; a store whose configuration is faulty takes no images."""
@@ -144,8 +159,10 @@ class Store(capabilities.StoreCapability):
         raise NotImplementedError
 
     def get_store_location_class(self) -> Any:
-        """Return the class of the module of the store that reads URLs."""
-        return sys.modules[type(self).__module__].StoreLocation
+        """Return the class that reads URLs: by itself, that of the module of the store."""
+        if self.store_location_class is None:
+            self.store_location_class = sys.modules[type(self).__module__].StoreLocation
+        return self.store_location_class
 
     def get(
         self, location: Any, offset: int = 0, chunk_size: int | None = None, context: Any = None
@@ -194,8 +211,10 @@ def back_compat_add(store_add_fun: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(store_add_fun)
     def add(*args: Any, **kwargs: Any) -> Any:
         # self, id, file and size come first; then the algorithm, or in older calls a context.
-        is_given = kwargs.get("hashing_algo") is not None or len(args) >= 7
-        if is_given or (len(args) > 4 and isinstance(args[4], str)):
+        fourth, is_whole = args[4:5], len(args) + len(kwargs) >= 7
+        if kwargs.get("hashing_algo") is not None:
+            return store_add_fun(*args, **kwargs)
+        if fourth and (isinstance(fourth[0], str) or is_whole):
             return store_add_fun(*args, **kwargs)
         kwargs.pop("hashing_algo", None)
         known, others = args[:4], dict(zip(("context", "verifier"), args[4:], strict=False))

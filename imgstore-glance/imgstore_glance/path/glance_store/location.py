@@ -108,8 +108,7 @@ class StoreLocation:
             self.process_specs()
 
     def process_specs(self) -> None:
-        """Take over what ``specs`` say."""
-        raise NotImplementedError
+        """Take over what ``specs`` say; by itself, nothing."""
 
     def get_uri(self) -> str:
         """Return the URL."""

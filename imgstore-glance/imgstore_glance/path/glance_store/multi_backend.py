@@ -10,15 +10,33 @@ from imgstore_glance import options
 from oslo_config import cfg
 
 from glance_store import _serving, exceptions, location
-from glance_store._loading import store_class
+from glance_store._loading import foreign_drivers, store_class
+from glance_store._store import log_faults_together
 from glance_store.backend import (
     check_location_metadata,
     store_add_to_backend,
     store_add_to_backend_with_multihash,
 )
-from glance_store.driver import SINGLE_CONF_GROUP, register
+from glance_store.driver import SINGLE_CONF_GROUP, register, register_options
+from imgstore import errors
 
-__all__ = ["check_location_metadata"]
+__all__ = [
+    "add",
+    "add_with_multihash",
+    "check_location_metadata",
+    "create_multi_stores",
+    "delete",
+    "get",
+    "get_known_schemes_for_multi_store",
+    "get_size_from_uri_and_backend",
+    "get_store_from_store_identifier",
+    "get_store_weight",
+    "register_store_opts",
+    "set_acls_for_multi_store",
+    "store_add_to_backend",
+    "store_add_to_backend_with_multihash",
+    "verify_store",
+]
 
 CONF = cfg.CONF
 
@@ -38,23 +56,27 @@ def register_store_opts(conf: Any, reserved_stores: Mapping[str, str] | None = N
     """Register the options of all stores, each in the group of its name."""
     register(conf, options.library_options("default_backend"), SINGLE_CONF_GROUP)
     for name, _, cls in _classes(conf, reserved_stores or {}):
-        cls.register_options(conf, name)
+        register_options(cls, conf, name)
 
 
 def _list_config_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    return options.list_multi()
+    """Return the options of each driver, those of others behind imgstore's."""
+    foreign = ((name, list(getattr(cls, "OPTIONS", None) or ())) for name, cls in foreign_drivers())
+    return [*options.list_multi(), *(each for each in foreign if each[1])]
 
 
 def create_multi_stores(conf: Any = CONF, reserved_stores: Mapping[str, str] | None = None) -> int:
     """Build the stores that are configured; return for how many schemes, all added up."""
     _serving.announce()
     _RESERVED_STORES.update(reserved_stores or {})
-    count = 0
+    count, made = 0, []
     for name, entry, cls in _classes(conf, reserved_stores or {}):
         with contextlib.suppress(exceptions.BadStoreConfiguration, NotImplementedError):
-            store = cls(conf, backend=name)
+            store = cls(conf, name)
             store.configure()
             count += _serving.enter(store, name, entry)
+            made.append(store)
+    log_faults_together(made)
     return count
 
 
@@ -86,7 +108,7 @@ def get_store_from_store_identifier(store_identifier: str) -> Any:
     if store_identifier in {**_enabled(CONF), **_RESERVED_STORES}:
         for stores in location.SCHEME_TO_CLS_BACKEND_MAP.values():
             if store_identifier in stores:
-                return _serving.usable(stores[store_identifier]["store"])
+                return _serving.usable(stores[store_identifier]["store"], store_identifier)
     raise exceptions.UnknownScheme(f"There is no store {store_identifier!r}")
 
 
@@ -179,8 +201,8 @@ def set_acls_for_multi_store(
         get_store_from_store_identifier(backend).set_acls(
             at,
             public=public,
-            read_tenants=read_tenants,
-            write_tenants=write_tenants,
+            read_tenants=list(read_tenants or ()),
+            write_tenants=list(write_tenants or ()),
             context=context,
         )
 
@@ -193,21 +215,40 @@ def _at(uri: str, backend: str | None, call: Callable[[Any, location.Location], 
 
 
 def _searched(uri: str, call: Callable[[Any, location.Location], T]) -> T:
-    """Try the stores that may hold an image, the surest first; if none has it, a refusal counts."""
+    """Try the stores that may hold an image, the surest first.
+
+    If none has it, the one whose prefix it has knows best. Then a refusal counts more than that
+    others miss it, but for one that only says that its place is elsewhere.
+    """
     scheme = location.scheme_of(uri)
     if not scheme:
         raise exceptions.UnknownScheme(scheme=scheme)
-    last: exceptions.GlanceStoreException
-    last = exceptions.NotFound(image=f"at a {scheme}:// location")
+    gone = missing = refusal = outside = None
     for name, store in _candidates(uri, scheme):
         try:
             at = location.get_location_from_uri_and_backend(uri, name, conf=CONF)
-            return call(_serving.usable(store), at)
-        except (exceptions.NotFound, exceptions.UnknownScheme, exceptions.BadStoreUri):
+            return call(_serving.usable(store, name), at)
+        except (exceptions.UnknownScheme, exceptions.BadStoreUri):
             continue
-        except (exceptions.Forbidden, exceptions.BadStoreConfiguration) as exc:
-            last = exc
-    raise last
+        except (
+            exceptions.NotFound,
+            exceptions.Forbidden,
+            exceptions.BadStoreConfiguration,
+        ) as exc:
+            if _is_outside(exc):
+                outside = exc
+            elif not isinstance(exc, exceptions.NotFound):
+                refusal = exc
+            elif _surely_holds(store, uri):
+                gone = exc
+            else:
+                missing = exc
+    known = gone or refusal or missing or outside
+    raise known or exceptions.NotFound(image=f"at a {scheme}:// location")
+
+
+def _is_outside(exc: Exception) -> bool:
+    return isinstance(exc.__cause__, errors.OutsideStore)
 
 
 def _candidates(uri: str, scheme: str) -> list[tuple[str, Any]]:
@@ -217,5 +258,5 @@ def _candidates(uri: str, scheme: str) -> list[tuple[str, Any]]:
 
 
 def _surely_holds(store: Any, uri: str) -> bool:
-    prefix = store.url_prefix
+    prefix: Any = getattr(store, "url_prefix", None)
     return bool(prefix) and uri.startswith(prefix)

@@ -37,8 +37,10 @@ class Store(ImgStore):
 
     def is_image_associated_with_store(self, context: Any, volume_id: str) -> bool:
         """Return whether a volume is this store's; False where that cannot be found out."""
+        if self._store is None:
+            return False
         try:
-            return self._use("get").holds(f"cinder://{volume_id}", context=context)
+            return self._store.holds(f"cinder://{volume_id}", context=context)
         except Exception as exc:
             LOG.info(
                 "store %s cannot be asked for volume %s: %s", self.backend_group, volume_id, exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -19,18 +20,20 @@ def chunkreadable(iter: Any, chunk_size: int = 65536) -> Iterable[bytes]:  # noq
     return chunkiter(iter, chunk_size) if hasattr(iter, "read") else iter
 
 
-def get_hasher(algo: str, usedforsecurity: bool = True) -> Any:
+def get_hasher(hash_algo: str, usedforsecurity: bool = True) -> Any:
     """Return a hash object of hashlib."""
-    return hashlib.new(str(algo), usedforsecurity=usedforsecurity)
+    return hashlib.new(str(hash_algo), usedforsecurity=usedforsecurity)
 
 
-def is_uuid_like(value: object) -> bool:
-    """Return whether a value is a UUID in any of its usual spellings."""
+def synchronized(*args: Any, **kwargs: Any) -> Any:
+    """Return a decorator that lets one thread in at a time, by a name; see oslo.concurrency."""
+    lockutils = importlib.import_module("oslo_concurrency.lockutils")  # not every service has it
+    return lockutils.synchronized_with_prefix("glance_store-")(*args, **kwargs)
+
+
+def is_uuid_like(val: object) -> bool:
+    """Return whether a value is text that is a UUID in its canonical spelling."""
     try:
-        return _plain(str(uuid.UUID(str(value)))) == _plain(str(value))
+        return isinstance(val, str) and str(uuid.UUID(val)) == val
     except ValueError:
         return False
-
-
-def _plain(text: str) -> str:
-    return text.replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "").lower()
