@@ -58,6 +58,7 @@ bench-glance: ## measure a whole Glance on both libraries (BENCH="more arguments
 	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
 	@$(ENVIRONMENT) glance
 	.venv/glance/bin/python benchmarks/glance_api.py $(BENCH)
+	.venv/glance/bin/python benchmarks/glance_cost.py
 
 servers-up: ## start real servers and leave them running (BACKENDS=nginx,s3,rbd,swift,cinder,vsphere,glance)
 	@$(PYTHON) -c 'from tools.system_packages import provide; provide()'
