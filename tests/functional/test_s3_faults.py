@@ -168,7 +168,8 @@ class TestServerKilled:
             with pytest.raises(errors.TimedOut) as caught:
                 store.add("image", b"data")
         finally:
-            bucket.gateway.process.thaw()
+            bucket.gateway.process.kill()  # or it would do late, in another test, what it was asked
+            bucket.gateway.process.start()
         assert caught.value.indeterminate
         assert bucket.holds(f"{CLAIM}image")  # it guards what may come late
 

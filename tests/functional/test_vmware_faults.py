@@ -258,7 +258,7 @@ class TestRedirects:
         there = vsphere.datastore().url("openstack_glance/x", host="127.0.0.2")
         vsphere.answer("PUT", status, location=there, at_once=True)
         # The name of a draft is not known beforehand, so the data go to another one here.
-        with pytest.raises(errors.NotFound):
+        with pytest.raises(errors.Unavailable, match="removed before the image was complete"):
             store.add(new_id(), data)
         first, second = vsphere.requests.read("PUT")
         assert (first.status, second.status, second.host) == (status, 201, "127.0.0.2")
