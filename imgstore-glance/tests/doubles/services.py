@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from oslo_config import cfg
 HERE = Path(__file__).parent.parent
 PATH = Path(imgstore_glance.path())
 RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
+HAS_CEPH = importlib.util.find_spec("rados") is not None
 VOLUME = "3c2ae8a1-93a7-41f6-a1d2-64ac1d2eb5a0"
 S3 = {"s3_store_host": "https://s3.example.org", "s3_store_bucket": "images"}
 SWIFT = {
