@@ -11,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -162,12 +162,9 @@ def test_ceph_serves_s3_and_rbd(control: Control, ceph: Ceph) -> None:
     until(lambda: not any(state(pid) for pid in pids), seconds=10, what="all are gone")
 
 
-def test_swift_serves_both_kinds_of_users(control: Control, swift: Swift) -> None:
-    """What is described opens an account by Keystone and by v1 authentication."""
-    del swift  # wanted: it skips where there is none
-    control.run("up", "swift")
-    described = control.state["servers"]["swift"]
-    user = KeystoneUser(
+def user_of(described: Mapping[str, str]) -> KeystoneUser:
+    """Return the user that a server's description names."""
+    return KeystoneUser(
         url=described["auth_url"],
         id="",
         name=described["user"],
@@ -176,6 +173,14 @@ def test_swift_serves_both_kinds_of_users(control: Control, swift: Swift) -> Non
         project_id="",
         domain=described["domain"],
     )
+
+
+def test_swift_serves_both_kinds_of_users(control: Control, swift: Swift) -> None:
+    """What is described opens an account by Keystone and by v1 authentication."""
+    del swift  # wanted: it skips where there is none
+    control.run("up", "swift")
+    described = control.state["servers"]["swift"]
+    user = user_of(described)
     v1 = SwiftUser(described["v1_user"], described["v1_key"], described["v1_auth_url"])
     for one in (user, v1):
         with container(one) as made:
@@ -209,15 +214,7 @@ def test_glance_serves_every_store(control: Control, ceph: Ceph, swift: Swift) -
         raise missing.Missing("glance", f"Glance is not installed in {GLANCE}")
     control.run("up", "glance", seconds=240)
     described = control.state["servers"]["glance"]
-    user = KeystoneUser(
-        url=described["auth_url"],
-        id="",
-        name=described["user"],
-        password=described["password"],
-        project=described["project"],
-        project_id="",
-        domain=described["domain"],
-    )
+    user = user_of(described)
     login = {"X-Auth-Token": session(user).get_token()}
     stores = described["stores"].split(",")
     assert stores == ["files", "objects", "container", "pool", "volumes"]
